@@ -1,0 +1,73 @@
+"""Stream motion-controlled video for ever, at constant latency. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ms_infer._version import __version__
+
+if TYPE_CHECKING:
+    from ms_infer.checkpoint import Student, load_student
+    from ms_infer.config import ContextConfig, ModelConfig, ScheduleConfig, StreamConfig, preset
+    from ms_infer.errors import (
+        BundleError,
+        CheckpointError,
+        ConfigError,
+        DeviceError,
+        EngineMismatchError,
+        MissingExtraError,
+        MotionStreamError,
+        TrackShapeError,
+    )
+    from ms_infer.stream import Chunk, Stream
+    from ms_infer.tracks import Tracks
+
+_HOME = {
+    "Student": "checkpoint",
+    "load_student": "checkpoint",
+    "ContextConfig": "config",
+    "ModelConfig": "config",
+    "ScheduleConfig": "config",
+    "StreamConfig": "config",
+    "preset": "config",
+    "BundleError": "errors",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DeviceError": "errors",
+    "EngineMismatchError": "errors",
+    "MissingExtraError": "errors",
+    "MotionStreamError": "errors",
+    "TrackShapeError": "errors",
+    "Chunk": "stream",
+    "Stream": "stream",
+    "Tracks": "tracks",
+}
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "Chunk",
+    "ConfigError",
+    "ContextConfig",
+    "DeviceError",
+    "EngineMismatchError",
+    "MissingExtraError",
+    "ModelConfig",
+    "MotionStreamError",
+    "ScheduleConfig",
+    "Stream",
+    "StreamConfig",
+    "Student",
+    "TrackShapeError",
+    "Tracks",
+    "__version__",
+    "load_student",
+    "preset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ms_infer' has no attribute {name!r}")
+    return getattr(import_module(f"ms_infer.{_HOME[name]}"), name)

@@ -1,0 +1,1 @@
+"""Who computes the stages: torch, openvino, tensorrt."""

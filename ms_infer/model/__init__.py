@@ -1,0 +1,1 @@
+"""The student in plain PyTorch."""
