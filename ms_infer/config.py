@@ -164,6 +164,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where one pass over `frames` latent frames from `start` reads and writes the cache."""
+
+    start: int
+    """First latent frame; queries and keys are rotated at true latent frame indices."""
+    frames: int
+    slots: tuple[int, ...]
+    """Cache slots of the last len(slots) frames; any frames before them are queries only."""
+    valid_frames: int
+    """Slots [0, valid_frames) are attended to."""
+    sink_position: int
+    """Temporal position of the sink's first key: 0 in absolute mode, and in relative mode the
+    place that keeps the sink at a constant distance to the queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextConfig:
     """What a chunk attends to. All sizes are latent frames."""
 
@@ -213,22 +229,34 @@ class ContextConfig:
         """Latent frame at which chunk `index` begins (streams without given latent frames)."""
         return 0 if index == 0 else self.opening_frames + (index - 1) * self.chunk_frames
 
-    def slot_of(self, frame: int) -> int:
-        """Cache slot of a latent frame: the sink in order, then the ring."""
+    def place(self, start: int, frames: int, *, sink_start: int = 0) -> Placement:
+        """Where the latent frames [start, start + frames) go and what they attend to.
+
+        `sink_start` is the first latent frame of the sink (0 unless the sink was replaced).
+        Frames more than the ring can hold are queries only: their keys are not kept.
+        """
+        end = start + frames
+        skip = max(0, min(end - self.ring_frames, end) - max(start, sink_start + self.sink_frames))
+        keeps_sink = start > sink_start
+        written = range(start + skip if keeps_sink else start, end)
+        _require(
+            keeps_sink or frames <= self.cache_frames,
+            f"{frames} latent frames do not fit a context of {self.cache_frames}",
+        )
+        shift = max(0, end - sink_start - self.cache_frames) if self.rope == "relative" else 0
+        return Placement(
+            start=start,
+            frames=frames,
+            slots=tuple(self._slot(frame - sink_start) for frame in written),
+            valid_frames=min(end - sink_start, self.cache_frames),
+            sink_position=sink_start + shift,
+        )
+
+    def _slot(self, frame: int) -> int:
+        """Cache slot of the `frame`-th latent frame from the sink's start: the sink, then the ring."""
         if frame < self.sink_frames:
             return frame
         return self.sink_frames + (frame - self.sink_frames) % self.ring_frames
-
-    def valid_frames(self, end: int) -> int:
-        """Valid slots once the latent frames [0, end) exist; they are a prefix."""
-        return min(end, self.cache_frames)
-
-    def sink_shift(self, start: int) -> int:
-        """Latent frames by which the sink's keys move so that a chunk at `start` sees them at a
-        constant distance; 0 while the context fills and in absolute mode."""
-        if self.rope == "absolute":
-            return 0
-        return max(0, start - self.sink_frames - self.window_frames)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,252 @@
+"""The causal Wan student: one pass over the latent frames of a chunk.
+
+Parameter names are those of the original Wan checkpoints. How tokens attend to each other is not
+decided here: `forward` takes an `attend` function, so that the same weights run over the
+[sink | ring] cache, over a whole clip with a mask, or inside an exported graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_infer.config import PATCH, ModelConfig
+
+CrossKeys = Sequence[tuple[Tensor, ...]]
+"""Per layer: text keys and values `[B, heads, tokens, head_dim]`, then those of the image."""
+
+
+class Attend(Protocol):
+    """Self-attention of one layer, from projections to the mixed values."""
+
+    def __call__(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k (before qk-norm), v: `[B, tokens, dim]`. Returns `[B, tokens, dim]`."""
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, tokens, dim]` -> `[B, heads, tokens, head_dim]`."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """`[B, heads, tokens, head_dim]` -> `[B, tokens, dim]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
+    """Sinusoids `[..., dim]` in float64, cosines first: angle = t x 10000^(-i / (dim / 2))."""
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float64, device=timestep.device) / -half
+    angles = timestep.double()[..., None] * torch.pow(10_000.0, exponent)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Projections and full-dim qk-norm; the attention itself is the caller's `attend`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = RmsNorm(config.dim, config.eps)
+        self.norm_k = RmsNorm(config.dim, config.eps)
+
+    def normed_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """qk-norm over the full width, then `[B, heads, tokens, head_dim]` each."""
+        q, k = self.norm_q(q), self.norm_k(k)
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
+        mixed: Tensor = self.o(attend(layer, self, self.q(x), self.k(x), self.v(x)))
+        return mixed
+
+
+class CrossAttention(nn.Module):
+    """Unmasked attention to the text, plus a second one to image tokens where the model has them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = RmsNorm(config.dim, config.eps)
+        self.norm_k = RmsNorm(config.dim, config.eps)
+        if config.image_tokens:
+            self.k_img, self.v_img = (nn.Linear(config.dim, config.dim) for _ in range(2))
+            self.norm_k_img = RmsNorm(config.dim, config.eps)
+
+    def keys(self, text: Tensor, image: Tensor | None) -> tuple[Tensor, ...]:
+        """Keys and values of the text `[B, tokens, dim]` and, where present, of the image."""
+        kv = [self.norm_k(self.k(text)), self.v(text)]
+        if image is not None:
+            kv += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
+        return tuple(split_heads(x, self.heads) for x in kv)
+
+    def forward(self, x: Tensor, keys: Sequence[Tensor]) -> Tensor:
+        q = split_heads(self.norm_q(self.q(x)), self.heads)
+        mixed = F.scaled_dot_product_attention(q, keys[0], keys[1])
+        if len(keys) == 4:
+            mixed = mixed + F.scaled_dot_product_attention(q, keys[2], keys[3])
+        out: Tensor = self.o(merge_heads(mixed))
+        return out
+
+
+def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LN(x) * (1 + scale) + shift; x `[B, F, tokens, dim]`, scale and shift `[B, F, dim]`."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps)
+    return normed * (1 + scale.unsqueeze(2)) + shift.unsqueeze(2)
+
+
+def gate_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate; x, y `[B, F, tokens, dim]`, gate `[B, F, dim]`."""
+    return x + y * gate.unsqueeze(2)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and feed-forward, modulated per latent frame."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.self_attn = SelfAttention(config)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_dim, config.dim),
+        )
+        self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
+
+    def forward(self, x: Tensor, modulation: Tensor, keys: Sequence[Tensor], layer: int, attend: Attend) -> Tensor:
+        """x `[B, F, tokens, dim]`, modulation `[B, F, 6, dim]` of the timestep."""
+        shift_sa, scale_sa, gate_sa, shift_ffn, scale_ffn, gate_ffn = (self.modulation + modulation).unbind(2)
+        frames = x.shape[1:3]
+        y = norm_modulate(x, scale_sa, shift_sa, self.eps)
+        y = self.self_attn(y.flatten(1, 2), layer, attend)
+        x = gate_residual(x, y.unflatten(1, frames), gate_sa)
+        y = self.cross_attn(self.norm3(x).flatten(1, 2), keys)
+        x = x + y.unflatten(1, frames)
+        y = self.ffn(norm_modulate(x, scale_ffn, shift_ffn, self.eps))
+        return gate_residual(x, y, gate_ffn)
+
+
+class Head(nn.Module):
+    """Modulated norm and projection to 2 x 2 latent pixels."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
+        self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
+
+    def forward(self, x: Tensor, embedded_time: Tensor) -> Tensor:
+        shift, scale = (self.modulation + embedded_time.unsqueeze(2)).unbind(2)
+        out: Tensor = self.head(norm_modulate(x, scale, shift, self.eps))
+        return out
+
+
+class ImageEmbedding(nn.Module):
+    """Image-encoder tokens to the transformer's width (Wan 2.1 image-to-video)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.image_dim
+        self.proj = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, config.dim),
+            nn.LayerNorm(config.dim),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.proj(tokens)
+        return out
+
+
+class Transformer(nn.Module):
+    """Predicts the flow (noise - x0) of a run of latent frames."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text.dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+        if config.image_tokens:
+            self.img_emb = ImageEmbedding(config)
+
+    def condition(self, text: Tensor, image: Tensor | None = None) -> list[tuple[Tensor, ...]]:
+        """Cross-attention keys and values of all layers, once per prompt.
+
+        text: `[B, tokens, text_dim]`, zero-padded to the model's length and never masked;
+        image: `[B, image_tokens, image_dim]` for models with an image encoder.
+        """
+        text = self.text_embedding(text)
+        image = self.img_emb(image) if image is not None else None
+        return [block.cross_attn.keys(text, image) for block in self.blocks]  # type: ignore[operator,union-attr]
+
+    def forward(self, x: Tensor, timestep: Tensor, keys: CrossKeys, attend: Attend) -> Tensor:
+        """One pass. x: `[B, F, in_channels, h, w]`; timestep: `[B, F]` in 0..1000.
+
+        Returns the flow `[B, F, latent_channels, h, w]`.
+        """
+        embedded_time = self.embed_time(timestep)
+        modulation = self.time_projection(embedded_time).unflatten(-1, (6, -1))
+        tokens = self.patchify(x)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, keys[layer], layer, attend)
+        return self.unpatchify(self.head(tokens, embedded_time), x.shape[-2:])
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """`[B, F]` -> `[B, F, dim]`."""
+        sinusoids = timestep_embedding(timestep, self.config.freq_dim)
+        out: Tensor = self.time_embedding(sinusoids.to(self.patch_embedding.weight.dtype))
+        return out
+
+    def patchify(self, x: Tensor) -> Tensor:
+        """`[B, F, C, h, w]` -> tokens `[B, F, h/2 * w/2, dim]`, rows first."""
+        patches = x.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # B F C h p w q
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def unpatchify(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Tokens `[B, F, h/2 * w/2, (p, q, c)]` -> `[B, F, C, h, w]`."""
+        height, width = size
+        pixels = x.unflatten(-1, (PATCH, PATCH, -1)).unflatten(2, (height // PATCH, width // PATCH))
+        return pixels.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+
+def full_attention(rotation: Callable[[Tensor], Tensor], mask: Tensor | None = None) -> Attend:
+    """Attention of a whole clip to itself; mask `[tokens, tokens]`, True = attend.
+
+    For bidirectional teachers (no mask) and block-causal training.
+    """
+
+    def attend(layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = attention.normed_heads(q, k, v)
+        return merge_heads(F.scaled_dot_product_attention(rotation(q), rotation(k), v, attn_mask=mask))
+
+    return attend
