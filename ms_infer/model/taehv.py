@@ -1,0 +1,234 @@
+"""The tiny autoencoder: the TAEHV architecture (madebyollin/taehv), streaming, any widths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
+from ms_infer.config import VaeConfig
+from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.vae import State, Vae
+
+BASE_STRIDE = 8  # spatial stride of the convolutions; a pixel patch of 2 makes it 16
+TIME_STRIDES = (1, 2, 2)  # of the decoder's three up stages; the encoder runs them backwards
+
+
+class TinyVae(Vae):
+    """TAEHV: the frames of a chunk go through every convolution as one batch.
+
+    Parameter names are those of the published `taew2_1` and `taew2_2` files. The state is one tensor per memory
+    block, `[B, width, rows, columns]`: the block's last input. Latents are the normalised ones of Wan.
+    """
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__(config)
+        self.patch = config.spatial_stride // BASE_STRIDE
+        if config.spatial_stride not in (BASE_STRIDE, 2 * BASE_STRIDE):
+            raise ConfigError(f"a tiny autoencoder has the spatial stride 8 or 16, not {config.spatial_stride}")
+        if config.blocks < 1:
+            raise ConfigError(f"a tiny autoencoder needs at least 1 block a stage, not {config.blocks}")
+        self.encoder = _encoder(config, 3 * self.patch**2)
+        self.decoder = _decoder(config, 3 * self.patch**2)
+
+    def decoder_state(
+        self,
+        batch: int,
+        latent_height: int,
+        latent_width: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """See `Vae.decoder_state`: 3 stages of `blocks` tensors, each stage twice as high and wide."""
+        shapes = [
+            (batch, width, latent_height << stage, latent_width << stage)
+            for stage, width in enumerate(self.config.decoder_widths[:3])
+            for _ in range(self.config.blocks)
+        ]
+        return self._zeros(shapes, device, dtype)
+
+    def encoder_state(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """See `Vae.encoder_state`: 3 stages of `blocks` tensors, each stage half as high and wide."""
+        rows, columns = self.latent_size(height, width)
+        shapes = [
+            (batch, self.config.encoder_width, rows << stage, columns << stage)
+            for stage in (2, 1, 0)
+            for _ in range(self.config.blocks)
+        ]
+        return self._zeros(shapes, device, dtype)
+
+    def _state_tensors(self, which: str) -> int:
+        return 3 * self.config.blocks
+
+    def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
+        batch = latents.shape[0]
+        x, new_state = _run(self.decoder, _flatten(latents), state, batch)
+        frames = _unflatten(F.pixel_shuffle(x, self.patch) if self.patch > 1 else x, batch)
+        return frames[:, STRIDE - 1 :] if opening else frames, new_state
+
+    def _encode(self, frames: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
+        batch = frames.shape[0]
+        if opening:  # the first latent frame is the first frame, four times
+            frames = torch.cat([frames[:, :1].expand(-1, STRIDE - 1, -1, -1, -1), frames], dim=1)
+        x = _flatten(frames)
+        x, new_state = _run(self.encoder, F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x, state, batch)
+        return _unflatten(x, batch), new_state
+
+
+def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
+    """Work out the sizes of a TAEHV state dict from its shapes; CheckpointError when it is not one."""
+    blocks = 0
+    while f"decoder.{3 + blocks}.conv.0.weight" in state_dict:
+        blocks += 1
+    if blocks == 0:
+        raise CheckpointError(
+            "this is no TAEHV file: decoder.3.conv.0.weight is missing (the '_super' variants have other blocks "
+            "and are not supported); use taew2_1 or taew2_2"
+        )
+    stage = blocks + 3
+    shapes = {n: _shape(state_dict, n) for n in ("decoder.1.weight", "encoder.0.weight")}
+    widths = [shapes["decoder.1.weight"][0]]
+    widths += [_shape(state_dict, f"decoder.{2 + i * stage}.weight")[0] for i in (1, 2, 3)]
+    out_channels = _shape(state_dict, f"decoder.{4 + 3 * stage}.weight")[0]
+    patch = math.isqrt(out_channels // 3)
+    if 3 * patch**2 != out_channels or shapes["encoder.0.weight"][1] != out_channels:
+        raise CheckpointError(f"a TAEHV file makes 3 or 12 channels per pixel, this one {out_channels}")
+    return VaeConfig(
+        kind="tiny",
+        latent_channels=shapes["decoder.1.weight"][1],
+        spatial_stride=BASE_STRIDE * patch,
+        decoder_widths=(widths[0], widths[1], widths[2], widths[3]),
+        encoder_width=shapes["encoder.0.weight"][0],
+        blocks=blocks,
+    )
+
+
+class MemoryBlock(nn.Module):
+    """Residual block that also sees its own input of the frame before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
+        )
+
+    def forward(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """x `[T·B, C, H, W]`, frame-major, and the input before it `[B, C, H, W]` -> the same shape, last input."""
+        batch = previous.shape[0]
+        past = torch.cat([previous, x[:-batch]]) if x.shape[0] > batch else previous
+        return F.relu(self.conv(torch.cat([x, past], dim=1)) + x), x[-batch:].clone()
+
+
+class Grow(nn.Module):
+    """Make `stride` frames out of one, then double height and width.
+
+    The published order is the other way round; a 1x1 convolution and nearest upsampling commute, and this order
+    does a quarter of the work. Bigger kernels of older files are cut to their last output channels.
+    """
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        channels, height, width = x.shape[1:]
+        x = self.conv(x)
+        if self.stride > 1:
+            x = x.reshape(-1, batch, self.stride, channels, height, width).transpose(1, 2)
+            x = x.reshape(-1, channels, height, width)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        weight = state_dict.get(prefix + "conv.weight")
+        if weight is not None and weight.shape[0] > self.conv.out_channels:
+            state_dict[prefix + "conv.weight"] = weight[-self.conv.out_channels :]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Pool(nn.Module):
+    """Make one frame out of `stride` frames."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        channels, height, width = x.shape[1:]
+        if self.stride > 1:
+            x = x.reshape(-1, self.stride, batch, channels, height, width).transpose(1, 2)
+            x = x.reshape(-1, self.stride * channels, height, width)
+        pooled: Tensor = self.conv(x)
+        return pooled
+
+
+class SoftClamp(nn.Module):
+    """Keep latents within ±3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 3) * 3
+
+
+def _decoder(config: VaeConfig, out_channels: int) -> nn.Sequential:
+    widths = config.decoder_widths
+    layers: list[nn.Module] = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU()]
+    for width, next_width, stride in zip(widths[:3], widths[1:], TIME_STRIDES, strict=True):
+        layers += [MemoryBlock(width) for _ in range(config.blocks)]
+        layers += [nn.Identity(), Grow(width, stride), _conv(width, next_width, bias=False)]  # keeps the numbering
+    return nn.Sequential(*layers, nn.ReLU(), _conv(widths[3], out_channels))
+
+
+def _encoder(config: VaeConfig, in_channels: int) -> nn.Sequential:
+    width = config.encoder_width
+    layers: list[nn.Module] = [_conv(in_channels, width), nn.ReLU()]
+    for stride in reversed(TIME_STRIDES):
+        layers += [Pool(width, stride), _conv(width, width, stride=2, bias=False)]
+        layers += [MemoryBlock(width) for _ in range(config.blocks)]
+    return nn.Sequential(*layers, _conv(width, config.latent_channels))
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+
+
+def _run(layers: nn.Sequential, x: Tensor, state: State, batch: int) -> tuple[Tensor, State]:
+    previous, new_state = iter(state), []
+    for layer in layers:
+        if isinstance(layer, MemoryBlock):
+            x, last = layer(x, next(previous))
+            new_state.append(last)
+        elif isinstance(layer, Grow | Pool):
+            x = layer(x, batch)
+        else:
+            x = layer(x)
+    return x, new_state
+
+
+def _flatten(frames: Tensor) -> Tensor:
+    """`[B, T, ...]` -> `[T·B, ...]`, frame-major: the frame before any frame lies B entries back."""
+    return frames.transpose(0, 1).flatten(0, 1)
+
+
+def _unflatten(frames: Tensor, batch: int) -> Tensor:
+    return frames.reshape(-1, batch, *frames.shape[1:]).transpose(0, 1)
+
+
+def _shape(state_dict: Mapping[str, Tensor], name: str) -> torch.Size:
+    if name not in state_dict:
+        raise CheckpointError(f"this is no TAEHV file: {name} is missing; use taew2_1 or taew2_2")
+    return state_dict[name].shape

@@ -1,0 +1,130 @@
+"""The one interface of every autoencoder: streaming encode and decode with an explicit, fixed-shape state."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
+from ms_infer.config import VaeConfig
+from ms_infer.errors import ConfigError
+
+State = list[Tensor]
+
+
+class Vae(nn.Module, abc.ABC):
+    """Autoencoder between frames `[B, T, 3, H, W]` in [0, 1] and normalised latents `[B, F, C, h, w]`.
+
+    Latent frame 0 of a stream is 1 frame, every later one 4. A state is a list of tensors whose shapes never
+    change; a call returns a new list and writes into nothing, so a failed step can be repeated. Any split of a
+    clip into calls gives the frames (or latents) of one call over the whole clip.
+    """
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abc.abstractmethod
+    def decoder_state(
+        self,
+        batch: int,
+        latent_height: int,
+        latent_width: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Zeros to open a decoded stream with; device and dtype default to those of the weights."""
+
+    @abc.abstractmethod
+    def encoder_state(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Zeros to open an encoded stream with; device and dtype default to those of the weights."""
+
+    def decode(self, latents: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
+        """Turn latents `[B, F, C, h, w]` into frames `[B, T, 3, H, W]` in [0, 1] and the next state.
+
+        T is 4 F - 3 when these latents open the stream, else 4 F.
+        """
+        frames, new_state = self.decode_unclamped(latents, state, opening=opening)
+        return frames.clamp(0, 1), new_state
+
+    def decode_unclamped(self, latents: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
+        """As `decode`, but values outside [0, 1] are left, and so is their gradient."""
+        if latents.ndim != 5 or latents.shape[1] < 1 or latents.shape[2] != self.config.latent_channels:
+            raise ConfigError(
+                f"latents have the shape {tuple(latents.shape)}; expected [batch, latent frames >= 1, "
+                f"{self.config.latent_channels}, height, width]"
+            )
+        self._check_state(state, "decoder_state")
+        return self._decode(latents, list(state), opening)
+
+    def encode(self, frames: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
+        """Turn frames `[B, T, 3, H, W]` in [0, 1] into normalised latents `[B, F, C, h, w]` and the next state.
+
+        T is 1 + 4 k when these frames open the stream, else 4 k.
+        """
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ConfigError(
+                f"frames have the shape {tuple(frames.shape)}; expected [batch, frames, 3, height, width]"
+            )
+        if frames.shape[1] < 1 or frames.shape[1] % STRIDE != opening:
+            expected = "1 + 4 k frames (1, 5, 9, ...) open a stream" if opening else "4 k frames continue a stream"
+            raise ConfigError(f"cannot encode {frames.shape[1]} frames: {expected}")
+        self.latent_size(frames.shape[3], frames.shape[4])
+        self._check_state(state, "encoder_state")
+        return self._encode(frames, list(state), opening)
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Latent rows and columns of a picture; ConfigError where the spatial stride does not divide it."""
+        unit = self.config.spatial_stride
+        if height < unit or width < unit or height % unit or width % unit:
+            raise ConfigError(f"frames of {height}x{width} do not fit: height and width must be multiples of {unit}")
+        return height // unit, width // unit
+
+    @abc.abstractmethod
+    def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]: ...
+
+    @abc.abstractmethod
+    def _encode(self, frames: Tensor, state: State, opening: bool) -> tuple[Tensor, State]: ...
+
+    @abc.abstractmethod
+    def _state_tensors(self, which: str) -> int: ...
+
+    def _check_state(self, state: Sequence[Tensor], which: str) -> None:
+        expected = self._state_tensors(which)
+        if len(state) != expected:
+            raise ConfigError(f"the state holds {len(state)} tensors, expected {expected}; start from {which}(...)")
+
+    def _zeros(
+        self, shapes: Sequence[Sequence[int]], device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> State:
+        like = next(self.parameters())
+        return [torch.zeros(tuple(s), device=device or like.device, dtype=dtype or like.dtype) for s in shapes]
+
+
+def build_vae(config: VaeConfig) -> Vae:
+    """The autoencoder that `config` describes, with freshly initialised weights."""
+    if config.kind == "tiny":
+        from ms_infer.model.taehv import TinyVae
+
+        return TinyVae(config)
+    if config.kind == "wan2.1":
+        from ms_infer.model.wan_vae import WanVae
+
+        return WanVae(config)
+    if config.kind == "wan2.2":
+        from ms_infer.model.wan22_vae import Wan22Vae
+
+        return Wan22Vae(config)
+    raise ConfigError(f"unknown autoencoder kind {config.kind!r}; known: tiny, wan2.1, wan2.2")
