@@ -75,9 +75,7 @@ class Vae(nn.Module, abc.ABC):
         T is 1 + 4 k when these frames open the stream, else 4 k.
         """
         if frames.ndim != 5 or frames.shape[2] != 3:
-            raise ConfigError(
-                f"frames have the shape {tuple(frames.shape)}; expected [batch, frames, 3, height, width]"
-            )
+            raise ConfigError(f"frames have the shape {tuple(frames.shape)}; expected [batch, T, 3, height, width]")
         if frames.shape[1] < 1 or frames.shape[1] % STRIDE != opening:
             expected = "1 + 4 k frames (1, 5, 9, ...) open a stream" if opening else "4 k frames continue a stream"
             raise ConfigError(f"cannot encode {frames.shape[1]} frames: {expected}")
