@@ -99,6 +99,8 @@ class VaeConfig:
     """Memory blocks per stage of a tiny autoencoder."""
     base_dim: int = 96
     """First width of a Wan VAE."""
+    decoder_dim: int | None = None
+    """The same of its decoder where it differs; None means base_dim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +389,7 @@ def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{cls.__name__}: {error}; it has the fields {known}") from None
 
 
-_VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160)
+_VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160, decoder_dim=256)
 _DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
 _DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 48, 32), encoder_width=32, blocks=1)
 
