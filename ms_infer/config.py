@@ -122,6 +122,9 @@ class ModelConfig:
     image_dim: int = 1280
     image_at: Literal["first", "every"] = "first"
     """Latent frames that carry the image latent in the image slot; the others hold zeros."""
+    image_input: Literal["slot", "prefill", "pin"] = "slot"
+    """How a first frame enters: through the image slot; as a given latent frame written to the
+    context before the first chunk (Self-Forcing); or pinned inside the first chunk (TI2V-5B)."""
     text: TextConfig = field(default_factory=TextConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     track_head: TrackHeadConfig | None = None
@@ -235,14 +238,15 @@ class ContextConfig:
         """Where the latent frames [start, start + frames) go and what they attend to.
 
         `sink_start` is the first latent frame of the sink (0 unless the sink was replaced).
-        Frames more than the ring can hold are queries only: their keys are not kept.
+        A run longer than a chunk (re-caching) that begins after a kept sink leaves the sink alone;
+        its frames that the ring cannot hold are queries only.
         """
         end = start + frames
-        skip = max(0, min(end - self.ring_frames, end) - max(start, sink_start + self.sink_frames))
-        keeps_sink = start > sink_start
-        written = range(start + skip if keeps_sink else start, end)
+        written = range(start, end)
+        if frames > self.chunk_frames and start > sink_start:  # re-caching beside a kept sink
+            written = range(max(start, sink_start + self.sink_frames, end - self.ring_frames), end)
         _require(
-            keeps_sink or frames <= self.cache_frames,
+            len(written) <= self.cache_frames,
             f"{frames} latent frames do not fit a context of {self.cache_frames}",
         )
         shift = max(0, end - sink_start - self.cache_frames) if self.rope == "relative" else 0
@@ -391,15 +395,22 @@ def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
 
 _VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160, decoder_dim=256)
 _DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
-_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 48, 32), encoder_width=32, blocks=1)
+_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 48, 32), encoder_width=48, blocks=1)
 
 MODELS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
-        ModelConfig(name="wan2.1-1.3b", dim=1536, ffn_dim=8960, heads=12, layers=30),
-        ModelConfig(name="wan2.1-14b", dim=5120, ffn_dim=13824, heads=40, layers=40),
+        ModelConfig(name="wan2.1-1.3b", dim=1536, ffn_dim=8960, heads=12, layers=30, image_input="prefill"),
+        ModelConfig(name="wan2.1-14b", dim=5120, ffn_dim=13824, heads=40, layers=40, image_input="prefill"),
         ModelConfig(
-            name="wan2.2-5b", dim=3072, ffn_dim=14336, heads=24, layers=30, layout=(("noise", 48),), vae=_VAE_5B
+            name="wan2.2-5b",
+            dim=3072,
+            ffn_dim=14336,
+            heads=24,
+            layers=30,
+            layout=(("noise", 48),),
+            image_input="pin",
+            vae=_VAE_5B,
         ),
         ModelConfig(
             name="motionstream-1.3b",

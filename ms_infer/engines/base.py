@@ -1,0 +1,106 @@
+"""The one seam: what a stream asks of whoever computes its stages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_infer.config import Placement, StreamConfig
+from ms_infer.playback import TrackChunk
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """All that the host decides about one chunk before any stage runs."""
+
+    index: int
+    """Counts chunks from 0."""
+    opening: bool
+    """Whether the chunk's first latent frame is the stream's first: it decodes to one RGB frame."""
+    placement: Placement
+    """Latent frames of the chunk and their place in the context."""
+    tracks: TrackChunk | None
+    """Points of the chunk's RGB frames; None for models without a track head."""
+    seed: int
+    """Seed of the counter-based noise."""
+
+
+class Engine(ABC):
+    """Computes the stages of one stream; owns weights, buffers and the attention context.
+
+    One chunk is `begin`, `denoise(0..steps-1)`, `decode`, `write_cache`, `commit`. Until `commit`
+    nothing that a later chunk depends on has changed, so a chunk that failed can be made again.
+    One thread at a time.
+    """
+
+    name: ClassVar[str]
+    config: StreamConfig
+    sink_start: int
+    """First latent frame of the sink: 0 unless `recache` replaced it."""
+    precision: str
+    """Arithmetic of the transformer: fp32, bf16, fp16 or fp8."""
+
+    @abstractmethod
+    def embed(self, prompt: str | Array) -> NDArray[np.float32]:
+        """Text embedding `[tokens, dim]` of a prompt, or of a ready embedding `[<= tokens, dim]`.
+
+        Touches nothing of the stream: any thread may call it while a chunk is made.
+        """
+
+    @abstractmethod
+    def set_text(self, embedding: NDArray[np.float32]) -> None:
+        """Text embedding `[tokens, dim]` to cross-attention keys."""
+
+    @abstractmethod
+    def set_image(self, image: NDArray[np.uint8] | None) -> None:
+        """First frame `[height, width, 3]`, or None for a stream from nothing."""
+
+    @abstractmethod
+    def given_frames(self) -> int:
+        """Latent frames that `set_image` puts before the first chunk (0 where a slot carries it)."""
+
+    @abstractmethod
+    def begin(self, plan: ChunkPlan) -> None:
+        """Roll the context, make the track latents and the first noise of a chunk."""
+
+    @abstractmethod
+    def denoise(self, step: int) -> None:
+        """One denoising pass of the current chunk."""
+
+    @abstractmethod
+    def decode(self) -> NDArray[np.uint8]:
+        """RGB frames `[rgb_frames, height, width, 3]`, valid until the next `decode`."""
+
+    @abstractmethod
+    def write_cache(self) -> None:
+        """The clean pass: the chunk's final keys and values."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Adopt the states staged since `begin`."""
+
+    @abstractmethod
+    def recache(self, *, replace_sink: bool) -> None:
+        """Re-encode the context under the newest prompt, between two chunks (LongLive's recache)."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the stream; keep weights, buffers and graphs."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Array]:
+        """Everything a later chunk depends on, as host arrays."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Put back what `state` returned."""
+
+    def close(self) -> None:  # noqa: B027  (engines without resources need nothing)
+        """Free what the engine holds."""
