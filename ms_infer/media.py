@@ -1,0 +1,242 @@
+"""Pictures and videos in: files, bytes, PIL images and arrays to uint8 RGB of the stream's size.
+
+What goes out is in `ms_infer.writers` (`open_writer`) and `ms_infer.overlay` (`draw_tracks`); both are offered here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_infer.errors import ConfigError, MissingExtraError
+from ms_infer.overlay import draw_tracks
+from ms_infer.writers import VideoWriter, open_writer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MAX_PIXELS", "VideoWriter", "draw_tracks", "load_image", "open_writer", "read_video"]
+
+MAX_PIXELS = 64 * 2**20
+"""Largest picture that is decoded, in pixels: 64 Mpx, 192 MiB as RGB."""
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels: white."""
+
+_DAMAGED = (OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, ZeroDivisionError, struct.error)
+_log = logging.getLogger(__name__)
+
+Source = "str | Path | bytes | Image | NDArray[Any]"
+
+
+def load_image(
+    source: str | Path | bytes | Image | NDArray[Any], height: int, width: int, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """A picture as uint8 [height, width, 3]: upright, opaque, centre-cropped to the aspect, resized (Lanczos).
+
+    `source` is a file, its bytes, a PIL image, or an array [H, W], [H, W, 1 | 3 | 4] of uint8 or of floats in 0..1.
+    EXIF rotation is applied, transparency is laid over white, every mode becomes RGB (16-bit grey is scaled by 1/257),
+    of an animation the first picture is taken. ConfigError for a missing or damaged file, something that is no
+    picture, or more than `max_pixels` pixels (checked before decoding).
+    """
+    if min(height, width) < 1:
+        raise ConfigError(f"a picture needs a positive size, not {height}x{width}")
+    name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
+    image = _open(source, name)
+    _check_pixels(image.size, name, max_pixels)
+    try:
+        image.load()
+    except _DAMAGED as error:
+        raise ConfigError(f"{name} is damaged or cut off: {error}") from error
+    return _fitted(_opaque(_upright(image, name)), height, width)
+
+
+def read_video(
+    path: str | Path,
+    height: int | None = None,
+    width: int | None = None,
+    max_frames: int = 1024,
+    *,
+    fps: float | None = None,
+) -> tuple[NDArray[np.uint8], float]:
+    """The first RGB frames of a video as uint8 [T <= max_frames, H, W, 3], and their rate.
+
+    With `height` and `width` each is centre-cropped and resized as `load_image` does. With `fps` the picture shown
+    at each multiple of 1 / fps is taken. Needs the extra [video]; ConfigError when the file is no readable video.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError("reading video needs PyAV: pip install 'ms-infer[video]'") from error
+    if max_frames < 1 or (height is None) != (width is None):
+        raise ConfigError(
+            f"read_video needs max_frames >= 1 and both height and width or none, got {max_frames}, {height}, {width}"
+        )
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no video at {path}")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ConfigError(f"{path} has no picture in it")
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or stream.base_rate or 0) or 24.0
+            _check_pixels((stream.width, stream.height), str(path), MAX_PIXELS)
+            timed = _timed(container.decode(stream), rate)
+            chosen = timed if fps is None else _paced(timed, fps)
+            frames = [
+                _video_frame(frame, height, width)
+                for frame, _ in zip(_pictures(chosen), range(max_frames), strict=False)
+            ]
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot read {path} as a video: {error}") from error
+    if not frames:
+        raise ConfigError(f"{path} holds no decodable picture")
+    return np.stack(frames), fps or rate
+
+
+# ---- pictures
+
+
+def _open(source: Any, name: str) -> Image:
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_as_bytes(source))
+    if isinstance(source, (str, Path)):
+        if not Path(source).is_file():
+            raise ConfigError(f"there is no picture at {source}")
+        handle: Any = Path(source)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        handle = io.BytesIO(source)
+    else:
+        raise ConfigError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            return Image.open(handle)
+    except Image.DecompressionBombError as error:
+        raise ConfigError(_too_big(name, str(error), MAX_PIXELS)) from error
+    except _DAMAGED as error:
+        raise ConfigError(f"{name} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from error
+
+
+def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 [H, W] or [H, W, 3 | 4] of an array that holds a picture."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ConfigError(f"a picture array is [H, W] or [H, W, 1 | 3 | 4], got {list(array.shape)}")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise ConfigError(f"a picture array is uint8, or floats within 0..1, got {array.dtype}; scale it first")
+    return np.asarray(np.rint(array.astype(np.float64) * 255), np.uint8)
+
+
+def _too_big(name: str, found: str, limit: int) -> str:
+    return (
+        f"{name} has too many pixels ({found}); at most {limit / 2**20:g} Mpx are read, because only the stream's size "
+        "is kept: make it smaller first, for example `ffmpeg -i IN -vf scale=4096:-1 OUT.jpg`"
+    )
+
+
+def _check_pixels(size: tuple[int, int], name: str, limit: int) -> None:
+    if size[0] * size[1] > limit:
+        raise ConfigError(_too_big(name, f"{size[0]}x{size[1]}", limit))
+    if min(size) < 1:
+        raise ConfigError(f"{name} has no pixels")
+
+
+def _upright(image: Image, name: str) -> Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGED as error:  # broken metadata must not lose a good picture
+        _log.warning("%s: EXIF rotation is unreadable and ignored (%s)", name, error)
+        return image
+
+
+def _opaque(image: Image) -> Image:
+    """RGB without transparency."""
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey of more than 8 bits or floats: full scale is 65535 for integers above 255, 1.0 for floats up to 1."""
+    values = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
+    largest = values.max(initial=0.0)
+    if grey.dtype.kind == "f":
+        scale = 255.0 if largest <= 1 else 1.0
+    else:
+        scale = 1 / 257 if grey.dtype == np.uint16 or largest > 255 else 1.0
+    return np.asarray(np.clip(np.rint(values * scale), 0, 255), np.uint8)
+
+
+def _fitted(image: Image, height: int, width: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if image.size != (width, height):
+        scale = min(image.width / width, image.height / height)
+        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+        right, bottom = min(left + width * scale, image.width), min(top + height * scale, image.height)
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=(max(left, 0), max(top, 0), right, bottom))
+    return np.array(image, np.uint8)
+
+
+# ---- videos
+
+
+def _timed(decoded: Iterator[Any], rate: float) -> Iterator[tuple[float, Any]]:
+    for index, frame in enumerate(decoded):
+        yield (index / rate if frame.time is None else float(frame.time)), frame
+
+
+def _pictures(timed: Iterator[tuple[float, Any]]) -> Iterator[Any]:
+    for _, frame in timed:
+        yield frame
+
+
+def _paced(timed: Iterator[tuple[float, Any]], fps: float) -> Iterator[tuple[float, Any]]:
+    """For k = 0, 1, ... the latest frame that begins at or before k / fps (relative to the first)."""
+    if not fps > 0:
+        raise ConfigError(f"fps must be positive, not {fps}")
+    origin, shown, index = None, None, 0
+    for time, frame in timed:
+        origin = time if origin is None else origin
+        while shown is not None and time - origin > index / fps + 1e-6:
+            yield index / fps, shown
+            index += 1
+        shown = frame
+    if shown is not None:
+        yield index / fps, shown
+
+
+def _video_frame(frame: Any, height: int | None, width: int | None) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    picture = np.asarray(frame.to_ndarray(format="rgb24"))
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    picture = np.rot90(picture, turns)
+    if height is None or width is None:
+        return np.ascontiguousarray(picture)
+    return _fitted(Image.fromarray(np.ascontiguousarray(picture)), height, width)
