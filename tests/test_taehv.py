@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,30 +16,16 @@ from ms_infer.config import VaeConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.model.taehv import TinyVae, tiny_vae_config
 from ms_infer.model.vae import build_vae
+from tests.hash_weights import hash_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = VaeConfig(latent_channels=4, decoder_widths=(8, 6, 4, 4), encoder_width=6, blocks=2)
 
 
-def hash_weights(params: list[tuple[str, list[int], int, float]]) -> dict[str, Tensor]:
-    """The weights of golden taehv_w21, by the integer hash rule that its JSON spells out."""
-    weights = {}
-    for name, shape, index, bound in params:
-        x = np.arange(int(np.prod(shape)), dtype=np.uint64) * np.uint64(2654435761)
-        x = (x + np.uint64(index * 40503 + 12345)) & np.uint64(0xFFFFFFFF)
-        for multiplier, shift in ((2246822519, 16), (3266489917, 13)):
-            x ^= x >> np.uint64(shift)
-            x = (x * np.uint64(multiplier)) & np.uint64(0xFFFFFFFF)
-        x ^= x >> np.uint64(16)
-        values = torch.from_numpy((x.astype(np.float64) / 2**32 * 2 - 1) * bound)
-        weights[name] = values.float().bfloat16().float().reshape(shape)
-    return weights
-
-
 @pytest.fixture(scope="module")
 def published() -> tuple[TinyVae, dict[str, Tensor]]:
     rule = json.loads((GOLDEN / "taehv_w21.json").read_text())
-    weights = hash_weights(rule["params"])
+    weights = hash_weights((name, shape) for name, shape, *_ in rule["params"])
     vae = TinyVae(tiny_vae_config(weights))
     vae.load_state_dict(weights, strict=True)
     return vae.eval().requires_grad_(False), load_file(GOLDEN / "taehv_w21.safetensors")
