@@ -1,1 +1,61 @@
-"""Triton kernels and their plain PyTorch twins."""
+"""Triton kernels of a streamed chunk. `ms_kernels.reference` holds their PyTorch twins and needs no Triton."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_kernels.attention import sink_window_attention
+    from ms_kernels.cache import roll_sink, write_kv
+    from ms_kernels.fp8 import fp8_linear, quantise_rows
+    from ms_kernels.frames import frames_to_uint8
+    from ms_kernels.layout import ChunkState, LayerCache, QKNorm, Rotation, TrackGrid
+    from ms_kernels.norm import norm_modulate, norm_modulate_fp8
+    from ms_kernels.pointwise import gate_residual, gelu, gelu_fp8
+    from ms_kernels.tracks import scatter_tracks
+
+_HOME = {
+    "ChunkState": "layout",
+    "LayerCache": "layout",
+    "QKNorm": "layout",
+    "Rotation": "layout",
+    "TrackGrid": "layout",
+    "fp8_linear": "fp8",
+    "frames_to_uint8": "frames",
+    "gate_residual": "pointwise",
+    "gelu": "pointwise",
+    "gelu_fp8": "pointwise",
+    "norm_modulate": "norm",
+    "norm_modulate_fp8": "norm",
+    "quantise_rows": "fp8",
+    "roll_sink": "cache",
+    "scatter_tracks": "tracks",
+    "sink_window_attention": "attention",
+    "write_kv": "cache",
+}
+__all__ = [
+    "ChunkState",
+    "LayerCache",
+    "QKNorm",
+    "Rotation",
+    "TrackGrid",
+    "fp8_linear",
+    "frames_to_uint8",
+    "gate_residual",
+    "gelu",
+    "gelu_fp8",
+    "norm_modulate",
+    "norm_modulate_fp8",
+    "quantise_rows",
+    "roll_sink",
+    "scatter_tracks",
+    "sink_window_attention",
+    "write_kv",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ms_kernels' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ms_kernels.{_HOME[name]}"), name)
