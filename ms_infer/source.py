@@ -56,5 +56,14 @@ def load_source(source: str | Path | Student) -> Student:
 
 def demo_checkpoint() -> Path | None:
     """The trained demo checkpoint inside the package, where there is one."""
-    path = Path(str(files("ms_infer"))) / "assets" / "demo" / "demo.safetensors"
+    path = _demo_folder() / "demo.safetensors"
     return path if path.is_file() else None
+
+
+def demo_examples() -> list[Path]:
+    """First frames that come with the demo."""
+    return sorted(_demo_folder().glob("*.png"))
+
+
+def _demo_folder() -> Path:
+    return Path(str(files("ms_infer"))) / "assets" / "demo"

@@ -14,7 +14,6 @@ from ms_infer.checkpoint import Student
 from ms_infer.context import ContextCache
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.errors import ConfigError, DeviceError
-from ms_infer.model.track_head import warp_first_frame
 from ms_infer.prompt import embed_prompt
 from ms_infer.schedule import denoise_steps
 
@@ -163,6 +162,8 @@ class TorchEngine(Engine):
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
+        from ms_infer.model.track_head import warp_first_frame
+
         config = self.config
         image = self._image
         if image is None:

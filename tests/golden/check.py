@@ -109,7 +109,12 @@ class Rollout:
         self.keys = self.model.condition(text)
 
     def compare(self, got: Tensor, name: str) -> None:
-        """Keep the largest difference; a value that is not finite counts as infinitely wrong."""
+        """Keep the largest difference; a value that is not finite counts as infinitely wrong.
+
+        Some committed cases leave out flows of single calls: errors there reach later ones.
+        """
+        if name.startswith("call.") and name not in self.case.data:
+            return
         error = (got - self.tensor(name)).abs().max().item()
         self.error = max(self.error, error if math.isfinite(error) else math.inf)
 
