@@ -124,7 +124,10 @@ def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | Non
     metadata = {"format": FORMAT, "config": json.dumps(student.config.to_dict())}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # save_file makes the file private
         save_file(tensors, unfinished, metadata)
+        unfinished.chmod(mode)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from None

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +53,7 @@ def fill_(
     ready = {name: tensors[name].to(device=device, dtype=dtype) for name in module.state_dict()}
     check_finite(ready, origin)
     module.load_state_dict(ready, strict=True, assign=True)
-    module.to(device=device, dtype=dtype)  # buffers that no file holds; the weights are there already
+    module.to(device=device, dtype=dtype)  # constant buffers; the weights are there already
     module.eval().requires_grad_(False)
 
 
@@ -93,10 +92,9 @@ def _random(name: str, shape: torch.Size, seed: str) -> Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "gamma" or (leaf == "weight" and len(shape) == 1):
         return torch.ones(shape)
-    generator = np.random.default_rng(zlib.crc32(f"{seed}.{name}".encode()))  # several times faster than torch.randn
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
     scale = _BIAS_SCALE if len(shape) <= 1 else _fan_in(leaf, shape) ** -0.5
-    values = generator.standard_normal(tuple(shape), dtype=np.float32)
-    return torch.from_numpy(np.asarray(values)).mul_(scale)
+    return torch.randn(shape, generator=generator).mul_(scale)
 
 
 def _fan_in(leaf: str, shape: torch.Size) -> int:
