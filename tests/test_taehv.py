@@ -197,8 +197,13 @@ def test_latents_and_states_that_do_not_fit_are_refused(small: TinyVae) -> None:
         small.decode(torch.randn(1, 1, 5, 2, 2), small.decoder_state(1, 2, 2), opening=True)
     with pytest.raises(ConfigError, match="state holds 2 tensors, expected 6"):
         small.decode(torch.randn(1, 1, 4, 2, 2), small.decoder_state(1, 2, 2)[:2], opening=True)
+    with pytest.raises(ConfigError, match=r"tensor 0 of the state has the shape \(1, 8, 2, 2\), this input needs"):
+        small.decode(torch.randn(1, 1, 4, 2, 3), small.decoder_state(1, 2, 2), opening=True)
 
 
 def test_other_files_are_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="no TAEHV file"):
+    with pytest.raises(CheckpointError, match="no base TAEHV file"):
         tiny_vae_config({"conv1.weight": torch.zeros(1)})
+    super_variant = {"decoder.1.weight": torch.zeros(8, 4, 1, 1), "decoder.3.conv.0.weight": torch.zeros(8, 16, 3, 3)}
+    with pytest.raises(CheckpointError, match="_super"):
+        tiny_vae_config(super_variant)

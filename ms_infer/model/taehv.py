@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
-from ms_infer.model.vae import State, Vae
+from ms_infer.model.vae import Shape, State, Vae
 
 BASE_STRIDE = 8  # spatial stride of the convolutions; a pixel patch of 2 makes it 16
 TIME_STRIDES = (1, 2, 2)  # of the decoder's three up stages; the encoder runs them backwards
@@ -36,43 +36,20 @@ class TinyVae(Vae):
         self.encoder = _encoder(config, 3 * self.patch**2)
         self.decoder = _decoder(config, 3 * self.patch**2)
 
-    def decoder_state(
-        self,
-        batch: int,
-        latent_height: int,
-        latent_width: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """See `Vae.decoder_state`: 3 stages of `blocks` tensors, each stage twice as high and wide."""
-        shapes = [
+    def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]:
+        return [
             (batch, width, latent_height << stage, latent_width << stage)
             for stage, width in enumerate(self.config.decoder_widths[:3])
             for _ in range(self.config.blocks)
         ]
-        return self._zeros(shapes, device, dtype)
 
-    def encoder_state(
-        self,
-        batch: int,
-        height: int,
-        width: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """See `Vae.encoder_state`: 3 stages of `blocks` tensors, each stage half as high and wide."""
+    def _encoder_shapes(self, batch: int, height: int, width: int) -> list[Shape]:
         rows, columns = self.latent_size(height, width)
-        shapes = [
+        return [
             (batch, self.config.encoder_width, rows << stage, columns << stage)
             for stage in (2, 1, 0)
             for _ in range(self.config.blocks)
         ]
-        return self._zeros(shapes, device, dtype)
-
-    def _state_tensors(self, which: str) -> int:
-        return 3 * self.config.blocks
 
     def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
         batch = latents.shape[0]
@@ -94,10 +71,10 @@ def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
     blocks = 0
     while f"decoder.{3 + blocks}.conv.0.weight" in state_dict:
         blocks += 1
-    if blocks == 0:
+    if blocks == 0 or _shape(state_dict, "decoder.1.weight")[2:] != (3, 3):
         raise CheckpointError(
-            "this is no TAEHV file: decoder.3.conv.0.weight is missing (the '_super' variants have other blocks "
-            "and are not supported); use taew2_1 or taew2_2"
+            "this is no base TAEHV file: decoder.1.weight of 3x3 and decoder.3.conv.0.weight are expected (the "
+            "'_super' variants have other blocks and are not supported); use taew2_1 or taew2_2"
         )
     stage = blocks + 3
     shapes = {n: _shape(state_dict, n) for n in ("decoder.1.weight", "encoder.0.weight")}

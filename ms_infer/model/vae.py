@@ -13,6 +13,7 @@ from ms_infer.config import VaeConfig
 from ms_infer.errors import ConfigError
 
 State = list[Tensor]
+Shape = tuple[int, ...]
 
 
 class Vae(nn.Module, abc.ABC):
@@ -27,7 +28,6 @@ class Vae(nn.Module, abc.ABC):
         super().__init__()
         self.config = config
 
-    @abc.abstractmethod
     def decoder_state(
         self,
         batch: int,
@@ -38,8 +38,8 @@ class Vae(nn.Module, abc.ABC):
         dtype: torch.dtype | None = None,
     ) -> State:
         """Zeros to open a decoded stream with; device and dtype default to those of the weights."""
+        return self._zeros(self._decoder_shapes(batch, latent_height, latent_width), device, dtype)
 
-    @abc.abstractmethod
     def encoder_state(
         self,
         batch: int,
@@ -50,6 +50,8 @@ class Vae(nn.Module, abc.ABC):
         dtype: torch.dtype | None = None,
     ) -> State:
         """Zeros to open an encoded stream with; device and dtype default to those of the weights."""
+        self.latent_size(height, width)
+        return self._zeros(self._encoder_shapes(batch, height, width), device, dtype)
 
     def decode(self, latents: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
         """Turn latents `[B, F, C, h, w]` into frames `[B, T, 3, H, W]` in [0, 1] and the next state.
@@ -66,7 +68,7 @@ class Vae(nn.Module, abc.ABC):
                 f"latents have the shape {tuple(latents.shape)}; expected [batch, latent frames >= 1, "
                 f"{self.config.latent_channels}, height, width]"
             )
-        self._check_state(state, "decoder_state")
+        _check_state(state, self._decoder_shapes(latents.shape[0], *latents.shape[3:]), "decoder_state")
         return self._decode(latents, list(state), opening)
 
     def encode(self, frames: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
@@ -80,7 +82,7 @@ class Vae(nn.Module, abc.ABC):
             expected = "1 + 4 k frames (1, 5, 9, ...) open a stream" if opening else "4 k frames continue a stream"
             raise ConfigError(f"cannot encode {frames.shape[1]} frames: {expected}")
         self.latent_size(frames.shape[3], frames.shape[4])
-        self._check_state(state, "encoder_state")
+        _check_state(state, self._encoder_shapes(frames.shape[0], *frames.shape[3:]), "encoder_state")
         return self._encode(frames, list(state), opening)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
@@ -97,18 +99,14 @@ class Vae(nn.Module, abc.ABC):
     def _encode(self, frames: Tensor, state: State, opening: bool) -> tuple[Tensor, State]: ...
 
     @abc.abstractmethod
-    def _state_tensors(self, which: str) -> int: ...
+    def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]: ...
 
-    def _check_state(self, state: Sequence[Tensor], which: str) -> None:
-        expected = self._state_tensors(which)
-        if len(state) != expected:
-            raise ConfigError(f"the state holds {len(state)} tensors, expected {expected}; start from {which}(...)")
+    @abc.abstractmethod
+    def _encoder_shapes(self, batch: int, height: int, width: int) -> list[Shape]: ...
 
-    def _zeros(
-        self, shapes: Sequence[Sequence[int]], device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> State:
+    def _zeros(self, shapes: Sequence[Shape], device: torch.device | str | None, dtype: torch.dtype | None) -> State:
         like = next(self.parameters())
-        return [torch.zeros(tuple(s), device=device or like.device, dtype=dtype or like.dtype) for s in shapes]
+        return [torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype) for shape in shapes]
 
 
 def build_vae(config: VaeConfig) -> Vae:
@@ -126,3 +124,14 @@ def build_vae(config: VaeConfig) -> Vae:
 
         return Wan22Vae(config)
     raise ConfigError(f"unknown autoencoder kind {config.kind!r}; known: tiny, wan2.1, wan2.2")
+
+
+def _check_state(state: Sequence[Tensor], shapes: Sequence[Shape], source: str) -> None:
+    if len(state) != len(shapes):
+        raise ConfigError(f"the state holds {len(state)} tensors, expected {len(shapes)}; start from {source}(...)")
+    for index, (tensor, shape) in enumerate(zip(state, shapes, strict=True)):
+        if tuple(tensor.shape) != shape:
+            raise ConfigError(
+                f"tensor {index} of the state has the shape {tuple(tensor.shape)}, this input needs {shape}; "
+                f"start a new stream from {source}(...) when the batch or the picture size changes"
+            )

@@ -9,8 +9,8 @@ from ms_infer.model.wan_vae import BLOCKS, WIDTHS, WanVae
 from ms_infer.model.wan_vae_blocks import (
     Cached,
     Caches,
+    CacheShape,
     Downsample,
-    Shape,
     Upsample,
     cache_shapes,
     residual_blocks,
@@ -91,7 +91,7 @@ class DownStage(Cached):
         cells = x.reshape(batch, channels, size[0], self.time, size[1], self.space, size[2], self.space)
         return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, self.outputs, -1, *size).mean(dim=2)
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         return cache_shapes(self.downsamples, height, width), height // self.space, width // self.space
 
 
@@ -118,5 +118,5 @@ class UpStage(Cached):
         x = x.reshape(batch, self.outputs, self.time * frames, self.space * height, self.space * width)
         return x[:, :, self.time - 1 :] if first else x
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         return cache_shapes(self.upsamples, height, width), self.space * height, self.space * width

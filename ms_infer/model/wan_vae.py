@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
-from ms_infer.model.vae import State, Vae
+from ms_infer.model.vae import Shape, State, Vae
 from ms_infer.model.wan_vae_blocks import (
     Decoder,
     Downsample,
@@ -39,10 +39,11 @@ LATENT_STD = (
 class WanVae(Vae):
     """Wan 2.1: 16 latent channels, stride 8 in space and 4 in time. Parameter names are the published ones.
 
-    The state holds the last 2 input frames of every 3-frame convolution in execution order, `[B, C, 2, rows,
-    columns]` (1 frame where the encoder halves time). Zeros are the causal padding of a stream's start, so the
-    first call needs no shapes of its own; only the changes of frame rate are skipped for the first frame.
-    A call works on all its latent frames at once: pass fewer to bound the memory.
+    The state holds the last 2 input frames of every 3-frame convolution in execution order (32 tensors in the
+    decoder, 24 in the encoder), `[B, C, 2, rows, columns]`; 1 frame where the encoder halves time. Zeros are the
+    causal padding of a stream's start, so the first call needs no shapes of its own; only the changes of frame
+    rate are skipped for the first frame. A call works on all its latent frames at once: pass fewer to bound the
+    memory.
     """
 
     kind = "wan2.1"
@@ -67,36 +68,12 @@ class WanVae(Vae):
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).reshape(1, 1, -1, 1, 1), persistent=False)
 
-    def decoder_state(
-        self,
-        batch: int,
-        latent_height: int,
-        latent_width: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """See `Vae.decoder_state`: 32 tensors."""
-        shapes = cache_shapes(self.decoder.layers(), latent_height, latent_width)
-        return self._zeros([(batch, *shape) for shape in shapes], device, dtype)
+    def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]:
+        return [(batch, *shape) for shape in cache_shapes(self.decoder.layers(), latent_height, latent_width)]
 
-    def encoder_state(
-        self,
-        batch: int,
-        height: int,
-        width: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """See `Vae.encoder_state`: 24 tensors."""
-        self.latent_size(height, width)
-        shapes = cache_shapes(self.encoder.layers(), height // self.patch, width // self.patch)
-        return self._zeros([(batch, *shape) for shape in shapes], device, dtype)
-
-    def _state_tensors(self, which: str) -> int:
-        coder = self.decoder if which == "decoder_state" else self.encoder
-        return len(cache_shapes(coder.layers(), 8, 8))
+    def _encoder_shapes(self, batch: int, height: int, width: int) -> list[Shape]:
+        layers = self.encoder.layers()
+        return [(batch, *shape) for shape in cache_shapes(layers, height // self.patch, width // self.patch)]
 
     def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
         x = self.conv2((latents * self.std + self.mean).transpose(1, 2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ms_infer.model.vae import State
 
 CACHED_FRAMES = 2  # history of a convolution that is 3 frames long
-Shape = tuple[int, int, int, int]  # channels, frames, rows, columns
+CacheShape = tuple[int, int, int, int]  # channels, frames, rows, columns
 
 
 class Caches:
@@ -44,7 +44,7 @@ class Cached(nn.Module, abc.ABC):
     """A layer with caches: `forward(x, caches)` on `[B, C, T, H, W]`."""
 
     @abc.abstractmethod
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         """Shapes of the caches for inputs of this size, without the batch, and the output size."""
 
 
@@ -57,7 +57,7 @@ class CausalConv3d(nn.Conv3d, Cached):
     def forward(self, x: Tensor, caches: Caches) -> Tensor:  # type: ignore[override]
         return super().forward(caches.extend(x))
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         return [(self.in_channels, CACHED_FRAMES, height, width)], height, width
 
 
@@ -88,7 +88,7 @@ class ResidualBlock(Cached):
         out: Tensor = run(self.residual, x, caches) + self.shortcut(x)
         return out
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         return cache_shapes(self.residual, height, width), height, width
 
 
@@ -126,7 +126,7 @@ class Upsample(Cached):
         images = F.interpolate(to_images(x), scale_factor=2.0, mode="nearest")
         return from_images(self.resample(images), x.shape[0])
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         shapes = [(self.inputs, CACHED_FRAMES, height, width)] if self.time_conv is not None else []
         return shapes, 2 * height, 2 * width
 
@@ -147,7 +147,7 @@ class Downsample(Cached):
             x = x if caches.first else self.time_conv(extended)
         return x
 
-    def cache_shapes(self, height: int, width: int) -> tuple[list[Shape], int, int]:
+    def cache_shapes(self, height: int, width: int) -> tuple[list[CacheShape], int, int]:
         shapes = [(self.channels, 1, height // 2, width // 2)] if self.time_conv is not None else []
         return shapes, height // 2, width // 2
 
@@ -208,9 +208,9 @@ def run(layers: Sequence[nn.Module] | nn.Sequential, x: Tensor, caches: Caches) 
     return x
 
 
-def cache_shapes(layers: Sequence[nn.Module] | nn.Sequential, height: int, width: int) -> list[Shape]:
+def cache_shapes(layers: Sequence[nn.Module] | nn.Sequential, height: int, width: int) -> list[CacheShape]:
     """Shapes of all caches of the layers, in execution order, without the batch."""
-    shapes: list[Shape] = []
+    shapes: list[CacheShape] = []
     for layer in layers:
         if isinstance(layer, Cached):
             more, height, width = layer.cache_shapes(height, width)
