@@ -31,9 +31,7 @@ def test_rotation_equals_the_reference(start: int) -> None:
     rotation = Rotation(3, (4, 6), 32)
     rotation.move_to_(start)
 
-    torch.testing.assert_close(
-        rotation(x), STORED[f"apply.hd32.start{start}"].transpose(1, 2), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(rotation(x), STORED[f"apply.hd32.start{start}"].transpose(1, 2), atol=1e-6, rtol=0)
 
 
 def test_tables_stay_where_they_are() -> None:
