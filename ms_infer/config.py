@@ -395,7 +395,7 @@ def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
 
 _VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160, decoder_dim=256)
 _DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
-_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 48, 32), encoder_width=48, blocks=1)
+_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 32, 32), encoder_width=32, blocks=1)
 
 MODELS: dict[str, ModelConfig] = {
     config.name: config

@@ -1,0 +1,104 @@
+"""The first frame moved along the tracks: dense displacement, ghosts and gaps found, gaps filled."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL = 4  # pixels between two places where the displacement is worked out
+SHARPNESS = 3  # weight of a track at squared distance q: (q_nearest / q) ** SHARPNESS
+GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
+FAR = 1e9  # squared distance of an invisible track
+
+
+def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the first frame along the visible tracks, one RGB frame at a time.
+
+    image: float32 `[B, 3, H, W]` in [0, 1], H and W multiples of 4. points: float32 `[B, N, T, 2]` pixels (x, y).
+    visible: bool `[B, N, T]`. anchors: float32 `[B, N, 2]`, each track's place in the first frame, also outside it.
+
+    Returns frames float32 `[B, T, 3, H, W]` and valid float32 `[B, T, 1, H, W]`, 1 where the picture is carried by
+    tracks. A pixel is not valid where its source lies outside the first frame, or where the source itself moves
+    elsewhere (the place that an object left): these are filled from around. Without a visible track the frame
+    stands still and nothing is valid. Every frame depends on its own points alone, so chunks can be made one by one.
+    """
+    batch, _, height, width = image.shape
+    frames = points.shape[2]
+    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
+    seen = visible.transpose(1, 2).flatten(0, 1)
+    starts = anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+    cells = _cell_centres(height, width, image)
+    moved = places - starts
+    shift = displacement_at(cells, places, moved, seen)  # [B T, cells, 2]
+    source_shift = displacement_at(cells - shift, starts, moved, seen)
+    ghost = ((source_shift - shift).square().sum(-1) + 1e-12).sqrt() - GHOST_PIXELS
+    kept = 1 - ghost.clamp(0, 1)
+
+    dense = torch.cat([shift, kept[..., None]], dim=-1).transpose(1, 2)
+    dense = dense.reshape(-1, 3, height // CELL, width // CELL)
+    dense = F.interpolate(dense, size=(height, width), mode="bilinear", align_corners=False)
+    source = _pixel_centres(height, width, image) - dense[:, :2].permute(0, 2, 3, 1)
+    limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
+    inside = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)
+    followed = seen.any(1).to(image.dtype)[:, None, None, None]
+    still = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
+    carried = F.grid_sample(still, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
+    valid = dense[:, 2:] * inside[:, None]
+    filled = fill_gaps(carried, valid, still)
+    out = filled * followed + still * (1 - followed)
+    return out.unflatten(0, (batch, frames)), (valid * followed).unflatten(0, (batch, frames))
+
+
+def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
+    """Displacement `[R, P, 2]` at `places` `[R or 1, P, 2]`: nearly that of the nearest seen track.
+
+    tracks, moved: `[R, N, 2]`; seen: bool `[R, N]`. Shepard's weights of a high power, so that the
+    change between two tracks is short but not a step. Zero where nothing is seen.
+    """
+    squared = places.square().sum(-1, keepdim=True) + tracks.square().sum(-1)[:, None]
+    squared = (squared - 2 * places @ tracks.transpose(1, 2)).clamp(min=0) + 0.25
+    squared = torch.where(seen[:, None], squared, torch.full_like(squared, FAR))
+    nearest = squared.amin(-1, keepdim=True)
+    ratio = nearest / squared
+    weights = ratio
+    for _ in range(SHARPNESS - 1):
+        weights = weights * ratio
+    weights = weights * seen[:, None].to(weights.dtype)
+    return (weights @ moved) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+def fill_gaps(picture: Tensor, weight: Tensor, fallback: Tensor) -> Tensor:
+    """Replace pixels `[R, 3, H, W]` of small weight `[R, 1, H, W]` by their surroundings (push-pull pyramid).
+
+    The coarsest level falls back on the mean of `fallback`.
+    """
+    pictures, weights = [picture * weight], [weight]
+    while min(weights[-1].shape[-2:]) > 1 and not any(side % 2 for side in weights[-1].shape[-2:]):
+        pictures.append(F.avg_pool2d(pictures[-1], 2))
+        weights.append(F.avg_pool2d(weights[-1], 2))
+    mean = fallback.mean((2, 3), keepdim=True)
+    out = (pictures[-1] + 1e-4 * mean) / (weights[-1] + 1e-4)
+    for level in range(len(weights) - 2, -1, -1):
+        out = F.interpolate(out, size=weights[level].shape[-2:], mode="bilinear", align_corners=False)
+        # Below full resolution a small weight already counts: colour = weighted mean of what is there.
+        trust = weights[level] if level == 0 else (4 * weights[level]).clamp(max=1)
+        known = pictures[level] / weights[level].clamp(min=1e-4)
+        out = known * trust + out * (1 - trust)
+    return out
+
+
+def _cell_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """`[1, cells, 2]`, rows first."""
+    return _centres(height // CELL, width // CELL, float(CELL), like).flatten(0, 1)[None]
+
+
+def _pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """`[H, W, 2]`."""
+    return _centres(height, width, 1.0, like)
+
+
+def _centres(rows: int, columns: int, step: float, like: Tensor) -> Tensor:
+    y = (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * step
+    x = (torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5) * step
+    return torch.stack([x[None].expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1)

@@ -1,0 +1,28 @@
+"""Contact sheets: rows of small pictures in one PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def to_bytes(frames: Tensor) -> np.ndarray:
+    """float [..., 3, H, W] in [0, 1] -> uint8 [..., H, W, 3]."""
+    pixels: np.ndarray = frames.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+    return np.moveaxis(pixels, -3, -1)
+
+
+def save_sheet(path: Path, rows: Tensor, *, gap: int = 2) -> None:
+    """Write float [rows, columns, 3, H, W] as a grid; a white gap parts the pictures."""
+    pixels = to_bytes(rows)
+    count, columns, height, width, _ = pixels.shape
+    sheet = np.full((count * (height + gap), columns * (width + gap), 3), 255, np.uint8)
+    for row in range(count):
+        for column in range(columns):
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[top : top + height, left : left + width] = pixels[row, column]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
