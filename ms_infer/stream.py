@@ -77,7 +77,10 @@ class Stream:
         self._controls = Controls()
         self._paused = threading.Event()
         self._started = self._closed = False
-        self._forget()
+        self._index = self._given = 0
+        self._image: NDArray[np.uint8] | None = None
+        self._player = self._new_player()
+        self._applied = Control()
 
     @property
     def engine(self) -> str:
@@ -257,7 +260,7 @@ class Stream:
 
     def _forget(self) -> None:
         self._index = self._given = 0
-        self._image: NDArray[np.uint8] | None = None
+        self._image = None
         self._player = self._new_player()
         self._applied = Control()
 

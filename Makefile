@@ -1,0 +1,23 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Both use .venv, made from the project's own files.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo.mp4
+
+.PHONY: demo test install clean
+
+demo: $(VENV)/.installed
+	$(BIN)/ms-stream demo --drag 0.5,0.5:0.75,0.4 --seconds 4 --show-tracks -o $(OUT)
+
+test: $(VENV)/.installed
+	$(BIN)/python scripts/test.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml scripts/install.py
+	$(PYTHON) scripts/install.py $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build
