@@ -71,6 +71,8 @@ class _Contents:
     parts: dict[str, dict[str, Tensor]]
     source: str
     unused: tuple[str, ...]
+    origin: str
+    vae_origin: str = ""
 
 
 def load_student(
@@ -102,7 +104,7 @@ def load_student(
     if lora is not None:
         merged = merge_lora(contents.parts["transformer"], read_lora(lora), alpha=lora_alpha, rank=lora_rank)
         contents.parts["transformer"] = merged
-    return _assembled(contents, str(path), dtype, device)
+    return _assembled(contents, dtype, device)
 
 
 def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -174,7 +176,7 @@ def _own(file: CheckpointFile, preset: str | StreamConfig | None) -> _Contents:
     check_sizes(sizes, config)
     if preset is not None:
         stream_config(sizes, {}, preset)
-    return _Contents(config, parts, FORMAT, tuple(rest))
+    return _Contents(config, parts, FORMAT, tuple(rest), str(file.path))
 
 
 def _own_config(file: CheckpointFile) -> StreamConfig:
@@ -196,7 +198,7 @@ def _foreign(file: CheckpointFile, preset: str | StreamConfig | None) -> _Conten
         config = with_head_of(config, head, file.config.get("track_config"))
         parts["track_head"], head = wantrack_head(head)
     left_over = (*file.ignored, *(WANTRACK_PREFIX + name for name in head))
-    return _Contents(config, parts, _recognised(file, names), left_over)
+    return _Contents(config, parts, _recognised(file, names), left_over, str(file.path))
 
 
 def _recognised(file: CheckpointFile, names: list[str]) -> str:
@@ -225,20 +227,31 @@ def _with_vae(contents: _Contents, file: CheckpointFile) -> _Contents:
         )
     model = dataclasses.replace(contents.config.model, vae=config)
     merged = dataclasses.replace(contents.config, model=model)
-    return dataclasses.replace(contents, config=merged, parts={**contents.parts, "vae": tensors})
+    parts = {**contents.parts, "vae": tensors}
+    return dataclasses.replace(contents, config=merged, parts=parts, vae_origin=str(file.path))
 
 
 def _vae_of(file: CheckpointFile) -> tuple[VaeConfig, dict[str, Tensor]]:
-    from ms_infer.model.taehv import tiny_vae_config
+    from ms_infer.model.taehv import TinyVae, tiny_vae_config
     from ms_infer.model.wan_vae import wan_vae_config, wan_vae_key_map
 
     if "decoder.1.weight" in file.tensors:
-        return tiny_vae_config(file.tensors), dict(file.tensors)
+        config = tiny_vae_config(file.tensors)
+        with torch.device("meta"):
+            wanted = TinyVae(config).state_dict()
+        return config, {name: _last_channels(tensor, wanted.get(name)) for name, tensor in file.tensors.items()}
     names = wan_vae_key_map(file.tensors)
     return wan_vae_config(file.tensors), {names[name]: tensor for name, tensor in file.tensors.items()}
 
 
-def _assembled(contents: _Contents, origin: str, dtype: torch.dtype | None, device: str | torch.device) -> Student:
+def _last_channels(tensor: Tensor, wanted: Tensor | None) -> Tensor:
+    """Cut the bigger 1x1 kernels of older TAEHV files to the output channels that are in use."""
+    if wanted is None or wanted.shape[1:] != tensor.shape[1:] or wanted.shape[2:] != (1, 1):
+        return tensor
+    return tensor[-wanted.shape[0] :]
+
+
+def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | torch.device) -> Student:
     wanted = parts_of(contents.config)
     modules: dict[str, Any] = {}
     unused = list(contents.unused)
@@ -250,12 +263,13 @@ def _assembled(contents: _Contents, origin: str, dtype: torch.dtype | None, devi
         needed = module.state_dict().keys()
         unused += [name if part == "transformer" else f"{part}.{name}" for name in tensors if name not in needed]
         used = {name: tensor for name, tensor in tensors.items() if name in needed}
+        origin = contents.vae_origin if part == "vae" and contents.vae_origin else contents.origin
         fill_(module, used, f"{origin}: {part}", dtype, device)
         modules[part] = module
     if unused:
-        logger.warning("%s: not used: %s", origin, listed(unused))
+        logger.warning("%s: not used: %s", contents.origin, listed(unused))
     missing = tuple(part for part in wanted if part not in modules)
     if missing:
-        logger.info("%s holds no %s", origin, ", ".join(missing))
-    logger.info("opened %s as %s, %s", origin, contents.source, contents.config.model.name)
+        logger.info("%s holds no %s", contents.origin, ", ".join(missing))
+    logger.info("opened %s as %s, %s", contents.origin, contents.source, contents.config.model.name)
     return Student(contents.config, **modules, source=contents.source, missing=missing, unused=tuple(unused))

@@ -1,0 +1,404 @@
+"""Every checkpoint format opens to the same weights, and our own format keeps everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ms_infer.checkpoint import Student, load_student, random_student, save_student
+from ms_infer.checkpoint_names import strip_wrappers, to_diffusers, to_original
+from ms_infer.checkpoint_sizes import Sizes, stream_config
+from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.errors import CheckpointError
+from ms_infer.model.taehv import TinyVae
+from ms_infer.model.transformer import Transformer
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY96 = GOLDEN / "weights_tiny96.safetensors"
+DIFFUSERS96 = GOLDEN / "weights_tiny96_diffusers.safetensors"
+BIDIRECTIONAL = json.loads((GOLDEN / "diffusers_key_map.json").read_text())
+KEY_MAP = [(ours, theirs) for ours, theirs, _ in BIDIRECTIONAL["key_map"]]
+IMAGE_KEY_MAP = [(o, t) for o, t, _ in json.loads((GOLDEN / "wan21_i2v_extra_keys.json").read_text())]
+HEADS = {"num_attention_heads": 3}
+
+TRACKED = StreamConfig(
+    model=ModelConfig(
+        name="tracked",
+        dim=32,
+        ffn_dim=48,
+        heads=2,
+        layers=2,
+        layout=(("noise", 4), ("mask", 4), ("image", 4), ("track", 4)),
+        freq_dim=16,
+        image_tokens=5,
+        image_dim=24,
+        text=TextConfig(kind="words", tokens=6, dim=20, vocabulary=("sea", "sky")),
+        vae=VaeConfig(latent_channels=4, decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1),
+        track_head=TrackHeadConfig(channels=4, id_dim=8, bias=False, convs=2),
+    ),
+    height=64,
+    width=64,
+)
+
+
+def tiny96() -> dict[str, Tensor]:
+    return load_file(TINY96)
+
+
+def tiny96_config() -> StreamConfig:
+    return load_student(TINY96).config
+
+
+def assert_holds(student: Student, expected: dict[str, Tensor]) -> None:
+    state = student.transformer.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_tiny96_loads_strictly_with_the_sizes_of_its_metadata() -> None:
+    student = load_student(TINY96)
+
+    assert_holds(student, tiny96())
+    model = student.config.model
+    assert (model.heads, model.layers, model.text.tokens, model.layout) == (3, 3, 32, (("noise", 16),))
+    assert student.source == "Wan (original names)"
+    assert student.missing == ("vae",)
+    assert student.unused == ()
+
+
+@pytest.mark.parametrize("inside", ["transformer", "."])
+def test_a_diffusers_folder_holds_the_same_weights_as_the_original_names(tmp_path: Path, inside: str) -> None:
+    folder = tmp_path / inside
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(BIDIRECTIONAL["diffusers_config"]))
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(DIFFUSERS96.read_bytes())
+
+    student = load_student(tmp_path)
+
+    assert_holds(student, tiny96())
+    assert student.source == "diffusers WanTransformer3DModel"
+    assert student.config.model.heads == 3
+
+
+@pytest.mark.parametrize(("ours", "theirs"), KEY_MAP + IMAGE_KEY_MAP)
+def test_names_map_both_ways(ours: str, theirs: str) -> None:
+    assert to_original(theirs) == ours
+    assert to_diffusers(ours) == theirs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.blocks.0.ffn.0.weight",
+        "module.model.blocks.0.ffn.0.weight",
+        "_orig_mod.blocks.0.ffn.0.weight",
+        "model._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module.ffn.0.weight",
+        "model.diffusion_model.blocks.0.ffn.0.weight",
+    ],
+)
+def test_wrapper_prefixes_are_stripped(name: str) -> None:
+    assert strip_wrappers(name) == "blocks.0.ffn.0.weight"
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def fsdp_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model._fsdp_wrapped_module.{n.replace('blocks.1.', 'blocks.1._checkpoint_wrapped_module.')}": t
+            for n, t in tensors.items()}  # fmt: skip
+
+
+def zeros(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+def self_forcing(weights: dict[str, Tensor]) -> dict[str, Any]:
+    return {"generator": prefixed("model.", zeros(weights)), "generator_ema": prefixed("model.", weights)}
+
+
+def raw_trainer(weights: dict[str, Tensor]) -> dict[str, Any]:
+    return {"generator_ema": fsdp_names(weights), "generator": {}, "critic": prefixed("model.", zeros(weights))}
+
+
+def longlive_2(weights: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "generator": prefixed("model.", weights),
+        "checkpoint_format": "longlive_generator_merged_lora",
+        "merged_lora": True,
+        "dtype": "bfloat16",
+    }
+
+
+PICKLED = {
+    "Self-Forcing (generator_ema)": self_forcing,
+    "Self-Forcing (generator_ema) ": raw_trainer,
+    "Self-Forcing, LongLive or CausVid (generator)": lambda w: {"generator": prefixed("model.", w)},
+    "LongLive 2 (merged LoRA)": longlive_2,
+    "Wan (original names)": lambda w: w,
+    "Wan (original names) ": lambda w: {"state_dict": prefixed("module.", w)},
+    "Wan (original names)  ": lambda w: {"model": {"state_dict": prefixed("_orig_mod.", w)}},
+}
+
+
+@pytest.mark.parametrize("source", PICKLED)
+def test_pickled_wrappers_open_to_the_same_weights(tmp_path: Path, source: str) -> None:
+    torch.save(PICKLED[source](tiny96()), tmp_path / "model.pt")
+
+    student = load_student(tmp_path / "model.pt", preset=tiny96_config())
+
+    assert_holds(student, tiny96())
+    assert student.source == source.strip()
+
+
+def test_what_stands_beside_the_chosen_weights_is_listed_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = raw_trainer({**tiny96(), "blocks.0.extra": torch.ones(2)})
+    torch.save(content, tmp_path / "model.pt")
+
+    with caplog.at_level(logging.WARNING, "ms_infer"):
+        student = load_student(tmp_path / "model.pt", preset=tiny96_config())
+
+    assert set(student.unused) == {"critic.*", "blocks.0.extra"}
+    assert "blocks.0.extra" in caplog.text
+
+
+def test_an_old_pickle_without_zip_container_opens(tmp_path: Path) -> None:
+    torch.save({"generator": tiny96()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+
+    assert_holds(load_student(tmp_path / "old.pth", preset=tiny96_config()), tiny96())
+
+
+@pytest.mark.parametrize("diffusers", [False, True])
+def test_fused_projections_are_split(tmp_path: Path, diffusers: bool) -> None:
+    weights = tiny96()
+    for block in range(3):
+        for leaf in ("weight", "bias"):
+            names = [f"blocks.{block}.self_attn.{part}.{leaf}" for part in "qkv"]
+            weights[f"blocks.{block}.self_attn.to_qkv.{leaf}"] = torch.cat([weights.pop(name) for name in names])
+    rename = to_diffusers if diffusers else lambda name: "model." + name
+    save_file({rename(name): tensor for name, tensor in weights.items()}, tmp_path / "krea.safetensors")
+
+    student = load_student(tmp_path / "krea.safetensors", preset=tiny96_config())
+
+    assert_holds(student, tiny96())
+    assert student.source.startswith("fused projections")
+
+
+def write_shards(folder: Path, weights: dict[str, Tensor], shards: int = 3) -> Path:
+    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    placed = {name: names[i % shards] for i, name in enumerate(weights)}
+    for shard in names:
+        save_file({name: weights[name] for name in weights if placed[name] == shard}, folder / shard)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / "config.json").write_text(json.dumps(HEADS))
+    return index
+
+
+@pytest.mark.parametrize("give_folder", [True, False])
+def test_shards_open_through_their_index(tmp_path: Path, give_folder: bool) -> None:
+    index = write_shards(tmp_path, tiny96())
+
+    assert_holds(load_student(tmp_path if give_folder else index), tiny96())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_recognised_by_its_shapes(name: str) -> None:
+    with torch.device("meta"):
+        tensors = Transformer(PRESETS[name].model).state_dict()
+
+    assert stream_config(Sizes.of_tensors(tensors, {}), {}, None) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "slots"),
+    [(16, "noise"), (48, "noise track image"), (52, "noise mask image track"), (36, "noise mask image")],
+)
+def test_the_layout_follows_from_the_channels(in_channels: int, slots: str) -> None:
+    sizes = dataclasses.replace(Sizes.of_model(tiny96_config().model), in_channels=in_channels)
+
+    assert [slot for slot, _ in stream_config(sizes, {}, None).model.layout] == slots.split()
+
+
+def test_the_golden_with_48_latent_channels_gets_the_wan_2_2_autoencoder() -> None:
+    sizes = dataclasses.replace(Sizes.of_model(tiny96_config().model), in_channels=48, latent_channels=48)
+
+    model = stream_config(sizes, {}, None).model
+
+    assert model.layout == (("noise", 48),)
+    assert (model.vae.kind, model.vae.latent_channels) == ("wan2.2", 48)
+
+
+def wantrack_tensors(student: Student, *, id_dim: int = 8, bias: bool) -> dict[str, Tensor]:
+    tensors = {to_diffusers(name): tensor for name, tensor in student.transformer.state_dict().items()}
+    tensors["track_encoder.temporal_conv.weight"] = torch.randn(4, id_dim, 4, 1, 1)
+    tensors["track_encoder.proj.weight"] = torch.randn(4, 4, 1, 1, 1)
+    if bias:
+        tensors["track_encoder.temporal_conv.bias"] = torch.randn(4)
+        tensors["track_encoder.proj.bias"] = torch.randn(4)
+    return tensors
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_wantrack_export_gives_the_same_track_latents_as_its_own_convolutions(tmp_path: Path, bias: bool) -> None:
+    torch.manual_seed(0)
+    tensors = wantrack_tensors(random_student(TRACKED), bias=bias)
+    tensors["blocks.0.attn2.norm_added_q.weight"] = torch.zeros(32)  # diffusers has it, Wan does not use it
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 2, "track_config": {"max_track_id": 500}}))
+
+    student = load_student(tmp_path, preset=TRACKED)
+
+    head = student.track_head
+    assert head is not None
+    assert student.source == "FastVideo WanTrack (diffusers names)"
+    assert student.unused == ("blocks.0.attn2.norm_added_q.weight",)
+    assert student.config.model.track_head is not None
+    assert (student.config.model.track_head.bias, student.config.model.track_head.id_range) == (bias, 500)
+    points, visible, ids = torch.rand(1, 9, 8, 2) * 64, torch.rand(1, 9, 8) > 0.3, torch.randperm(500)[None, :9]
+    volume = head.scatter(points, visible, ids).permute(0, 4, 1, 2, 3)
+    expected = F.conv3d(
+        volume,
+        tensors["track_encoder.temporal_conv.weight"],
+        tensors.get("track_encoder.temporal_conv.bias"),
+        stride=(4, 1, 1),
+    )
+    expected = F.conv3d(expected, tensors["track_encoder.proj.weight"], tensors.get("track_encoder.proj.bias"))
+    torch.testing.assert_close(
+        head(points, visible, ids, opening=False), expected.transpose(1, 2), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_wantrack_of_unknown_size_needs_no_preset(tmp_path: Path) -> None:
+    tensors = wantrack_tensors(random_student(TRACKED), id_dim=6, bias=False)
+    save_file(tensors, tmp_path / "model.safetensors", {"config": json.dumps({"num_attention_heads": 2})})
+
+    config = load_student(tmp_path / "model.safetensors").config
+
+    assert config.model.track_head is not None
+    assert (config.model.name, config.model.track_head.id_dim, config.model.track_head.convs) == ("custom", 6, 2)
+    assert config.context.first_chunk_frames == 1
+
+
+def test_our_own_format_keeps_settings_and_every_part(tmp_path: Path) -> None:
+    student = random_student(TRACKED, seed=5)
+
+    save_student(student, tmp_path / "student.safetensors")
+    loaded = load_student(tmp_path / "student.safetensors")
+
+    assert (loaded.config, loaded.source) == (TRACKED, "ms_infer.student/1")
+    assert loaded.missing == loaded.unused == ()
+    for part in ("transformer", "track_head", "text_encoder", "vae"):
+        before, after = getattr(student, part).state_dict(), getattr(loaded, part).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before), part
+
+
+def test_a_student_without_a_part_says_so(tmp_path: Path) -> None:
+    student = random_student(TRACKED)
+    save_student(dataclasses.replace(student, vae=None, track_head=None), tmp_path / "student.safetensors")
+
+    loaded = load_student(tmp_path / "student.safetensors")
+
+    assert loaded.missing == ("track_head", "vae")
+    assert loaded.vae is None
+
+
+def test_a_saved_student_can_be_saved_over_itself_in_another_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_student(random_student(TRACKED), path)
+
+    save_student(load_student(path), path, dtype=torch.bfloat16)
+
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16}
+    assert [file.name for file in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_loaded_modules_are_in_eval_mode_without_gradients() -> None:
+    student = load_student(TINY96)
+
+    assert not student.transformer.training
+    assert not any(parameter.requires_grad for parameter in student.transformer.parameters())
+
+
+def mapped_ranges(path: Path) -> list[range]:
+    """Addresses of this process at which a file is mapped."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    return [range(*(int(address, 16) for address in line[0].split("-"))) for line in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_weights_are_mapped_from_the_file_and_not_copied(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (save_file if path.suffix == ".safetensors" else torch.save)(tiny96(), path)
+
+    student = load_student(path, preset=tiny96_config())
+
+    ranges = mapped_ranges(path)
+    for parameter in student.transformer.parameters():
+        assert any(parameter.data_ptr() in addresses for addresses in ranges)
+
+
+def test_dtype_none_keeps_the_most_frequent_one(tmp_path: Path) -> None:
+    weights = tiny96()
+    weights["blocks.0.modulation"] = weights["blocks.0.modulation"].double()
+    torch.save(weights, tmp_path / "model.pt")
+
+    kept = load_student(tmp_path / "model.pt", preset=tiny96_config()).transformer
+    cast = load_student(tmp_path / "model.pt", preset=tiny96_config(), dtype=torch.float64).transformer
+
+    assert {p.dtype for p in kept.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in cast.parameters()} == {torch.float64}
+
+
+def test_random_weights_depend_on_the_seed_and_not_on_the_dtype() -> None:
+    first, again, other = (random_student(TRACKED, seed=seed).transformer for seed in (1, 1, 2))
+    half = random_student(TRACKED, seed=1, dtype=torch.bfloat16).transformer
+
+    assert torch.equal(first.head.head.weight, again.head.head.weight)
+    assert not torch.equal(first.head.head.weight, other.head.head.weight)
+    assert torch.equal(first.head.head.weight.bfloat16(), half.head.head.weight)
+    assert first.blocks[0].ffn[0].weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
+
+
+def test_the_autoencoder_of_another_file_is_added(tmp_path: Path) -> None:
+    config = VaeConfig(latent_channels=16, decoder_widths=(12, 8, 8, 8), encoder_width=8, blocks=1)
+    vae = TinyVae(config)
+    tensors = vae.state_dict()
+    grow = next(name for name in tensors if name.endswith("conv.weight") and tensors[name].shape[:2] == (12, 12))
+    older = {**tensors, grow: torch.cat([torch.zeros_like(tensors[grow]), tensors[grow]])}  # bigger, as old files have
+    torch.save(older, tmp_path / "tiny.pth")
+
+    student = load_student(TINY96, vae=tmp_path / "tiny.pth")
+
+    assert student.vae is not None
+    assert student.missing == ()
+    assert student.config.model.vae == config
+    assert torch.equal(student.vae.state_dict()[grow], tensors[grow])
+
+
+def test_the_published_wan_autoencoder_layout_is_added(tmp_path: Path) -> None:
+    student = load_student(TINY96, vae=GOLDEN / "weights_vae21_dim8.safetensors")
+
+    assert student.vae is not None
+    assert (student.config.model.vae.kind, student.config.model.vae.base_dim) == ("wan2.1", 8)
+
+
+def test_an_autoencoder_with_other_latents_is_refused(tmp_path: Path) -> None:
+    torch.save(TinyVae(TRACKED.model.vae).state_dict(), tmp_path / "tiny.pth")
+
+    with pytest.raises(CheckpointError, match="4 latent channels, the model has 16"):
+        load_student(TINY96, vae=tmp_path / "tiny.pth")
