@@ -21,6 +21,7 @@ from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, Trac
 from ms_infer.errors import CheckpointError
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.transformer import Transformer
+from ms_infer.model.vae import build_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"
@@ -391,10 +392,15 @@ def test_the_autoencoder_of_another_file_is_added(tmp_path: Path) -> None:
 
 
 def test_the_published_wan_autoencoder_layout_is_added(tmp_path: Path) -> None:
-    student = load_student(TINY96, vae=GOLDEN / "weights_vae21_dim8.safetensors")
+    config = VaeConfig(kind="wan2.1", base_dim=4)
+    tensors = build_vae(config).state_dict()
+    torch.save(tensors, tmp_path / "Wan2.1_VAE.pth")
+
+    student = load_student(TINY96, vae=tmp_path / "Wan2.1_VAE.pth")
 
     assert student.vae is not None
-    assert (student.config.model.vae.kind, student.config.model.vae.base_dim) == ("wan2.1", 8)
+    assert student.config.model.vae == config
+    assert all(torch.equal(weight, tensors[name]) for name, weight in student.vae.state_dict().items())
 
 
 def test_an_autoencoder_with_other_latents_is_refused(tmp_path: Path) -> None:
