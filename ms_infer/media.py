@@ -89,7 +89,7 @@ def read_video(
             rate = float(stream.average_rate or stream.base_rate or 0) or 24.0
             _check_pixels((stream.width, stream.height), str(path), MAX_PIXELS)
             timed = _timed(container.decode(stream), rate)
-            chosen = timed if fps is None else _paced(timed, fps)
+            chosen = timed if fps is None else _paced(timed, fps, 1 / rate)
             frames = [
                 _video_frame(frame, height, width)
                 for frame, _ in zip(_pictures(chosen), range(max_frames), strict=False)
@@ -216,19 +216,21 @@ def _pictures(timed: Iterator[tuple[float, Any]]) -> Iterator[Any]:
         yield frame
 
 
-def _paced(timed: Iterator[tuple[float, Any]], fps: float) -> Iterator[tuple[float, Any]]:
-    """For k = 0, 1, ... the latest frame that begins at or before k / fps (relative to the first)."""
+def _paced(timed: Iterator[tuple[float, Any]], fps: float, last_seconds: float) -> Iterator[tuple[float, Any]]:
+    """For k = 0, 1, ... the frame on show at k / fps after the first; the last one is shown for `last_seconds`."""
     if not fps > 0:
         raise ConfigError(f"fps must be positive, not {fps}")
-    origin, shown, index = None, None, 0
+    origin, shown, index, end = 0.0, None, 0, 0.0
     for time, frame in timed:
-        origin = time if origin is None else origin
-        while shown is not None and time - origin > index / fps + 1e-6:
+        origin = time if shown is None else origin
+        end = time - origin
+        while shown is not None and index / fps < end - 1e-6:
             yield index / fps, shown
             index += 1
         shown = frame
-    if shown is not None:
+    while shown is not None and index / fps < end + last_seconds - 1e-6:
         yield index / fps, shown
+        index += 1
 
 
 def _video_frame(frame: Any, height: int | None, width: int | None) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -66,13 +67,15 @@ def save_tracks(tracks: Tracks, path: str | Path) -> None:
     if target.suffix not in _WRITERS:
         raise ConfigError(f"{target.name}: tracks are written as {', '.join(_WRITERS)}")
     files = _WRITERS[target.suffix](tracks, target)
-    try:
-        for name, data in files.items():
-            partial = name.with_name(name.name + ".partial")
+    for name, data in files.items():
+        partial = name.with_name(name.name + ".partial")
+        try:
             partial.write_bytes(data)
             os.replace(partial, name)
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise ConfigError(f"cannot write {name}: {error.strerror or error}") from error
 
 
 # ---- ours

@@ -31,7 +31,8 @@ def open_writer(path: str | Path, *, height: int, width: int, fps: float) -> Vid
 
     `NAME.mp4` H.264 (needs the extra [video] and an even size), `NAME.gif`, `FOLDER/` for numbered PNG, `-` for raw
     rgb24 on standard output. A file is written as NAME.partial.EXT beside the target and takes its name when the
-    block ends well; after an error, inside the block or on the disk, the frames so far stay there, playable.
+    block ends well; after an error, inside the block or on the disk, the frames so far stay there, playable (a full
+    disk costs at most the last second), until the next run. The target is replaced only by a whole file.
     ConfigError for a target that cannot be; MotionStreamError when writing fails.
     """
     if min(height, width) < 1 or not 0 < fps <= 1000:
@@ -186,17 +187,30 @@ class _Folder(VideoWriter):
 
 
 class _File:
-    """An unbuffered file that writes everything or raises, so that no error waits until close."""
+    """An unbuffered file: a write is whole or raises, and after a failure nothing more is written."""
 
     def __init__(self, path: Path) -> None:
         self._raw = path.open("w+b", buffering=0)
-        self.seek, self.tell, self.truncate = self._raw.seek, self._raw.tell, self._raw.truncate
+        self.seek, self.tell = self._raw.seek, self._raw.tell
+        self._broken: OSError | None = None
 
     def write(self, data: bytes) -> int:
+        if self._broken is not None:
+            raise OSError(self._broken.errno, self._broken.strerror)
         view = memoryview(data)
-        while view:
-            view = view[self._raw.write(view) or 0 :]
+        try:
+            while view:
+                view = view[self._raw.write(view) or 0 :]
+        except OSError as error:
+            self._broken = error
+            raise
         return len(data)
+
+    def cut(self, size: int) -> None:
+        """Drop what follows `size` bytes; the room is free again."""
+        self._raw.seek(size)
+        self._raw.truncate()
+        self._broken = None
 
     def close(self) -> None:
         self._raw.close()
@@ -225,8 +239,7 @@ class _Gif(VideoWriter):
 
     def _salvage(self) -> None:
         try:
-            self._file.seek(self._good)
-            self._file.truncate()
+            self._file.cut(self._good)
             self._file.write(b";")
         finally:
             self._file.close()
@@ -301,13 +314,15 @@ class _Mp4(VideoWriter):
         self.partial.unlink()
 
     def _complete(self) -> None:
-        self._mux(None)
         try:
-            self._container.close()
-        except self._av.error.FFmpegError as error:
-            raise OSError(error.errno, error.strerror) from error
+            self._mux(None)
         finally:
-            self._file.close()
+            try:
+                self._container.close()
+            except self._av.error.FFmpegError as error:
+                raise OSError(error.errno, error.strerror) from error
+            finally:
+                self._file.close()
 
     def _repack(self, packed: Path) -> None:
         with (
@@ -322,11 +337,9 @@ class _Mp4(VideoWriter):
 
     def _salvage(self) -> None:
         try:
-            if not self._failed:
-                self._complete()
+            self._complete()
         except OSError as error:
             _log.debug("the last fragment is lost: %s", error)
-        self._file.close()
         _cut_to_whole_fragments(self.partial)
 
 
