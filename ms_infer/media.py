@@ -30,6 +30,7 @@ MAX_PIXELS = 64 * 2**20
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white."""
 
+_ORIENTATION = 0x0112  # EXIF tag
 _DAMAGED = (OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, ZeroDivisionError, struct.error)
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ def load_image(
     name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
     image = _open(source, name)
     _check_pixels(image.size, name, max_pixels)
+    if image is not source:  # JPEG decodes straight to 1/2, 1/4 or 1/8 when that is still large enough
+        side = 2 * max(height, width)
+        image.draft(None, (side, side))
     try:
         image.load()
     except _DAMAGED as error:
@@ -162,7 +166,8 @@ def _upright(image: Image, name: str) -> Image:
     from PIL import ImageOps
 
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
     except _DAMAGED as error:  # broken metadata must not lose a good picture
         _log.warning("%s: EXIF rotation is unreadable and ignored (%s)", name, error)
         return image
@@ -178,7 +183,7 @@ def _opaque(image: Image) -> Image:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:

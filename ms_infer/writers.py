@@ -32,7 +32,7 @@ def open_writer(path: str | Path, *, height: int, width: int, fps: float) -> Vid
     `NAME.mp4` H.264 (needs the extra [video] and an even size), `NAME.gif`, `FOLDER/` for numbered PNG, `-` for raw
     rgb24 on standard output. A file is written as NAME.partial.EXT beside the target and takes its name when the
     block ends well; after an error, inside the block or on the disk, the frames so far stay there, playable (a full
-    disk costs at most the last second), until the next run. The target is replaced only by a whole file.
+    disk costs an mp4 about its last two seconds), until the next run. The target is replaced only by a whole file.
     ConfigError for a target that cannot be; MotionStreamError when writing fails.
     """
     if min(height, width) < 1 or not 0 < fps <= 1000:
@@ -114,7 +114,7 @@ class VideoWriter(ABC):
             _log.warning("the RGB frames so far are in %s", self.partial)
 
     def _failure(self, error: OSError) -> MotionStreamError:
-        kept = f"; what was made so far is in {self.partial} and plays" if self.frames_written else ""
+        kept = f"; what fitted is in {self.partial} and plays" if self.frames_written else ""
         return MotionStreamError(f"cannot write {self.target}: {error.strerror or error}{kept}")
 
     def _discard(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ms_infer import writers
 from ms_infer.errors import ConfigError, MissingExtraError, MotionStreamError, TrackShapeError
@@ -186,6 +186,16 @@ def test_a_giant_picture_is_refused_before_it_is_decoded(side: int, recwarn: pyt
     with pytest.raises(ConfigError, match=r"at most 64 Mpx.*make it smaller"):
         load_image(png_header(side, side), 64, 64)
     assert not recwarn.list
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(quarters(800, 1200)), "JPEG", quality=95)
+    decoded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: (load(self), decoded.append(self.size))[0])
+    loaded = load_image(data, 40, 60)
+    np.testing.assert_allclose(corners(loaded), corners(quarters()), atol=4)
+    assert decoded[0] == (300, 200)
 
 
 def test_the_pixel_limit_is_the_callers() -> None:
