@@ -90,6 +90,8 @@ def read_video(
             if not container.streams.video:
                 raise ConfigError(f"{path} has no picture in it")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ConfigError(f"{path} has a picture stream of an unknown kind")
             rate = float(stream.average_rate or stream.base_rate or 0) or 24.0
             _check_pixels((stream.width, stream.height), str(path), MAX_PIXELS)
             timed = _timed(container.decode(stream), rate)
@@ -98,13 +100,13 @@ def read_video(
                 _video_frame(frame, height, width)
                 for frame, _ in zip(_pictures(chosen), range(max_frames), strict=False)
             ]
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        if isinstance(error, ConfigError):
-            raise
+            if not frames:
+                raise ConfigError(f"{path} holds no decodable picture")
+            return np.stack(frames), fps or rate
+    except ConfigError:
+        raise
+    except (OSError, ValueError, av.error.FFmpegError) as error:  # ValueError: the size changes on the way
         raise ConfigError(f"cannot read {path} as a video: {error}") from error
-    if not frames:
-        raise ConfigError(f"{path} holds no decodable picture")
-    return np.stack(frames), fps or rate
 
 
 # ---- pictures

@@ -475,6 +475,21 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         read_video(tmp_path / "v.mp4", 4)
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), header_only=st.booleans())
+def test_damaged_videos_load_or_raise_a_config_error(tmp_path: Path, seed: int, header_only: bool) -> None:
+    whole = tmp_path / "whole.mp4"
+    if not whole.exists():
+        with open_writer(whole, height=HEIGHT, width=WIDTH, fps=16) as writer:
+            writer.write(smooth_video(5))
+    generator, content = np.random.default_rng(seed), bytearray(whole.read_bytes())
+    for place in generator.integers(0, 900 if header_only else len(content), 4):
+        content[place] = generator.integers(0, 256)
+    (tmp_path / "v.mp4").write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        assert read_video(tmp_path / "v.mp4", 8, 8)[0].shape[1:] == (8, 8, 3)
+
+
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"ms-infer\[video\]"):
