@@ -103,13 +103,21 @@ class TrackHead(nn.Module):
             expected = "1 + 4 k RGB frames in the opening chunk" if opening else "4 k RGB frames"
             raise TrackShapeError(f"tracks have {rgb_frames} RGB frames, expected {expected}; resample them")
         dtype = self.convs[0].weight.dtype
-        x = self._pack(self.scatter(points, visible, ids), opening)
-        x = x.permute(0, 1, 2, 5, 3, 4).flatten(2, 3).to(dtype)  # [B, F, 4 dim, h, w]
+        x = self.pack_ids(points, visible, ids, opening=opening).to(dtype)
         if self.content_channels:
             if content is None or validity is None:
                 raise ConfigError("this track head needs the moved first frame: pass content and validity")
             x = torch.cat([x, content.to(dtype), self.pool_validity(validity, opening).to(dtype)], dim=2)
-        x = x.transpose(1, 2)
+        return self.mix(x)
+
+    def pack_ids(self, points: Tensor, visible: Tensor, ids: Tensor, *, opening: bool) -> Tensor:
+        """Scattered ids with four RGB frames packed into channels: float32 `[B, F, 4 * id_dim, h, w]`."""
+        x = self._pack(self.scatter(points, visible, ids), opening)
+        return x.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
+
+    def mix(self, maps: Tensor) -> Tensor:
+        """Packed ids, content and validity `[B, F, maps, h, w]` to track latents `[B, F, channels, h, w]`."""
+        x = maps.transpose(1, 2)
         for conv in self.convs:
             x = conv(x)
         return x.transpose(1, 2)

@@ -1,0 +1,136 @@
+"""From a stage's module to an opset-24 ONNX graph whose weights lie in the shared file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import helper
+from torch import nn
+
+from ms_export.graphs import ATTENTION, DOMAIN, Stage, build_stage
+from ms_export.weights import WeightTable
+from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import build_part
+from ms_infer.stages import StageSpec, TensorSpec
+
+OPSET = 24
+FOLDED_ELEMENTS = 4096  # constants above this are never recomputed at export: they stay in the weights file
+
+
+def module_parts(student: Student, dtype: torch.dtype) -> Student:
+    """The student's parts in `dtype`, for tracing: the transformer as a shell without memory, the rest converted."""
+    shell = build_part("transformer", student.config).to(dtype)
+    parts: dict[str, Any] = {"transformer": shell.to_empty(device="cpu").eval().requires_grad_(False)}
+    for part in ("track_head", "text_encoder", "vae"):
+        module: nn.Module | None = getattr(student, part)
+        parts[part] = None if module is None else copy.deepcopy(module).to(dtype).eval()
+    return Student(student.config, **parts, source=student.source)
+
+
+def trace_stage(
+    spec: StageSpec, parts: Student, dtype: torch.dtype, table: WeightTable, weights: Path
+) -> onnx.ModelProto:
+    """One stage as ONNX; its weights refer to the file `weights`, which must exist and lie beside the graph."""
+    stage = build_stage(spec, parts, dtype).eval()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            stage,
+            tuple(_example(i) for i in spec.inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[i.name for i in spec.inputs],
+            output_names=[o.name for o in spec.outputs],
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None, "export with dynamo returns a program"
+    model = program.model
+    _use_shared_weights(model, table, weights)
+    _simplify(model)
+    proto = ir.to_proto(model)
+    _finish(proto, stage, spec)
+    return proto
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    return torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports optional packages and its own deprecations as warnings."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exporter.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            exporter.setLevel(level)
+
+
+def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> None:
+    """Let every initializer that is a weight of the student point into the shared file."""
+    for name, value in model.graph.initializers.items():
+        place = table.places.get(name)
+        if place is None:
+            continue
+        value.const_value = ir.ExternalTensor(
+            weights.name,
+            place.offset,
+            place.nbytes,
+            value.dtype,
+            shape=ir.Shape(place.shape),
+            name=name,
+            base_dir=str(weights.parent),
+        )
+
+
+def _simplify(model: ir.Model) -> None:
+    from onnxscript.optimizer import optimize_ir
+
+    def should_fold(node: ir.Node) -> bool | None:
+        inputs = [value.const_value for value in node.inputs if value is not None]
+        return False if any(t is not None and t.size > FOLDED_ELEMENTS for t in inputs) else None
+
+    optimize_ir(model, should_fold=should_fold, onnx_shape_inference=False)
+
+
+def _finish(proto: onnx.ModelProto, stage: Stage, spec: StageSpec) -> None:
+    """Names instead of traces, and the function that engines without the custom node fall back to."""
+    proto.graph.name, proto.producer_name, proto.producer_version, proto.doc_string = spec.name, "ms_export", "", ""
+    del proto.metadata_props[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    if any(node.op_type == ATTENTION for node in proto.graph.node):
+        proto.functions.append(_attention_function())
+        if not any(opset.domain == DOMAIN for opset in proto.opset_import):
+            proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def _attention_function() -> onnx.FunctionProto:
+    """SinkWindowAttention in plain ONNX: Attention-24, whose input 6 is the number of valid keys."""
+    node = helper.make_node("Attention", ["q", "k", "v", "", "", "", "n_valid"], ["mixed"])
+    return helper.make_function(
+        DOMAIN,
+        ATTENTION,
+        ["q", "k", "v", "n_valid"],
+        ["mixed"],
+        [node],
+        [helper.make_opsetid("", OPSET)],
+        attributes=["plugin_namespace", "aot"],
+    )

@@ -1,0 +1,88 @@
+"""The one weights file of a set of graphs: every tensor of the student once, at a place that all stages share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import PARTS
+from ms_infer.errors import BundleError
+
+ALIGNMENT = 4096  # so that engines may map the file
+WEIGHTS = "weights.bin"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in the weights file."""
+
+    offset: int
+    nbytes: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """Places of all tensors by `part.name`, and the type they are stored in."""
+
+    dtype: torch.dtype
+    places: dict[str, Place]
+    nbytes: int
+
+    @classmethod
+    def of(cls, student: Student, dtype: torch.dtype) -> WeightTable:
+        """Lay out all tensors of the student; reads no values."""
+        places: dict[str, Place] = {}
+        end = 0
+        for name, tensor in named_tensors(student):
+            nbytes = tensor.numel() * dtype.itemsize
+            places[name] = Place(end, nbytes, tuple(tensor.shape))
+            end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return cls(dtype, places, end)
+
+
+def named_tensors(student: Student) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of all parts under `part.name`."""
+    for part in PARTS:
+        module = getattr(student, part)
+        if module is not None:
+            for name, tensor in module.state_dict().items():
+                yield f"{part}.{name}", tensor
+
+
+def write_weights(student: Student, table: WeightTable, path: Path) -> str:
+    """Write the file tensor by tensor, so that one tensor at a time is in memory. Returns its sha256.
+
+    The file appears under its name only when it is whole. BundleError when the disk is full.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    digest = hashlib.sha256()
+    try:
+        with open(unfinished, "wb") as file:
+            for name, tensor in named_tensors(student):
+                place = table.places[name]
+                data = _bytes(tensor, table.dtype)
+                padding = bytes(-place.nbytes % ALIGNMENT)
+                for piece in (data, padding):
+                    file.write(piece)
+                    digest.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise BundleError(f"cannot write {path}: {error}; free {table.nbytes >> 20} MiB or give another folder") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    host = tensor.detach().to("cpu", dtype).contiguous().reshape(-1)
+    return memoryview(host.view(torch.uint8).numpy())
