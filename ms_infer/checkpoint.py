@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ms_infer.checkpoint_files import CheckpointFile, check_finite, listed, read_checkpoint
-from ms_infer.checkpoint_modules import PARTS, build_part, fill_, parts_of, random_tensors
+from ms_infer.checkpoint_modules import PARTS, make_part, part_shapes, parts_of, random_tensors
 from ms_infer.checkpoint_names import (
     WANTRACK_PREFIX,
     is_diffusers,
@@ -150,9 +150,8 @@ def random_student(
     """
     modules: dict[str, Any] = {}
     for part in parts_of(config):
-        modules[part] = build_part(part, config)
-        tensors = random_tensors(modules[part].state_dict(), f"{seed}.{part}", dtype, device)
-        fill_(modules[part], tensors, f"random {part}", dtype, device)
+        tensors = random_tensors(part_shapes(part, config), f"{seed}.{part}", dtype, device)
+        modules[part] = make_part(part, config, tensors, f"random {part}", dtype=dtype, device=device)
     return Student(config, **modules, source=f"random weights, seed {seed}")
 
 
@@ -259,13 +258,10 @@ def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | tor
         if part not in wanted:
             unused += [f"{part}.{name}" for name in tensors]
             continue
-        module = build_part(part, contents.config)
-        needed = module.state_dict().keys()
+        needed = part_shapes(part, contents.config)
         unused += [name if part == "transformer" else f"{part}.{name}" for name in tensors if name not in needed]
-        used = {name: tensor for name, tensor in tensors.items() if name in needed}
         origin = contents.vae_origin if part == "vae" and contents.vae_origin else contents.origin
-        fill_(module, used, f"{origin}: {part}", dtype, device)
-        modules[part] = module
+        modules[part] = make_part(part, contents.config, tensors, f"{origin}: {part}", dtype=dtype, device=device)
     if unused:
         logger.warning("%s: not used: %s", contents.origin, listed(unused))
     missing = tuple(part for part in wanted if part not in modules)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from ms_infer.errors import CheckpointError, ConfigError
 PARTS = ("transformer", "track_head", "text_encoder", "vae")
 
 _BIAS_SCALE = 0.02
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def parts_of(config: StreamConfig) -> tuple[str, ...]:
@@ -27,34 +25,38 @@ def parts_of(config: StreamConfig) -> tuple[str, ...]:
     return tuple(part for part in PARTS if optional.get(part, True))
 
 
-def build_part(part: str, config: StreamConfig) -> nn.Module:
-    """A part whose parameters are still to be filled: on the meta device wherever that is possible."""
-    builders = {"transformer": _transformer, "track_head": _track_head, "text_encoder": _text_encoder, "vae": _vae}
+def part_shapes(part: str, config: StreamConfig) -> dict[str, Tensor]:
+    """Names and shapes (tensors without data) of a part's weights; CheckpointError for impossible settings."""
     try:
-        return _empty(lambda: builders[part](config))
+        with torch.device("meta"):
+            return dict(_BUILDERS[part](config).state_dict())
     except ConfigError as error:
         raise CheckpointError(f"the settings of the {part} cannot work: {error}") from None
 
 
-def fill_(
-    module: nn.Module,
+def make_part(
+    part: str,
+    config: StreamConfig,
     tensors: Mapping[str, Tensor],
     origin: str,
+    *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-) -> None:
-    """Put tensors into a built module by reference, set eval mode and switch gradients off.
+) -> nn.Module:
+    """Build a part over tensors, by reference where dtype and device allow; eval mode, no gradients.
 
-    dtype: None keeps the one that most elements have (float64 becomes float32). CheckpointError, before the module
-    changes, when a tensor is missing, has another shape or is not finite.
+    dtype: None keeps the one that most elements have (float64 becomes float32). CheckpointError when a tensor is
+    missing, has another shape or is not finite.
     """
-    _check_shapes(module.state_dict(), tensors, origin)
+    wanted = part_shapes(part, config)
+    _check_shapes(wanted, tensors, origin)
     dtype = dtype or _common_dtype(tensors)
-    ready = {name: tensors[name].to(device=device, dtype=dtype) for name in module.state_dict()}
+    ready = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
     check_finite(ready, origin)
+    module = _built(part, config)
     module.load_state_dict(ready, strict=True, assign=True)
     module.to(device=device, dtype=dtype)  # constant buffers; the weights are there already
-    module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False)
 
 
 def random_tensors(
@@ -88,6 +90,9 @@ def _vae(config: StreamConfig) -> nn.Module:
     return build_vae(config.model.vae)
 
 
+_BUILDERS = {"transformer": _transformer, "track_head": _track_head, "text_encoder": _text_encoder, "vae": _vae}
+
+
 def _random(name: str, shape: torch.Size, seed: str) -> Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "gamma" or (leaf == "weight" and len(shape) == 1):
@@ -101,15 +106,15 @@ def _fan_in(leaf: str, shape: torch.Size) -> int:
     return shape[-1] if leaf == "modulation" else math.prod(shape[1:])
 
 
-def _empty(build: Callable[[], _Module]) -> _Module:
-    """Build on the meta device; a module with constant buffers has to be built for real to have their values."""
+def _built(part: str, config: StreamConfig) -> nn.Module:
+    """Without memory (meta device), unless the part has constant buffers that only a real build computes."""
     with torch.device("meta"):
-        module = build()
+        module = _BUILDERS[part](config)
     stored = module.state_dict()
-    if any(name not in stored for name, _ in module.named_buffers()):
-        with torch.random.fork_rng(devices=[]):
-            return build()
-    return module
+    if all(name in stored for name, _ in module.named_buffers()):
+        return module
+    with torch.random.fork_rng(devices=[]):
+        return _BUILDERS[part](config)
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:

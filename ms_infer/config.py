@@ -69,6 +69,7 @@ class TrackHeadConfig:
         _require(self.id_dim > 0 and self.id_dim % 2 == 0, f"id_dim must be even, not {self.id_dim}")
         _require(self.convs in (1, 2), f"convs must be 1 or 2, not {self.convs}")
         _require(self.channels > 0, f"channels must be positive, not {self.channels}")
+        _require(0 < self.id_range <= 1 << 24, f"id_range must be within 1..2^24, not {self.id_range}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,9 @@ class VaeConfig:
     """First width of a Wan VAE."""
     decoder_dim: int | None = None
     """The same of its decoder where it differs; None means base_dim."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.blocks <= 64, f"blocks must be within 0..64, not {self.blocks}")
 
 
 @dataclass(frozen=True, kw_only=True)

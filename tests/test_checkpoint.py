@@ -391,16 +391,18 @@ def test_the_autoencoder_of_another_file_is_added(tmp_path: Path) -> None:
     assert torch.equal(student.vae.state_dict()[grow], tensors[grow])
 
 
-def test_the_published_wan_autoencoder_layout_is_added(tmp_path: Path) -> None:
-    config = VaeConfig(kind="wan2.1", base_dim=4)
-    tensors = build_vae(config).state_dict()
-    torch.save(tensors, tmp_path / "Wan2.1_VAE.pth")
+def test_a_wan_autoencoder_file_is_added_with_its_constants(tmp_path: Path) -> None:
+    config = VaeConfig(kind="wan2.1", base_dim=8)
+    torch.save(build_vae(config).state_dict(), tmp_path / "Wan2.1_VAE.pth")
 
-    student = load_student(TINY96, vae=tmp_path / "Wan2.1_VAE.pth")
+    vae = load_student(TINY96, vae=tmp_path / "Wan2.1_VAE.pth", dtype=torch.bfloat16).vae
 
-    assert student.vae is not None
-    assert student.config.model.vae == config
-    assert all(torch.equal(weight, tensors[name]) for name, weight in student.vae.state_dict().items())
+    assert vae is not None
+    assert vae.config == config
+    constants = dict(build_vae(config).named_buffers())
+    assert constants.keys() == {"mean", "std"}
+    for name, buffer in vae.named_buffers():
+        assert torch.equal(buffer, constants[name].bfloat16())
 
 
 def test_an_autoencoder_with_other_latents_is_refused(tmp_path: Path) -> None:
