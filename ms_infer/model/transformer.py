@@ -8,7 +8,7 @@ decided here: `forward` takes an `attend` function, so that the same weights run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +72,8 @@ class SelfAttention(nn.Module):
         q, k = self.norm_q(q), self.norm_k(k)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
-        mixed: Tensor = self.o(attend(layer, self, self.q(x), self.k(x), self.v(x)))
-        return mixed
+    def forward(self, x: Rows, layer: int, attend: Attend, operations: Operations) -> Tensor:
+        return operations.linear(self.o, attend(layer, self, *operations.project(x, self.q, self.k, self.v)))
 
 
 class CrossAttention(nn.Module):
@@ -97,13 +96,12 @@ class CrossAttention(nn.Module):
             kv += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
         return tuple(split_heads(x, self.heads) for x in kv)
 
-    def forward(self, x: Tensor, keys: Sequence[Tensor]) -> Tensor:
-        q = split_heads(self.norm_q(self.q(x)), self.heads)
+    def forward(self, x: Rows, keys: Sequence[Tensor], operations: Operations) -> Tensor:
+        q = split_heads(self.norm_q(operations.linear(self.q, x)), self.heads)
         mixed = F.scaled_dot_product_attention(q, keys[0], keys[1])
         if len(keys) == 4:
             mixed = mixed + F.scaled_dot_product_attention(q, keys[2], keys[3])
-        out: Tensor = self.o(merge_heads(mixed))
-        return out
+        return operations.linear(self.o, merge_heads(mixed))
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -115,6 +113,41 @@ def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor
 def gate_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + y * gate; x, y `[B, F, tokens, dim]`, gate `[B, F, dim]`."""
     return x + y * gate.unsqueeze(2)
+
+
+Rows = Any
+"""What goes into a matrix product: `[B, F * tokens, dim]`, or the same quantised by the operation that made it."""
+
+
+class Operations:
+    """What stands between the matrix products, and these products. These lines are the maths.
+
+    An engine may pass a subclass that fuses or quantises them (`ms_infer/fused.py`). What `norm_modulate`, `norm`
+    and `gelu` return goes into `linear` and `project` only. x `[B, F, tokens, dim]`, y `[B, F * tokens, dim]`.
+    """
+
+    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Rows:
+        return norm_modulate(x, scale, shift, eps).flatten(1, 2)
+
+    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Rows:
+        return layer(x).flatten(1, 2)
+
+    def gate_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        return gate_residual(x, y.view_as(x), gate)
+
+    def gelu(self, y: Tensor) -> Rows:
+        return F.gelu(y, approximate="tanh")
+
+    def linear(self, layer: nn.Linear, rows: Rows) -> Tensor:
+        out: Tensor = layer(rows)
+        return out
+
+    def project(self, rows: Rows, *layers: nn.Linear) -> tuple[Tensor, ...]:
+        """The same rows through several layers."""
+        return tuple(self.linear(layer, rows) for layer in layers)
+
+
+PLAIN = Operations()
 
 
 class Block(nn.Module):
@@ -133,17 +166,24 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
 
-    def forward(self, x: Tensor, modulation: Tensor, keys: Sequence[Tensor], layer: int, attend: Attend) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        keys: Sequence[Tensor],
+        layer: int,
+        attend: Attend,
+        operations: Operations = PLAIN,
+    ) -> Tensor:
         """x `[B, F, tokens, dim]`, modulation `[B, F, 6, dim]` of the timestep."""
+        do = operations
         shift_sa, scale_sa, gate_sa, shift_ffn, scale_ffn, gate_ffn = (self.modulation + modulation).unbind(2)
-        frames = x.shape[1:3]
-        y = norm_modulate(x, scale_sa, shift_sa, self.eps)
-        y = self.self_attn(y.flatten(1, 2), layer, attend)
-        x = gate_residual(x, y.unflatten(1, frames), gate_sa)
-        y = self.cross_attn(self.norm3(x).flatten(1, 2), keys)
-        x = x + y.unflatten(1, frames)
-        y = self.ffn(norm_modulate(x, scale_ffn, shift_ffn, self.eps))
-        return gate_residual(x, y, gate_ffn)
+        y = self.self_attn(do.norm_modulate(x, scale_sa, shift_sa, self.eps), layer, attend, do)
+        x = do.gate_residual(x, y, gate_sa)
+        x = x + self.cross_attn(do.norm(self.norm3, x), keys, do).view_as(x)
+        y = do.linear(self.ffn[0], do.norm_modulate(x, scale_ffn, shift_ffn, self.eps))  # type: ignore[arg-type]
+        y = do.linear(self.ffn[2], do.gelu(y))  # type: ignore[arg-type]
+        return do.gate_residual(x, y, gate_ffn)
 
 
 class Head(nn.Module):
@@ -208,7 +248,9 @@ class Transformer(nn.Module):
         image = self.img_emb(image) if image is not None else None
         return [block.cross_attn.keys(text, image) for block in self.blocks]  # type: ignore[operator,union-attr]
 
-    def forward(self, x: Tensor, timestep: Tensor, keys: CrossKeys, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, keys: CrossKeys, attend: Attend, operations: Operations = PLAIN
+    ) -> Tensor:
         """One pass. x: `[B, F, in_channels, h, w]`; timestep: `[B, F]` in 0..1000.
 
         Returns the flow `[B, F, latent_channels, h, w]`.
@@ -217,7 +259,7 @@ class Transformer(nn.Module):
         modulation = self.time_projection(embedded_time).unflatten(-1, (6, -1))
         tokens = self.patchify(x)
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, keys[layer], layer, attend)
+            tokens = block(tokens, modulation, keys[layer], layer, attend, operations)
         return self.unpatchify(self.head(tokens, embedded_time), x.shape[-2:])
 
     def embed_time(self, timestep: Tensor) -> Tensor:
