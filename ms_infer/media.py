@@ -23,7 +23,7 @@ from ms_infer.writers import VideoWriter, open_writer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_PIXELS", "VideoWriter", "draw_tracks", "load_image", "open_writer", "read_video"]
+__all__ = ["MAX_PIXELS", "VideoWriter", "draw_tracks", "image_size", "load_image", "open_writer", "read_video"]
 
 MAX_PIXELS = 64 * 2**20
 """Largest picture that is decoded, in pixels: 64 Mpx, 192 MiB as RGB."""
@@ -60,6 +60,17 @@ def load_image(
     except _DAMAGED as error:
         raise ConfigError(f"{name} is damaged or cut off: {error}") from error
     return _fitted(_opaque(_upright(image, name)), height, width)
+
+
+def image_size(source: str | Path | bytes | Image | NDArray[Any]) -> tuple[int, int]:
+    """(height, width) of an upright picture, without decoding it; errors as `load_image`."""
+    name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
+    image = _open(source, name)
+    try:
+        sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except _DAMAGED:
+        sideways = False
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def read_video(

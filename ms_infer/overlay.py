@@ -34,7 +34,7 @@ def draw_tracks(
     from PIL import Image, ImageDraw
 
     _check(frames, points, visible)
-    names = _guessed(points, visible) if kinds is None else list(kinds)
+    names = guess_kinds(points, visible) if kinds is None else list(kinds)
     if len(names) != len(points) or not set(names) <= set(COLOURS):
         raise ConfigError(f"kinds must name {len(points)} of {list(COLOURS)}, one per track, got {names[:8]}")
     drawn = np.empty_like(frames)
@@ -61,7 +61,8 @@ def _check(frames: NDArray[np.uint8], points: NDArray[np.float32], visible: NDAr
         )
 
 
-def _guessed(points: NDArray[np.float32], visible: NDArray[np.bool_]) -> list[Kind]:
+def guess_kinds(points: NDArray[np.float32], visible: NDArray[np.bool_]) -> list[Kind]:
+    """What each track looks like: "static" when it never leaves its place, else "drag"."""
     kinds: list[Kind] = []
     for path, seen in zip(points, visible, strict=True):
         shown = path[seen]

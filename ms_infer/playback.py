@@ -45,7 +45,7 @@ class TrackPlayer:
     """
 
     def __init__(self, height: int, width: int, fps: float, max_tracks: int) -> None:
-        if min(height, width, max_tracks) < 1 or not fps > 0:
+        if min(height, width) < 1 or max_tracks < 0 or not fps > 0:
             raise ConfigError(f"a player needs positive sizes, got {height}x{width}, {fps} fps, {max_tracks} tracks")
         self.height, self.width, self.fps, self.max_tracks = height, width, float(fps), max_tracks
         self._control = Tracks.empty(size=(height, width), fps=fps)

@@ -236,6 +236,19 @@ class Tracks:
         check_samples(self.count, rgb_frames)
         return self._sampled(np.arange(rgb_frames) * last / max(rgb_frames - 1, 1), self.fps)
 
+    def crop_to(self, height: int, width: int) -> Tracks:
+        """Coordinates of the centre crop that `load_image(picture, height, width)` makes of these tracks' picture.
+
+        For tracks in pixels of a picture with another aspect: `to_pixels` stretches, this one crops as the picture
+        is cropped. Points outside become invisible. ConfigError when `size` is None.
+        """
+        if self.size is None:
+            raise ConfigError("0..1 coordinates do not tell the shape of their picture; make the tracks with a size")
+        scale = min(self.size[1] / width, self.size[0] / height)
+        corner = (self.size[1] - width * scale) / 2, (self.size[0] - height * scale) / 2
+        points = (self.points.astype(np.float64) - corner) / scale
+        return Tracks(points, self.visible, self.ids, size=(height, width), fps=self.fps).to_pixels(height, width)
+
     def to_pixels(self, height: int, width: int) -> Tracks:
         """Coordinates in pixels of a height x width picture; points outside of it become invisible."""
         own_height, own_width = self.size or (1, 1)

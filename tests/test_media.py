@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 
 from ms_infer import writers
 from ms_infer.errors import ConfigError, MissingExtraError, MotionStreamError, TrackShapeError
-from ms_infer.media import VideoWriter, draw_tracks, load_image, open_writer, read_video
+from ms_infer.media import VideoWriter, draw_tracks, image_size, load_image, open_writer, read_video
 
 HEIGHT, WIDTH = 48, 64
 
@@ -104,8 +104,9 @@ def test_exif_rotation_is_applied(orientation: int) -> None:
         image = image.transpose(Image.Transpose(stored))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    loaded = load_image(encoded(image, "PNG", exif=exif), 40, 60)
-    assert corners(loaded) == corners(quarters())
+    data = encoded(image, "PNG", exif=exif)
+    assert corners(load_image(data, 40, 60)) == corners(quarters())
+    assert image_size(data) == (40, 60)
 
 
 def test_transparent_pixels_show_white() -> None:

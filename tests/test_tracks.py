@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ms_infer.errors import ConfigError, TrackShapeError
+from ms_infer.media import load_image
 from ms_infer.playback import TrackPlayer
 from ms_infer.tracks import Tracks
 
@@ -248,6 +249,20 @@ def test_pixels_are_visible_only_inside_the_picture(tracks: Tracks, height: int,
     assert pixels.size == (height, width)
 
 
+@pytest.mark.parametrize(("height", "width"), [(50, 100), (100, 100), (120, 30)])
+def test_cropping_moves_points_as_load_image_moves_the_picture(height: int, width: int) -> None:
+    picture = np.zeros((240, 320, 3), np.uint8)
+    picture[100:108, 130:138] = 255
+    shown = load_image(picture, height, width)[..., 0].astype(np.float64)
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    spot = [(columns * shown).sum() / shown.sum(), (rows * shown).sum() / shown.sum()]
+    cropped = Tracks([[[134.0, 104.0]], [[1.0, 104.0]], [[134.0, 1.0]]], size=(240, 320)).crop_to(height, width)
+    np.testing.assert_allclose(cropped.points[0, 0], spot, atol=0.05)
+    assert cropped.visible[:, 0].tolist() == [True, width / height >= 4 / 3, width / height <= 4 / 3]
+    with pytest.raises(ConfigError, match="with a size"):
+        Tracks.grid(1, 1).crop_to(10, 10)
+
+
 def test_the_far_edge_is_outside() -> None:
     pixels = Tracks([[[1.0, 0.5]], [[0.0, 0.0]]]).to_pixels(10, 10)
     assert pixels.visible[:, 0].tolist() == [False, True]
@@ -394,6 +409,12 @@ def test_a_copy_is_independent() -> None:
     player.copy().set(Tracks.grid(2, 2), 9)
     assert player.chunk(9, 1).ids.tolist() == [0] * 8
     assert player.chunk(9, 1).visible.sum() == 1
+
+
+def test_a_player_for_no_tracks_at_all_is_possible() -> None:
+    player = _player(max_tracks=0)
+    player.set(Tracks.empty(), 0)
+    assert player.chunk(0, 9).points.shape == (0, 9, 2)
 
 
 def test_a_damaged_state_is_refused() -> None:
