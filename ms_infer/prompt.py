@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ms_infer.config import TextConfig, env
 from ms_infer.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 UMT5 = "google/umt5-xxl"
 
@@ -59,6 +60,7 @@ def _umt5_cached(prompt: str, tokens: int) -> NDArray[np.float32]:
 
 def _umt5(prompt: str, tokens: int) -> NDArray[np.float32]:
     try:
+        import torch
         from transformers import AutoTokenizer, UMT5EncoderModel
     except ImportError:
         raise MissingExtraError(

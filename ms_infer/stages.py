@@ -59,7 +59,7 @@ def stage_specs(config: StreamConfig, *, dtype: str = "fp32", writes: str = "aut
 
 
 def resolve_writes(config: StreamConfig, writes: str) -> str:
-    """"chunk" or "frame" for "auto"."""
+    """ "chunk" or "frame" for "auto"."""
     if writes != "auto":
         return writes
     return "chunk" if contiguous_writes(config) else "frame"
@@ -86,7 +86,8 @@ def state_shapes(config: StreamConfig, kind: str) -> list[Shape]:
     vae, rows, columns = config.model.vae, config.latent_height, config.latent_width
     if vae.kind != "tiny":
         return _module_state_shapes(config, kind)
-    stages = enumerate(vae.decoder_widths[:3]) if kind == "decoder" else zip((2, 1, 0), [vae.encoder_width] * 3, strict=True)
+    decoder = enumerate(vae.decoder_widths[:3])
+    stages = decoder if kind == "decoder" else ((s, vae.encoder_width) for s in (2, 1, 0))
     return [(1, width, rows << s, columns << s) for s, width in stages for _ in range(vae.blocks)]
 
 

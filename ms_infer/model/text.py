@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor, nn
 
 from ms_infer.config import TextConfig
-
-PADDING = -1
-_WORD = re.compile(r"[a-z0-9]+")
+from ms_infer.words import tokenize
 
 
 class WordEncoder(nn.Module):
@@ -25,12 +21,10 @@ class WordEncoder(nn.Module):
         self.table = nn.Embedding(len(config.vocabulary) + 1, config.dim)
         self.places = nn.Parameter(torch.zeros(config.tokens, config.dim))
         nn.init.normal_(self.table.weight, std=0.5)
-        self._rows = {word: row + 1 for row, word in enumerate(config.vocabulary)}
 
     def tokenize(self, prompt: str) -> list[int]:
         """Rows of the prompt's words, `config.tokens` long: 0 for an unknown word, -1 for padding."""
-        rows = [self._rows.get(word, 0) for word in _WORD.findall(prompt.lower())][: self.config.tokens]
-        return rows + [PADDING] * (self.config.tokens - len(rows))
+        return tokenize(prompt, self.config)
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows: int64 `[B, tokens]` from `tokenize`. Returns `[B, tokens, dim]`."""
