@@ -102,7 +102,8 @@ def load_student(
     if vae is not None:
         contents = _with_vae(contents, read_checkpoint(vae))
     if lora is not None:
-        merged = merge_lora(contents.parts["transformer"], read_lora(lora), alpha=lora_alpha, rank=lora_rank)
+        weights, adapter = contents.parts["transformer"], read_lora(lora)
+        merged = merge_lora(weights, adapter, alpha=lora_alpha, rank=lora_rank, dtype=dtype)
         contents.parts["transformer"] = merged
     return _assembled(contents, dtype, device)
 

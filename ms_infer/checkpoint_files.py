@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,7 +205,9 @@ def _read_pickle(file: Path, wrappers: Sequence[str]) -> CheckpointFile:
 def _load_pickle(file: Path) -> object:
     """torch.load without code execution; old (non-zip) files cannot be memory-mapped and are read into memory."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on odd pickles; those that matter are errors
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than tensors ({_pickle_reason(error)}); a pickle can run code, so it was not "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -14,16 +15,11 @@ from ms_infer.checkpoint_files import listed
 from ms_infer.config import PATCH, ModelConfig, StreamConfig, TextConfig, VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
-WAN_HEAD_DIM = 128
-"""Head size of every published Wan model; the number of heads cannot be seen in the shapes."""
+logger = logging.getLogger(__name__)
+_Number = TypeVar("_Number", int, float)
 
-_LAYOUT_PRESET = {
-    ("noise",): "wan2.1-1.3b",
-    ("noise", "track", "image"): "motionstream-1.3b",
-    ("noise", "mask", "image", "track"): "track-v0",
-    ("noise", "mask", "image"): "wan2.1-1.3b",
-}
-"""Preset that gives an unknown size its context, schedule and helpers, by the slots of its input."""
+HEAD_DIMS = (128, 64, 32)
+"""Head sizes to assume, in this order, where nothing tells the number of heads: published Wan models have 128."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +128,10 @@ def with_head_of(config: StreamConfig, head: Mapping[str, Tensor], described: ob
 
 def _custom(sizes: Sizes, described: Mapping[str, Any]) -> StreamConfig:
     layout = _layout(sizes)
-    base = settings.preset(_LAYOUT_PRESET[tuple(slot for slot, _ in layout)])
-    tokens = described.get("text_len", base.model.text.tokens)
-    head = base.model.track_head
-    model = ModelConfig(
+    base = _relative(layout)
+    head = base.model.track_head if "track" in dict(layout) else None
+    model = dataclasses.replace(
+        base.model,
         name="custom",
         dim=sizes.dim,
         ffn_dim=sizes.ffn_dim,
@@ -143,22 +139,44 @@ def _custom(sizes: Sizes, described: Mapping[str, Any]) -> StreamConfig:
         layers=sizes.layers,
         layout=layout,
         freq_dim=sizes.freq_dim,
+        eps=_stated(described, "eps", base.model.eps),
         image_tokens=settings.MODELS["motionstream-1.3b"].image_tokens if sizes.image_dim else 0,
         image_dim=sizes.image_dim or base.model.image_dim,
-        text=TextConfig(tokens=tokens if isinstance(tokens, int) else base.model.text.tokens, dim=sizes.text_dim),
+        image_input="slot" if "image" in dict(layout) else base.model.image_input,
+        text=TextConfig(tokens=_stated(described, "text_len", base.model.text.tokens), dim=sizes.text_dim),
         vae=_vae(sizes.latent_channels),
         track_head=dataclasses.replace(head, channels=sizes.latent_channels) if head else None,
     )
     return dataclasses.replace(base, model=model)
 
 
+def _relative(layout: tuple[tuple[str, int], ...]) -> StreamConfig:
+    """The preset that an unknown size takes its context, schedule and rules from: the one most like it."""
+    slots = [slot for slot, _ in layout]
+    latent = dict(layout)["noise"]
+    alike = [config for config in settings.PRESETS.values() if [slot for slot, _ in config.model.layout] == slots]
+    same_latent = [config for config in alike if config.model.latent_channels == latent]
+    return (same_latent or alike or [settings.preset("wan2.1-1.3b")])[0]
+
+
+def _stated(described: Mapping[str, Any], name: str, default: _Number) -> _Number:
+    """A positive number from the file's own configuration, where it has one of the default's type."""
+    value = described.get(name)
+    return value if type(value) is type(default) and value > 0 else default
+
+
 def _heads(sizes: Sizes) -> int:
-    if sizes.heads is None and sizes.dim % WAN_HEAD_DIM:
+    if sizes.heads is not None:
+        return sizes.heads
+    head_dim = next((size for size in HEAD_DIMS if sizes.dim % size == 0), None)
+    if head_dim is None:
         raise CheckpointError(
-            f"the number of heads is unknown: width {sizes.dim} is no multiple of {WAN_HEAD_DIM} and no config.json "
-            "or metadata tells it; give preset= a StreamConfig"
+            f"the number of heads is unknown: no config.json or metadata tells it, and the width {sizes.dim} is no "
+            f"multiple of {HEAD_DIMS[-1]}; give preset= a StreamConfig"
         )
-    return sizes.heads or sizes.dim // WAN_HEAD_DIM
+    if head_dim != HEAD_DIMS[0]:
+        logger.warning("nothing tells the number of heads: taking %d of %d", sizes.dim // head_dim, head_dim)
+    return sizes.dim // head_dim
 
 
 def _layout(sizes: Sizes) -> tuple[tuple[str, int], ...]:

@@ -88,10 +88,16 @@ def parse_lora(file: CheckpointFile, *, alpha: float | None = None, rank: int | 
 
 
 def merge_lora(
-    weights: Mapping[str, Tensor], lora: Lora, *, alpha: float | None = None, rank: int | None = None
+    weights: Mapping[str, Tensor],
+    lora: Lora,
+    *,
+    alpha: float | None = None,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Return the weights with `alpha / rank * up @ down` added (computed in float32, kept in their dtype).
+    """Return the weights with `alpha / rank * up @ down` added, computed in float32.
 
+    The changed weights get `dtype`, or keep theirs: bfloat16 weights then round the sum.
     weights: tensors by original name; those that the adapter does not touch are passed on uncopied. alpha and
     rank override what the adapter states; rank must equal that of the factors. CheckpointError: alpha unknown,
     a module that the model has not, shapes or ranks that do not fit.
@@ -104,6 +110,7 @@ def merge_lora(
         name = f"{module}.weight"
         scale = _scale(lora, module, alpha, rank)
         merged[name] = _updated(merged[name], down, lora.up[module], scale, f"{lora.origin}: {module}")
+        merged[name] = merged[name].to(dtype or weights[name].dtype)
     logger.info("merged %d LoRA updates of %s", len(lora.down), lora.origin)
     return merged
 
@@ -114,7 +121,7 @@ def _updated(weight: Tensor, down: Tensor, up: Tensor, scale: float, origin: str
             f"{origin}: a {list(up.shape)} x {list(down.shape)} update does not fit the weight {list(weight.shape)}; "
             "use the base model that the LoRA was trained on"
         )
-    return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale).to(weight.dtype)
+    return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale)
 
 
 def _scale(lora: Lora, module: str, alpha: float | None, rank: int | None) -> float:

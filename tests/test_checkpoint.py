@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.checkpoint import Student, load_student, random_student, save_student
-from ms_infer.checkpoint_names import strip_wrappers, to_diffusers, to_original
+from ms_infer.checkpoint_names import to_diffusers
 from ms_infer.checkpoint_sizes import Sizes, stream_config
 from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.errors import CheckpointError
@@ -27,8 +27,6 @@ GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"
 DIFFUSERS96 = GOLDEN / "weights_tiny96_diffusers.safetensors"
 BIDIRECTIONAL = json.loads((GOLDEN / "diffusers_key_map.json").read_text())
-KEY_MAP = [(ours, theirs) for ours, theirs, _ in BIDIRECTIONAL["key_map"]]
-IMAGE_KEY_MAP = [(o, t) for o, t, _ in json.loads((GOLDEN / "wan21_i2v_extra_keys.json").read_text())]
 HEADS = {"num_attention_heads": 3}
 
 TRACKED = StreamConfig(
@@ -72,6 +70,7 @@ def test_tiny96_loads_strictly_with_the_sizes_of_its_metadata() -> None:
     assert_holds(student, tiny96())
     model = student.config.model
     assert (model.heads, model.layers, model.text.tokens, model.layout) == (3, 3, 32, (("noise", 16),))
+    assert model.image_input == "prefill"
     assert student.source == "Wan (original names)"
     assert student.missing == ("vae",)
     assert student.unused == ()
@@ -89,26 +88,6 @@ def test_a_diffusers_folder_holds_the_same_weights_as_the_original_names(tmp_pat
     assert_holds(student, tiny96())
     assert student.source == "diffusers WanTransformer3DModel"
     assert student.config.model.heads == 3
-
-
-@pytest.mark.parametrize(("ours", "theirs"), KEY_MAP + IMAGE_KEY_MAP)
-def test_names_map_both_ways(ours: str, theirs: str) -> None:
-    assert to_original(theirs) == ours
-    assert to_diffusers(ours) == theirs
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.blocks.0.ffn.0.weight",
-        "module.model.blocks.0.ffn.0.weight",
-        "_orig_mod.blocks.0.ffn.0.weight",
-        "model._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module.ffn.0.weight",
-        "model.diffusion_model.blocks.0.ffn.0.weight",
-    ],
-)
-def test_wrapper_prefixes_are_stripped(name: str) -> None:
-    assert strip_wrappers(name) == "blocks.0.ffn.0.weight"
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,7 +218,7 @@ def test_the_golden_with_48_latent_channels_gets_the_wan_2_2_autoencoder() -> No
     model = stream_config(sizes, {}, None).model
 
     assert model.layout == (("noise", 48),)
-    assert (model.vae.kind, model.vae.latent_channels) == ("wan2.2", 48)
+    assert (model.vae.kind, model.vae.latent_channels, model.image_input) == ("wan2.2", 48, "pin")
 
 
 def wantrack_tensors(student: Student, *, id_dim: int = 8, bias: bool) -> dict[str, Tensor]:

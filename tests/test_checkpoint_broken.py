@@ -230,11 +230,16 @@ def test_a_preset_of_other_sizes_says_which(tmp_path: Path) -> None:
     assert "no wan2.1-1.3b: dim 96 (wanted 1536), ffn_dim 256 (wanted 8960), layers 3 (wanted 30)" in message
 
 
-def test_an_unknown_number_of_heads_asks_for_settings(tmp_path: Path) -> None:
+def test_an_unknown_number_of_heads_is_assumed_aloud_or_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_file(tiny96(), tmp_path / "model.safetensors")
+    assert load_student(tmp_path / "model.safetensors").config.model.heads == 3
+    assert "nothing tells the number of heads: taking 3 of 32" in caplog.text
 
-    assert "number of heads is unknown" in refused(tmp_path / "model.safetensors")
-    assert load_student(tmp_path / "model.safetensors", preset=tiny96_config()).config.model.heads == 3
+    sizes = dataclasses.replace(Sizes.of_model(tiny96_config().model), dim=88, heads=None)
+    with pytest.raises(CheckpointError, match="number of heads is unknown"):
+        stream_config(sizes, {}, None)
 
 
 @pytest.mark.parametrize("heads", [5, 0, -3, "3", [3], 96])

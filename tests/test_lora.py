@@ -68,6 +68,13 @@ def test_load_student_merges_a_longlive_pair(tmp_path: Path) -> None:
         torch.testing.assert_close(student.transformer.state_dict()[name], expected, atol=1e-6, rtol=0)
 
 
+def test_bfloat16_weights_merge_without_rounding_into_float32(tmp_path: Path) -> None:
+    student = load_student(TINY96, lora=write(tmp_path, ADAPTER), lora_alpha=8, dtype=torch.float32)
+
+    for name, expected in MERGED.items():
+        torch.testing.assert_close(student.transformer.state_dict()[name], expected, atol=1e-6, rtol=0)
+
+
 def test_a_peft_folder_states_its_alpha(tmp_path: Path) -> None:
     renamed = {name.replace(".weight", ".default.weight"): tensor for name, tensor in ADAPTER.items()}
     save_file(renamed, tmp_path / "adapter_model.safetensors")
