@@ -121,14 +121,14 @@ class TrackPlayer:
         if at_frame == 0:
             return places
         old, at = self._control, min(max(at_frame - 1 - self._start, 0), self._control.rgb_frames - 1)
-        kept = {int(one): row for row, one in enumerate(old.ids)}
+        kept = {one: row for row, one in enumerate(old.ids.tolist())}
         seen = np.flatnonzero(old.visible[:, at])
-        now = old.points[seen, at]
-        moved = now - self._anchors[seen]
-        for row, one in enumerate(control.ids):
-            if int(one) in kept:
-                places[row] = self._anchors[kept[int(one)]]
+        x, y = (np.ascontiguousarray(old.points[seen, at, axis]) for axis in (0, 1))
+        moved = old.points[seen, at] - self._anchors[seen]
+        for row, one in enumerate(control.ids.tolist()):
+            if one in kept:
+                places[row] = self._anchors[kept[one]]
             elif len(seen):
-                gap = (now - places[row]).astype(np.float64)
-                places[row] -= moved[int((gap[:, 0] * gap[:, 0] + gap[:, 1] * gap[:, 1]).argmin())]
+                dx, dy = (x - places[row, 0]).astype(np.float64), (y - places[row, 1]).astype(np.float64)
+                places[row] -= moved[int((dx * dx + dy * dy).argmin())]
         return places

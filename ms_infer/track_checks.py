@@ -62,8 +62,8 @@ def checked_points(points: ArrayLike) -> NDArray[np.float32]:
     check_samples(array.shape[0], array.shape[1])
     with np.errstate(over="ignore"):
         points32 = np.array(array, np.float32, order="C")
-    bad = ~np.isfinite(points32).all(-1)
-    if bad.any():
+    if not np.isfinite(points32).all():
+        bad = ~np.isfinite(points32).all(-1)
         track, frame = (int(i) for i in np.argwhere(bad)[0])
         raise TrackShapeError(
             f"points hold NaN or infinity at {int(bad.sum())} positions, first at track {track}, RGB frame {frame}; "

@@ -254,7 +254,8 @@ class Tracks:
         own_height, own_width = self.size or (1, 1)
         scaled = self.points.astype(np.float64) * (width, height) / (own_width, own_height)
         points = scaled.astype(np.float32)
-        inside = (points >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
+        x, y = points[..., 0], points[..., 1]
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         return Tracks(points, self.visible & inside, self.ids, size=(height, width), fps=self.fps)
 
     def merge(self, other: Tracks) -> Tracks:

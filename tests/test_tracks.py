@@ -17,7 +17,7 @@ from ms_infer.media import load_image
 from ms_infer.playback import TrackPlayer
 from ms_infer.tracks import Tracks
 
-coordinates = st.floats(-2, 2, width=32, allow_subnormal=False)
+coordinates = st.integers(-10, 50).map(lambda step: np.float32(step / 40))  # mostly inside the picture
 
 
 @st.composite
@@ -316,7 +316,7 @@ def test_a_control_plays_from_its_frame_and_holds_its_end(tracks: Tracks, start:
         assert not chunk.visible[tracks.count :].any()
         assert chunk.ids.tolist() == tracks.ids.tolist() + [0] * (8 - tracks.count)
         assert (chunk.points.shape, chunk.anchors.shape) == ((8, count, 2), (8, 2))
-        assert (chunk.points.dtype, chunk.visible.dtype, chunk.ids.dtype) == (np.float32, np.bool_, np.int64)
+        assert [str(a.dtype) for a in (chunk.points, chunk.visible, chunk.ids)] == ["float32", "bool", "int64"]
         frame += count
 
 
@@ -347,6 +347,20 @@ def test_a_new_point_on_moved_content_is_anchored_where_the_content_was() -> Non
     player.set(Tracks([[[10.0, 10.0]], [[80.0, 80.0]]], size=(100, 100)).drag((10, 10), (30, 10), seconds=0.5), 0)
     player.set(Tracks([[[32.0, 11.0]]], ids=[9], size=(100, 100)), 9)
     np.testing.assert_allclose(player.chunk(9, 1).anchors[0], [12, 11], atol=1e-4)
+
+
+def test_the_displacement_is_that_of_the_rgb_frame_before() -> None:
+    player = _player()
+    player.set(Tracks([[[10.0, 10.0]]], size=(100, 100)).path((10, 10), [(42, 10)], seconds=2.0), 0)  # 1 pixel each
+    player.set(Tracks([[[20.0, 20.0]]], ids=[5], size=(100, 100)), 9)
+    assert player.chunk(9, 1).anchors[0].tolist() == [12, 20]
+
+
+def test_a_control_replaced_before_the_first_frame_leaves_no_anchors() -> None:
+    player = _player()
+    player.set(Tracks([[[0.1, 0.1]]]), 0)
+    player.set(Tracks([[[0.5, 0.5]]]), 0)
+    assert player.chunk(0, 1).anchors[0].tolist() == [50, 50]
 
 
 def test_anchors_survive_many_controls_of_the_same_tracks() -> None:
