@@ -1,0 +1,18 @@
+"""Drag a thing in a picture: drag.py [SOURCE] [PICTURE] [OUT.mp4]."""
+
+import sys
+
+from ms_infer import Stream, Tracks
+from ms_infer.media import open_writer
+from ms_infer.source import demo_examples
+
+source, picture, out = (sys.argv[1:] + ["demo", None, "drag.mp4"][len(sys.argv) - 1 :])[:3]
+picture = picture or next(iter(demo_examples()), None)
+
+tracks = Tracks.grid(rows=4, cols=4).drag(point=(0.5, 0.5), to=(0.75, 0.4), seconds=1.5, radius=0.2)
+with Stream(source) as stream:
+    stream.start(picture, tracks=tracks)
+    with open_writer(out, height=stream.config.height, width=stream.config.width, fps=stream.config.fps) as writer:
+        for chunk in stream.take(seconds=2):
+            writer.write(chunk.frames)
+print(out)
