@@ -30,9 +30,9 @@ def open_engine(
         raise ConfigError(f"{source} is a bundle")
     if wanted in ("openvino", "tensorrt"):
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
-    from ms_infer.engines.torch import TorchEngine
+    from ms_infer.engines.torch_cuda import open_torch_engine
 
-    chosen = TorchEngine(load_source(source), device=device or env("DEVICE") or None, precision=precision)
+    chosen = open_torch_engine(load_source(source), device=device or env("DEVICE") or None, precision=precision)
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
     return chosen
 

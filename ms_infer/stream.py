@@ -147,7 +147,8 @@ class Stream:
         engine.write_cache()  # clean pass: later chunks must not attend to noisy keys
         clock.lap("write_cache")
         engine.commit()
-        chunk = Chunk(self._index, frames, self._next_rgb_frame, control.id, clock.total())
+        timings = {**clock.total(), **engine.stage_ms()}
+        chunk = Chunk(self._index, frames, self._next_rgb_frame, control.id, timings)
         self._index += 1
         self._applied, self._player = control, player
         return chunk

@@ -86,6 +86,10 @@ class Engine(ABC):
     def commit(self) -> None:
         """Adopt the states staged since `begin`."""
 
+    def stage_ms(self) -> Mapping[str, float]:
+        """Device milliseconds of stages of the last chunk that the host's clock cannot see; none by default."""
+        return {}
+
     @abstractmethod
     def recache(self, *, replace_sink: bool) -> None:
         """Re-encode the context under the newest prompt, between two chunks (LongLive's recache)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ms_infer.checkpoint import Student
 from ms_infer.context import ContextCache
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.model.transformer import PLAIN, Attend, Operations
 from ms_infer.prompt import embed_prompt
 from ms_infer.schedule import denoise_steps
 
@@ -32,13 +34,16 @@ class TorchEngine(Engine):
     """Runs a `Student`. fp32 on a CPU unless told otherwise, bf16 on a GPU."""
 
     name = "torch"
+    dtypes: ClassVar[Mapping[str, torch.dtype]] = DTYPES
+    """Precisions and the dtype of their activations."""
+    operations: Operations = PLAIN
 
     def __init__(self, student: Student, *, device: str | None = None, precision: str | None = None) -> None:
         self.device = check_device(device)
         self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
-        if self.precision not in DTYPES:
-            raise ConfigError(f"precision {self.precision!r} is not one of {sorted(DTYPES)}")
-        self.dtype = DTYPES[self.precision]
+        if self.precision not in self.dtypes:
+            raise ConfigError(f"precision {self.precision!r} is not one of {sorted(self.dtypes)}")
+        self.dtype = self.dtypes[self.precision]
         if student.vae is None:
             raise ConfigError(
                 f"the checkpoint ({student.source}) has no autoencoder; give one with "
@@ -50,6 +55,8 @@ class TorchEngine(Engine):
         self.track_head = student.track_head.to(self.device, self.dtype) if student.track_head else None
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
+        self.attend: Attend = self.cache
+        self._timesteps: dict[tuple[float, int, bool], Tensor] = {}
         self._allocate()
         self.reset()
 
@@ -119,7 +126,7 @@ class TorchEngine(Engine):
         self.cache.place_(0, latents.shape[1])
         self._fill_image_slots(0, latents.shape[1])
         self._x = latents
-        self._run(torch.zeros(1, latents.shape[1]))
+        self._run(self._timestep(0.0, latents.shape[1]))
         self._remember(0, latents.shape[1])
         self._made = latents.shape[1]
 
@@ -146,19 +153,21 @@ class TorchEngine(Engine):
                 self._input[:, j, self._slots["mask"]] = float(carried and self._image_latent is not None)
 
     def _track_latents(self, plan: ChunkPlan) -> Tensor:
-        tracks, head = plan.tracks, self.track_head
-        assert tracks is not None, "begin() checked it"
+        head = self.track_head
         assert head is not None, "begin() checked it"
-        points = torch.from_numpy(tracks.points).to(self.device)[None]
-        visible = torch.from_numpy(tracks.visible).to(self.device)[None]
-        ids = torch.from_numpy(tracks.ids).to(self.device)[None]
+        points, visible, ids, anchors = self._track_inputs(plan)
         content = validity = None
         if head.config.content == "warp":
-            content, validity = self._moved_image(
-                points, visible, torch.from_numpy(tracks.anchors).to(self.device)[None]
-            )
+            content, validity = self._moved_image(points, visible, anchors)
         latents: Tensor = head(points, visible, ids, opening=plan.opening, content=content, validity=validity)
         return latents
+
+    def _track_inputs(self, plan: ChunkPlan) -> tuple[Tensor, ...]:
+        """Points `[1, N, T, 2]`, visible `[1, N, T]`, ids `[1, N]` and anchors `[1, N, 2]` on the device."""
+        tracks = plan.tracks
+        assert tracks is not None, "begin() checked it"
+        arrays = (tracks.points, tracks.visible, tracks.ids, tracks.anchors)
+        return tuple(torch.from_numpy(array).to(self.device)[None] for array in arrays)
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
@@ -188,20 +197,27 @@ class TorchEngine(Engine):
         pins = self.config.model.image_input == "pin" and self._image_latent is not None
         return pins and self._plan.placement.start == 0
 
+    def _timestep(self, value: float, frames: int, *, pinned: bool = False) -> Tensor:
+        """`[1, frames]` on the device, made once; a pinned first latent frame is clean."""
+        key = (value, frames, pinned)
+        if key not in self._timesteps:
+            timestep = torch.full((1, frames), value, dtype=torch.float64)
+            if pinned:
+                timestep[:, 0] = 0
+            self._timesteps[key] = timestep.to(self.device)
+        return self._timesteps[key]
+
     def _run(self, timestep: Tensor) -> Tensor:
         """One pass over the current chunk; `timestep` is `[1, frames]`."""
         frames = self._x.shape[1]
         self._input[:, :frames, self._slots["noise"]] = self._x
-        flow: Tensor = self.transformer(self._input[:, :frames], timestep.to(self.device), self._keys, self.cache)
+        flow: Tensor = self.transformer(self._input[:, :frames], timestep, self._keys, self.attend, self.operations)
         return flow
 
     @torch.no_grad()
     def denoise(self, step: int) -> None:
         passes = self.steps[step]
-        timestep = torch.full((1, self._x.shape[1]), passes.timestep, dtype=torch.float64)
-        if self._pins_image():
-            timestep[:, 0] = 0
-        flow = self._run(timestep)
+        flow = self._run(self._timestep(passes.timestep, self._x.shape[1], pinned=self._pins_image()))
         self._x = self._x - passes.sigma * flow
         if passes.next_sigma and self.config.schedule.renoise == "fresh":
             self._x = (1 - passes.next_sigma) * self._x + passes.next_sigma * self._noise(step + 1)
@@ -217,8 +233,7 @@ class TorchEngine(Engine):
 
     @torch.no_grad()
     def write_cache(self) -> None:
-        timestep = torch.full((1, self._x.shape[1]), self.config.schedule.context_timestep, dtype=torch.float64)
-        self._run(timestep)
+        self._run(self._timestep(self.config.schedule.context_timestep, self._x.shape[1]))
 
     def commit(self) -> None:
         placement = self._plan.placement
@@ -242,8 +257,8 @@ class TorchEngine(Engine):
             self.cache.replace_sink_(start)
         self.cache.place_(start, frames)
         order = [(start + j) % self._history.shape[1] for j in range(frames)]
-        timestep = torch.full((1, frames), self.config.schedule.context_timestep, dtype=torch.float64)
-        self.transformer(self._history[:, order], timestep.to(self.device), self._keys, self.cache)
+        timestep = self._timestep(self.config.schedule.context_timestep, frames)
+        self.transformer(self._history[:, order], timestep, self._keys, self.cache, self.operations)
 
     def state(self) -> dict[str, Array]:
         tensors = {"k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k, "history": self._history}

@@ -7,19 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROPE_BASE = 10_000.0
+from ms_infer.angles import ROPE_BASE, axis_angles, axis_dims
 
-
-def axis_dims(head_dim: int) -> tuple[int, int, int]:
-    """Real dimensions of the temporal, height and width parts (128 -> 44, 42, 42)."""
-    side = 2 * (head_dim // 6)
-    return head_dim - 2 * side, side, side
-
-
-def axis_angles(positions: NDArray[np.int64], dims: int) -> NDArray[np.float64]:
-    """Angles [positions, dims / 2] in float64: position x base^(-2i / dims)."""
-    frequencies = ROPE_BASE ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
-    return np.multiply.outer(positions.astype(np.float64), frequencies)
+__all__ = ["ROPE_BASE", "Rotation", "axis_angles", "axis_dims", "rotate"]
 
 
 class Rotation:
@@ -53,10 +43,19 @@ class Rotation:
 
     def move_to_(self, first_position: int) -> None:
         """Put the frames at temporal positions first_position, first_position + 1, ..."""
+        values = torch.from_numpy(self.temporal(first_position))
+        self.set_temporal_(values.to(self._cos.device, self._cos.dtype))
+
+    def temporal(self, first_position: int) -> NDArray[np.float64]:
+        """Cosines and sines `[2, frames, temporal pairs]` of the frames from a temporal position on."""
         positions = first_position + np.arange(self.frames, dtype=np.int64)
-        angles = axis_angles(positions, self._temporal_dims)[:, None, :]
-        for table, values in ((self._cos, np.cos(angles)), (self._sin, np.sin(angles))):
-            table[:, :, : self._pairs] = torch.from_numpy(values).to(table.device, table.dtype)
+        angles = axis_angles(positions, self._temporal_dims)
+        return np.stack([np.cos(angles), np.sin(angles)])
+
+    def set_temporal_(self, values: Tensor) -> None:
+        """Copy the values of `temporal` into the tables: device work only, so a graph may hold it."""
+        for table, part in zip((self._cos, self._sin), values, strict=True):
+            table[:, :, : self._pairs] = part[:, None, :]
 
     @property
     def cos(self) -> Tensor:
