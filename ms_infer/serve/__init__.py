@@ -1,0 +1,1 @@
+"""`ms-serve`: a page in which a picture moves the way it is dragged."""

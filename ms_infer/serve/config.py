@@ -1,0 +1,102 @@
+"""Settings of the server: what a user may choose, and the limits that keep it safe."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from ms_infer.errors import ConfigError
+
+Codec = Literal["jpeg", "h264"]
+Engine = Literal["auto", "torch", "openvino", "tensorrt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on what one client, or all of them together, can cost."""
+
+    message_bytes: int = 128 * 1024
+    """Largest WebSocket message that a client may send."""
+    messages_per_second: float = 300.0
+    message_burst: int = 600
+    clients: int = 64
+    """Open WebSockets, watchers included."""
+    join_seconds: float = 10.0
+    """Time for the first message."""
+    send_seconds: float = 20.0
+    """Time for one message to leave before the connection is given up."""
+    resume_seconds: float = 30.0
+    """How long a session without its owner waits for a reconnect."""
+    idle_seconds: float = 900.0
+    """Time without any control after which a session ends."""
+    lifetime_seconds: float = 6 * 3600.0
+    image_bytes: int = 16 * 2**20
+    video_bytes: int = 64 * 2**20
+    pixels: int = 32 * 2**20
+    """Largest uploaded picture; a video's pictures may have a quarter of it."""
+    video_seconds: float = 10.0
+    """Part of an uploaded video that is read."""
+    decodes: int = 2
+    """Uploads decoded at the same time."""
+    upload_seconds: float = 30.0
+    """Time for an upload to arrive."""
+    record_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Open a page in which a picture moves the way it is dragged."""
+
+    source: tyro.conf.Positional[str] = "demo"
+    """"demo", a checkpoint, or a bundle made by ms-export."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs a token."""
+    port: int = 8600
+    open: bool = False
+    """Open the page in a browser."""
+    token: str = ""
+    """Secret that clients must bring; made up and printed when the host is not loopback."""
+    fps: float | None = None
+    """RGB frames shown per second; None is the model's own rate."""
+    min_fps: float = 10.0
+    """A new session is let in only while every session would still get so many RGB frames per second."""
+    max_sessions: int = 4
+    codec: Codec = "jpeg"
+    """jpeg works everywhere; h264 needs a browser with WebCodecs and about a fifth of the bandwidth."""
+    engine: Engine = "auto"
+    precision: str | None = None
+    """fp32, bf16, ...; None is the engine's default."""
+    limits: tyro.conf.Suppress[Limits] = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be within 0..65535, not {self.port}")
+        if self.fps is not None and not 1 <= self.fps <= 240:
+            raise ConfigError(f"fps must be within 1..240, not {self.fps}")
+        if not 0 < self.min_fps <= 240 or not 1 <= self.max_sessions <= 1000:
+            raise ConfigError(
+                f"min_fps must be within 0..240, max_sessions within 1..1000, not {self.min_fps}, {self.max_sessions}"
+            )
+        if not self.loopback and len(self.token) < 16:
+            raise ConfigError(
+                f"{self.host} can be reached from other machines, so it needs a token of 16 characters or more: "
+                "--token SECRET, or keep --host 127.0.0.1"
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,148 @@
+"""One WebSocket: its first message, its controls in, its frames out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ms_infer.errors import MotionStreamError
+from ms_infer.serve import protocol
+from ms_infer.serve.clients import Client, RateLimit
+from ms_infer.serve.controls import apply_control, hello, webcam_picture
+from ms_infer.serve.hub import Hub, Refused
+from ms_infer.serve.protocol import BadMessage, Type
+from ms_infer.serve.session import Session
+
+logger = logging.getLogger(__name__)
+STATS_SECONDS = 1.0
+BAD_MESSAGES = 50  # unreadable messages after which a client is sent away
+
+
+class Connection:
+    """Serves one accepted WebSocket until either side ends it."""
+
+    def __init__(self, socket: WebSocket, hub: Hub) -> None:
+        self.socket, self.hub, self.context = socket, hub, hub.context
+        self.client = Client(owner=False)
+        self.session: Session | None = None
+        limits = self.context.config.limits
+        self._rate = RateLimit(limits.messages_per_second, limits.message_burst)
+        self._bad = 0
+        self._last = (0, time.monotonic())
+
+    async def serve(self) -> None:
+        """Returns when the connection is over; nothing of the client is left then."""
+        tasks = [asyncio.create_task(work) for work in (self._receive(), self._send(), self._tell())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.client.closing = True
+            if not tasks[1].done():  # the goodbye may still be on its way
+                self.client.put(protocol.pack_json(Type.STATS, {}))
+                await asyncio.wait([tasks[1]], timeout=1)
+        finally:
+            if self.session is not None:
+                self.session.detach(self.client)
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | OSError):
+                    logger.error("a connection failed", exc_info=outcome)
+
+    # ---- in
+
+    async def _receive(self) -> None:
+        limits = self.context.config.limits
+        first = asyncio.timeout(limits.join_seconds)
+        try:
+            async with first:
+                while self.session is None and not self.client.closing:
+                    await self._take()
+        except TimeoutError:
+            self._bye("silent", "no join message came in time")
+        while not self.client.closing:
+            await self._take()
+
+    async def _take(self) -> None:
+        message = await self.socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        self.context.metrics.messages.inc()
+        if not self._rate.allow():
+            self._bye("rate", "too many messages")
+            return
+        try:
+            await self._handle(message.get("bytes"))
+        except (BadMessage, MotionStreamError) as error:
+            self.context.metrics.refused.inc()
+            self._bad += isinstance(error, BadMessage)
+            self._error("message", str(error))
+            if self._bad > BAD_MESSAGES:
+                self._bye("garbage", "too many messages that cannot be read")
+
+    async def _handle(self, data: bytes | None) -> None:
+        if not data:
+            raise BadMessage("a message is binary: one type byte and its content")
+        if data[0] == Type.CONTROL:
+            control = protocol.read_control(data[1:])
+            if isinstance(control, protocol.Join):
+                await self._join(control)
+            elif control is not None and self.session is None:
+                raise BadMessage("the first control must be join")
+            elif control is not None and self.session is not None and self.client.owner:
+                await apply_control(self.session, control)
+        elif data[0] == Type.WEBCAM and self.session is not None and self.client.owner:
+            await webcam_picture(self.session, data[1:])
+
+    async def _join(self, message: protocol.Join) -> None:
+        if self.session is not None:
+            raise BadMessage("this connection has joined already")
+        if message.version != protocol.VERSION:
+            self._bye(
+                "version", f"this server speaks version {protocol.VERSION}, not {message.version}: reload the page"
+            )
+            return
+        try:
+            self.session = await self.hub.join(message, self.client)
+        except Refused as refusal:
+            self._error("refused", str(refusal), **refusal.content)
+            return
+        self.client.put(protocol.pack_json(Type.HELLO, hello(self.session, self.client)))
+
+    # ---- out
+
+    async def _send(self) -> None:
+        seconds = self.context.config.limits.send_seconds
+        while (message := await self.client.take()) is not None:
+            async with asyncio.timeout(seconds):
+                await self.socket.send_bytes(message)
+
+    async def _tell(self) -> None:
+        """Once a second: what this client gets and how the server does."""
+        while True:
+            await asyncio.sleep(STATS_SECONDS)
+            session = self.session
+            if session is None:
+                continue
+            (count, then), now = self._last, time.monotonic()
+            self._last = (self.client.sent, now)
+            content = {
+                "state": session.state,
+                "fps": round((self.client.sent - count) / (now - then), 1),
+                "chunk": session.chunk,
+                "chunk_ms": round(self.hub.worker.chunk_seconds * 1e3, 1),
+                "dropped": self.client.dropped,
+                "late": session.misses,
+                "sessions": len(self.hub.sessions),
+                "watchers": sum(not client.owner for client in session.clients),
+            }
+            self.client.put(protocol.pack_json(Type.STATS, content))
+
+    def _error(self, code: str, text: str, **details: Any) -> None:
+        self.client.put(protocol.pack_json(Type.ERROR, {"code": code, "text": text, **details}))
+
+    def _bye(self, reason: str, text: str) -> None:
+        self.client.close(protocol.pack_json(Type.BYE, {"reason": reason, "text": text}))

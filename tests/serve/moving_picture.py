@@ -1,0 +1,84 @@
+"""A stand-in for Stream in tests of the server: the first frame, moved along the tracks, without a model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ms_infer.config import StreamConfig, preset
+from ms_infer.media import load_image
+from ms_infer.model.warp import warp_first_frame
+from ms_infer.playback import TrackPlayer
+from ms_infer.stream import Chunk
+from ms_infer.tracks import Tracks
+
+
+class MovingPicture:
+    """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` the chunk that fails."""
+
+    engine = "moving picture"
+
+    def __init__(self, *, size: int = 64, seconds: float = 0.0, fail_at: int = -1) -> None:
+        self.config: StreamConfig = replace(preset("demo"), height=size, width=size)
+        self.seconds, self.fail_at = seconds, fail_at
+        self.prompts: list[Any] = []
+        self.controls: list[Tracks | None] = []
+        self.seeds: list[int | None] = []
+        self.threads: set[int] = set()
+        self.closed = False
+        self.start()
+        self.threads.clear()
+
+    def start(
+        self, image: Any = None, prompt: Any = "", tracks: Tracks | None = None, *, seed: int | None = None
+    ) -> None:
+        self.threads.add(threading.get_ident())
+        size = self.config.height
+        grey = np.full((size, size, 3), 128, np.uint8)
+        self.image: NDArray[np.uint8] = grey if image is None else load_image(image, size, size)
+        self.prompts.append(prompt)
+        self.seeds.append(seed)
+        self.index = self.frame = 0
+        self.player = TrackPlayer(size, size, self.config.fps, 256)
+
+    def set_prompt(self, prompt: Any) -> int:
+        self.prompts.append(prompt)
+        return len(self.prompts)
+
+    def set_tracks(self, tracks: Tracks | None) -> int:
+        self.controls.append(tracks)
+        self.player.set(tracks, self.frame)
+        return len(self.controls)
+
+    def step(self) -> Chunk:
+        self.threads.add(threading.get_ident())
+        if self.index == self.fail_at:
+            self.fail_at = -1
+            raise RuntimeError("secret path /home/somebody/weights.pt")
+        until = time.monotonic() + self.seconds
+        count = self.config.chunk_rgb_frames(self.index)
+        frames = self._moved(count)
+        time.sleep(max(0.0, until - time.monotonic()))
+        chunk = Chunk(self.index, frames, self.frame, 0, {"denoise": 1.0, "chunk": 1.0})
+        self.index += 1
+        self.frame += count
+        return chunk
+
+    def _moved(self, count: int) -> NDArray[np.uint8]:
+        plan = self.player.chunk(self.frame, count)
+        rows = np.flatnonzero(plan.visible.any(1))
+        image = torch.from_numpy(self.image.copy()).permute(2, 0, 1)[None].float() / 255
+        if len(rows) == 0:
+            return np.repeat(self.image[None], count, 0)
+        arrays = (plan.points[rows], plan.visible[rows], plan.anchors[rows])
+        frames, _ = warp_first_frame(image, *(torch.from_numpy(array)[None] for array in arrays))
+        return frames[0].permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+    def close(self) -> None:
+        self.closed = True
