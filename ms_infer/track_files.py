@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,7 +23,19 @@ from ms_infer.track_checks import MAX_SAMPLES
 from ms_infer.tracks import Tracks
 
 MAX_BYTES = MAX_SAMPLES * 32  # unpacked size of a file that could still hold valid tracks
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, LookupError, EOFError, OSError, RuntimeError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    LookupError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,  # numpy parses the headers of arrays as Python literals
+)
 JSON_FORMAT = "ms-infer tracks"
 
 ATI_FRAMES, ATI_FPS, ATI_SCALE = 121, 24.0, 8  # ATI stores coordinates and visibility times 8
@@ -249,7 +262,7 @@ def _unzip(data: bytes) -> dict[str, NDArray[Any]]:
 def _load_npy(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise TrackShapeError(f"{path.name} is not an .npy of numbers: {error}") from error
 
 

@@ -193,6 +193,25 @@ def test_an_npy_with_pickled_objects_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "header", ["{'descr': '<f4', 'shape': (1,", "{'descr': '<f4', 'fortran_order': False, 'shape': (", "!"]
+)
+def test_an_array_with_a_broken_header_is_refused(tmp_path: Path, header: str) -> None:
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("points.npy", content)
+    with pytest.raises(TrackShapeError, match=r"^t\.npz: not an \.npz of plain arrays"):
+        Tracks.load(tmp_path / "t.npz")
+
+
+def test_an_array_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(118) + "\n"
+    path = write_wan_move(tmp_path, np.zeros((1, 5, 2, 2)), np.ones((1, 5, 2), bool))
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
+    with pytest.raises(TrackShapeError, match=r"not an \.npy of numbers"):
+        Tracks.load(path)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not JSON"),
