@@ -165,8 +165,10 @@ def test_pan_zoom_and_roll_move_points_about_the_centre() -> None:
 
 
 def test_roll_keeps_distances_in_the_picture_with_relative_coordinates() -> None:
-    relative = Tracks([[[0.75, 0.5]]]).camera(roll=90, aspect=2.0)
-    np.testing.assert_allclose(_last(relative), [[0.5, 1.0]], atol=1e-6)
+    relative = Tracks([[[0.75, 0.75]]]).camera(roll=90, aspect=2.0)
+    np.testing.assert_allclose(_last(relative), [[0.375, 1.0]], atol=1e-6)
+    pixels = Tracks([[[75.0, 37.5]]], size=(50, 100)).camera(roll=90)
+    np.testing.assert_allclose(_last(pixels), [[37.5, 50.0]], atol=1e-4)
     with pytest.raises(ConfigError, match="aspect"):
         Tracks.grid(2, 2).camera(roll=5)
 
