@@ -1,0 +1,320 @@
+"""Static buffers, captured graphs, noise on the device, fused operations, and the engine made of them, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, attention, device_noise, graphs, noise
+from ms_infer.checkpoint import Student
+from ms_infer.config import TrackHeadConfig
+from ms_infer.context import ContextCache
+from ms_infer.engines.torch import TorchEngine
+from ms_infer.engines.torch_cuda import FusedEngine, open_torch_engine
+from ms_infer.fused import Fp8Operations, FusedOperations, join_layers, load_kernels
+from ms_infer.model.transformer import PLAIN, Transformer, full_attention
+from tests.tiny import tiny_config, tiny_student, without_tracks
+
+CPU = torch.device("cpu")
+Frames = NDArray[np.uint8]
+
+
+def test_buffers_keep_their_memory_and_refuse_other_shapes() -> None:
+    buffers = graphs.StaticBuffers(CPU)
+    held = buffers.add("state", (5, 2), torch.float32, uploaded=True)
+    buffers.upload("state", np.full((3, 2), 7, np.float32))
+
+    assert held.data_ptr() == buffers["state"].data_ptr()
+    assert held.tolist() == [[7, 7]] * 3 + [[0, 0]] * 2
+    for wrong in (np.zeros((3, 3), np.float32), np.zeros((6, 2), np.float32), np.zeros((3, 2), np.float64)):
+        with pytest.raises(ConfigError, match="open another Stream"):
+            buffers.upload("state", wrong)
+    with pytest.raises(ConfigError, match="exists already"):
+        buffers.add("state", (1,), torch.float32)
+
+
+def test_a_disabled_graph_calls_its_work_and_refuses_moved_tensors() -> None:
+    x = torch.zeros(3)
+    graph = graphs.CapturedGraph("add", lambda: x.add_(1), {"x": x}, enabled=False)
+    for _ in range(3):
+        graph({"x": x})
+
+    assert (x.tolist(), graph.replays, graph.captured) == ([3, 3, 3], 3, False)
+    for other in (torch.zeros(3), x[:2], x.view(torch.int32)):
+        with pytest.raises(ConfigError, match=r"'add'.*x: \[3\].*another Stream"):
+            graph({"x": other})
+    with pytest.raises(ConfigError, match="y: absent"):
+        graph({"x": x, "y": x})
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph: a replay repeats what was captured."""
+
+    captured: Callable[[], Any]
+
+    def replay(self) -> None:
+        self.captured()
+
+
+def test_a_graph_warms_up_then_captures_once_then_only_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fake = FakeGraph()
+
+    @contextmanager
+    def capture(graph: FakeGraph, **options: Any) -> Iterator[None]:
+        before = len(calls)
+        yield
+        del calls[before:]  # captured work does not run
+        graph.captured = lambda: calls.append("replay")
+
+    monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", lambda: fake)
+    monkeypatch.setattr(graphs.torch.cuda, "graph", capture)
+    monkeypatch.setattr(
+        graphs.torch.cuda, "current_stream", lambda: type("S", (), {"synchronize": lambda self: None})()
+    )
+    graph = graphs.CapturedGraph("work", lambda: calls.append("work"), {}, enabled=True)
+    graph()
+    graph()
+
+    assert calls == ["work"] * graphs.WARM_UPS + ["replay", "replay"]
+
+
+def test_graphs_follow_device_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    assert (graphs.graphs_enabled(CPU), graphs.graphs_enabled(cuda)) == (False, True)
+    monkeypatch.setenv("MS_INFER_NO_CUDA_GRAPH", "1")
+    assert not graphs.graphs_enabled(cuda)
+    monkeypatch.setenv("MS_INFER_NO_CUDA_GRAPH", "yes")
+    with pytest.raises(ConfigError, match="NO_CUDA_GRAPH='yes'"):
+        graphs.graphs_enabled(cuda)
+
+
+@pytest.mark.parametrize(("seed", "chunk"), [(0, 0), (2**63 + 5, 2**32 + 7), (-3, 12)])
+def test_noise_on_the_device_has_the_same_bits(seed: int, chunk: int) -> None:
+    expected = np.stack([noise.normal(seed, chunk, p, 5_003) for p in range(3)])
+    numbers = torch.from_numpy(device_noise.counters(seed, chunk))
+
+    np.testing.assert_array_equal(device_noise.normal(numbers, 3, 5_003).numpy(), expected)
+    numbers[2] += 1  # the chunk is read from memory, so a captured graph draws anew
+    assert (device_noise.normal(numbers, 3, 5_003).numpy() != expected).mean() > 0.99
+
+
+def block_inputs(dim: int) -> tuple[Transformer, tuple[Any, ...]]:
+    torch.manual_seed(0)
+    student = tiny_student(dim=dim, ffn_dim=2 * dim, heads=2, layers=2)
+    config = student.config
+    x = torch.randn(1, 3, config.model.in_channels, config.latent_height, config.latent_width)
+    keys = student.transformer.condition(torch.randn(1, config.model.text.tokens, config.model.text.dim))
+    timestep = torch.tensor([[900.0, 500.0, 0.0]])
+    return student.transformer, (x, timestep, keys, full_attention(lambda t: t))
+
+
+@torch.no_grad()
+def test_fused_operations_equal_the_plain_ones() -> None:
+    transformer, inputs = block_inputs(24)
+    plain = transformer(*inputs, PLAIN)
+    fused = transformer(*inputs, FusedOperations(transformer, load_kernels(CPU)))
+
+    torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
+    assert torch.equal(transformer(*inputs), plain), "joined weights are the same weights"
+
+
+@torch.no_grad()
+def test_fp8_products_stay_near_and_odd_widths_are_refused() -> None:
+    transformer, (x, timestep, keys, attend) = block_inputs(32)
+    plain = transformer(x, timestep, keys, attend)
+    transformer.bfloat16()
+    operations = Fp8Operations(transformer, load_kernels(CPU))
+    keys = [tuple(tensor.bfloat16() for tensor in layer) for layer in keys]
+    rounded = transformer(x.bfloat16(), timestep, keys, attend, operations).float()
+
+    error = (rounded - plain).norm() / plain.norm()
+    assert 1e-4 < error < 0.1
+    narrow, _ = block_inputs(24)
+    with pytest.raises(ConfigError, match="multiples of 16"):
+        Fp8Operations(narrow, load_kernels(CPU))
+
+
+@torch.no_grad()
+def test_joined_layers_share_their_memory() -> None:
+    layers = [nn.Linear(4, width) for width in (3, 2)]
+    x = torch.randn(5, 4)
+    expected = torch.cat([layer(x) for layer in layers], dim=-1)
+    joined = join_layers(*layers)
+
+    torch.testing.assert_close(joined(x), expected)
+    layers[1].bias.fill_(9)
+    assert joined.bias.tolist()[3:] == [9, 9]
+
+
+def candidate(name: str, *, off: float = 0.0, fails: bool = False) -> attention.Implementation:
+    exact = next(one for one in attention.implementations(CPU, load_kernels(CPU)) if one.name == "sdpa")
+
+    def run(q: Tensor, k: Tensor, v: Tensor, state: Tensor, valid: int) -> Tensor:
+        if fails:
+            raise RuntimeError("no backend")
+        return exact.run(q, k, v, state, valid) + off
+
+    return attention.Implementation(name, False, run)
+
+
+def test_the_fastest_right_attention_is_chosen() -> None:
+    times = iter([5.0] * 13 + [2.0] * 13 + [1.0] * 13)
+    candidates = [candidate("slow"), candidate("fast"), candidate("wrong", off=0.5), candidate("absent", fails=True)]
+    chosen, measured = attention.choose(candidates, tiny_config(), torch.zeros(1), clock=lambda work: next(times))
+
+    assert chosen.name == "fast"
+    assert [m.ms for m in measured] == [5, 2, 1, float("inf")]
+    assert measured[2].error > 0.1
+    with pytest.raises(DeviceError, match="all failed"):
+        attention.choose(candidates[2:], tiny_config(), torch.zeros(1), clock=lambda work: 1.0)
+
+
+Open = Callable[..., Stream]
+
+
+@pytest.fixture
+def over(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """A stream over an engine of the given class."""
+
+    def open_stream(kind: type[TorchEngine], student: Student, **options: Any) -> Stream:
+        with monkeypatch.context() as patch:
+            patch.setattr("ms_infer.stream.open_engine", lambda *a, **k: kind(student, device="cpu", **options))
+            return Stream(student, seed=options.get("seed", 3))
+
+    return open_stream
+
+
+def picture() -> Frames:
+    return np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+
+
+def start(stream: Stream) -> Stream:
+    moved = Tracks.grid(4, 4).drag((0.4, 0.5), (0.8, 0.5), seconds=1.0, radius=0.3)
+    stream.start(picture(), "a cat", moved if stream.config.model.track_head else None)
+    return stream
+
+
+def chunks(stream: Stream, count: int) -> list[Frames]:
+    return [stream.step().numpy() for _ in range(count)]
+
+
+def rollout(stream: Stream) -> Frames:
+    """Past the window's first wrap, then a prompt that replaces the sink, then on."""
+    made = chunks(start(stream), 5)
+    stream.set_prompt("dog night", replace_sink=True)
+    return np.concatenate(made + chunks(stream, 2))
+
+
+SHORT = ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1, rope="absolute")
+STUDENTS: dict[str, Callable[[], Student]] = {
+    "tracks and warp": tiny_student,
+    "paper's track head": lambda: tiny_student(track_head=TrackHeadConfig(max_tracks=24, id_dim=8), layout=PAPER),
+    "given frame": without_tracks,
+    "pinned image": lambda: without_tracks(image_input="pin"),
+    "short first chunk, absolute": lambda: tiny_student(context=SHORT),
+}
+PAPER = (("noise", 16), ("track", 16), ("image", 16))
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+@pytest.mark.parametrize("how", ["twin", "sdpa"])
+def test_the_fused_engine_makes_the_same_video(over: Open, kind: str, how: str) -> None:
+    plain = rollout(over(TorchEngine, STUDENTS[kind]()))
+    fused = rollout(over(FusedEngine, STUDENTS[kind](), attention=how))
+
+    difference = np.abs(plain.astype(np.int16) - fused)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+def names(stream: Stream) -> list[str]:
+    return [kind[0] for kind in stream._engine._graphs]  # type: ignore[attr-defined]
+
+
+def test_one_graph_serves_filling_and_steady_state(over: Open) -> None:
+    dynamic, static = (start(over(FusedEngine, tiny_student(), attention=how)) for how in ("twin", "sdpa"))
+    for stream in (dynamic, static):
+        chunks(stream, 8)
+
+    assert sorted(names(dynamic)) == ["decode", "decode", "denoise", "write_cache"]  # the opening decodes to 9 frames
+    levels = static.config.context.cache_frames // static.config.context.chunk_frames
+    assert names(static).count("denoise") == names(static).count("write_cache") == levels
+
+
+def test_nothing_that_a_graph_reads_ever_moves(over: Open, tmp_path: Path) -> None:
+    stream = start(over(FusedEngine, tiny_student()))
+    engine = stream._engine
+    chunks(stream, 2)
+    before = {name: tensor.data_ptr() for name, tensor in engine._graph_tensors().items()}  # type: ignore[attr-defined]
+    stream.set_prompt("dog", recache=True)
+    chunks(stream, 3)
+    stream.snapshot(tmp_path / "s.safetensors")
+    stream.restore(tmp_path / "s.safetensors")
+    chunks(start(stream), 2)
+
+    assert before == {n: t.data_ptr() for n, t in engine._graph_tensors().items()}  # type: ignore[attr-defined]
+
+
+def test_a_resized_buffer_is_refused(over: Open) -> None:
+    stream = start(over(FusedEngine, tiny_student()))
+    chunks(stream, 1)
+    cache: ContextCache = stream._engine.cache  # type: ignore[attr-defined]
+    cache.k = torch.zeros(2, 1, 2, 4, 12)
+    with pytest.raises(ConfigError, match=r"k: \[2, 1, 2, 36, 12\].*open another Stream"):
+        stream.step()
+
+
+def test_snapshot_restart_and_failure_work_over_static_buffers(
+    over: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = start(over(FusedEngine, tiny_student()))
+    first = chunks(stream, 4)
+    stream.snapshot(tmp_path / "s.safetensors")
+    undisturbed = chunks(stream, 2)
+    stream.restore(tmp_path / "s.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(stream._engine, "write_cache", lambda: (_ for _ in ()).throw(OSError("injected")))
+        with pytest.raises(OSError, match="injected"):
+            stream.step()
+    again = chunks(stream, 2)
+    start(stream)
+
+    for a, b in zip(undisturbed + first, again + chunks(stream, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_cpu_gets_the_plain_engine_and_no_fp8() -> None:
+    assert type(open_torch_engine(tiny_student(), device="cpu")) is TorchEngine
+    with pytest.raises(DeviceError, match="fp8"):
+        open_torch_engine(tiny_student(), device="cpu", precision="fp8")
+    with pytest.raises(ConfigError, match="twin"):
+        FusedEngine(tiny_student(), device="cpu", attention="magic")
+
+
+def test_fp8_and_bf16_streams_follow_the_full_precision_one(over: Open) -> None:
+    def latents(**options: Any) -> Tensor:
+        stream = start(over(FusedEngine, tiny_student(dim=32, ffn_dim=64), **options))
+        chunks(stream, 1)
+        return stream._engine._buffers["latents"].float()  # type: ignore[attr-defined, no-any-return]
+
+    exact = latents(precision="fp32")
+    errors = [float((latents(precision=p) - exact).norm() / exact.norm()) for p in ("bf16", "fp8")]
+    assert 0 < errors[0] < errors[1] < 0.2
+
+
+def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:
+    plain, warm = over(FusedEngine, tiny_student()), over(FusedEngine, tiny_student())
+    warm._engine.warm_up()  # type: ignore[attr-defined]
+
+    assert sorted(set(names(warm))) == ["decode", "denoise", "write_cache"]
+    for a, b in zip(chunks(start(plain), 3), chunks(start(warm), 3), strict=True):
+        np.testing.assert_array_equal(a, b)
