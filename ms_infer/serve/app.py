@@ -41,8 +41,9 @@ KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf
 OPEN_PATHS = frozenset([*PAGE, "/healthz", "/readyz"])
 THUMBNAIL = 512  # side of an example as the page shows it before the stream has begun
 SECURITY = {
-    b"content-security-policy": b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    b"connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"content-security-policy": b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    b"media-src 'self' blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     b"cross-origin-opener-policy": b"same-origin",

@@ -7,7 +7,6 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import tyro
 
@@ -35,18 +34,23 @@ def serve(config: ServeConfig) -> str:
     """Run until interrupted; returns the closing words."""
     set_logging()
     try:
-        import uvicorn
-
         from ms_infer.serve.app import create_app
     except ImportError as error:
         from ms_infer.errors import MissingExtraError
 
         raise MissingExtraError(f"ms-serve needs {error.name}: pip install 'ms-infer[serve]'") from error
     from ms_infer.serve.open import stream_opener
+    from ms_infer.serve.transport import make_server
 
-    app = create_app(config, stream_opener(config))
-    server = _server(uvicorn, app, config)
-    server.run()
+    def listening(port: int) -> None:
+        url = address(config, port)
+        print(url, flush=True)
+        if not config.loopback:
+            print("ms-serve: other machines can reach this address", file=sys.stderr)
+        if config.open:
+            webbrowser.open(url)
+
+    make_server(create_app(config, stream_opener(config)), config, listening).run()
     return "closed"
 
 
@@ -54,38 +58,3 @@ def address(config: ServeConfig, port: int) -> str:
     """What to open in a browser."""
     name = "localhost" if is_loopback(config.host) else config.host
     return f"http://{name}:{port}/" + (f"?token={config.token}" if config.token else "")
-
-
-def _server(uvicorn: Any, app: Any, config: ServeConfig) -> Any:
-    from ms_infer.serve.transport import AbortingProtocol
-
-    settings = uvicorn.Config(
-        app,
-        host=config.host,
-        port=config.port,
-        log_level="warning",
-        access_log=False,  # the token is part of an address
-        server_header=False,
-        ws=AbortingProtocol,
-        ws_max_size=config.limits.message_bytes,
-        ws_per_message_deflate=False,
-        ws_ping_interval=10.0,
-        ws_ping_timeout=20.0,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=3,
-        limit_concurrency=4 * config.limits.clients,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
-
-    class Server(uvicorn.Server):  # type: ignore[misc,name-defined]
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                url = address(config, self.servers[0].sockets[0].getsockname()[1])
-                print(url, flush=True)
-                if not config.loopback:
-                    print("ms-serve: other machines can reach this address", file=sys.stderr)
-                if config.open:
-                    webbrowser.open(url)
-
-    return Server(settings)

@@ -26,6 +26,8 @@ class Limits:
     """Open WebSockets, watchers included."""
     join_seconds: float = 10.0
     """Time for the first message."""
+    ping_seconds: float = 15.0
+    """Time between pings, and for the answer to one."""
     send_seconds: float = 20.0
     """Time for one message to leave before the connection is given up."""
     resume_seconds: float = 30.0

@@ -97,6 +97,8 @@ class Hub:
             self._opening -= 1
         name = secrets.token_hex(4)
         session = self.sessions[name] = Session(stream, self.context, name)
+        config, examples = stream.config, self.context.examples
+        session.image = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
         self.worker.add(session)
         self.context.metrics.sessions.set(len(self.sessions))
         logger.info("session %s opened", name)

@@ -1,8 +1,15 @@
-"""The WebSocket transport, with an end for peers that never read."""
+"""The HTTP and WebSocket server under the application: uvicorn with bounds, and an end for peers that never read."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from ms_infer.serve.config import ServeConfig
 
 
 class AbortingProtocol(WebSocketsSansIOProtocol):
@@ -11,3 +18,38 @@ class AbortingProtocol(WebSocketsSansIOProtocol):
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Calls `listening` with its port once it accepts connections."""
+
+    def __init__(self, settings: uvicorn.Config, listening: Callable[[int], None]) -> None:
+        super().__init__(settings)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening(int(self.servers[0].sockets[0].getsockname()[1]))
+
+
+def make_server(app: ASGIApp, config: ServeConfig, listening: Callable[[int], None]) -> Server:
+    """A server for the application; `run()` serves until interrupted."""
+    settings = uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        access_log=False,  # the token is part of an address
+        server_header=False,
+        ws=AbortingProtocol,
+        ws_max_size=config.limits.message_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=config.limits.ping_seconds,
+        ws_ping_timeout=config.limits.ping_seconds,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=4 * config.limits.clients,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    return Server(settings, listening)
