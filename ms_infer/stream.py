@@ -96,12 +96,12 @@ class Stream:
         self.close()
 
     def start(
-        self, image: Any = None, prompt: Prompt = "", tracks: Tracks | None = None, *, seed: int | None = None
+        self, image: Any = None, prompt: Prompt | None = None, tracks: Tracks | None = None, *, seed: int | None = None
     ) -> None:
         """Begin a new stream.
 
         image: path, bytes, PIL image or uint8 array; cropped and scaled to the stream's size.
-        prompt: text, or a ready embedding `[<= tokens, dim]`.
+        prompt: text, or a ready embedding `[<= tokens, dim]`; None is the empty prompt.
         tracks: points to follow from RGB frame 0 on.
         """
         self._check_open()
@@ -110,7 +110,7 @@ class Stream:
             from ms_infer.media import load_image
 
             first_frame = load_image(image, self.config.height, self.config.width)
-        text = self._engine.embed(prompt)
+        text = self._engine.embed("" if prompt is None else prompt)
         player = self._new_player()
         self._check_tracks(player, tracks)
         self.seed = self.seed if seed is None else seed
@@ -203,7 +203,7 @@ class Stream:
     def reset(self) -> None:
         """Start over with the same image, prompt, tracks and seed."""
         newest = self._controls.newest()
-        self.start(self._image, "" if newest.text is None else newest.text, newest.tracks)
+        self.start(self._image, newest.text, newest.tracks)
 
     def snapshot(self, path: str | Path) -> None:
         """Write everything the next chunk depends on to a safetensors file."""
