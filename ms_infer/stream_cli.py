@@ -14,6 +14,7 @@ from ms_infer import cli
 from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ms_infer.config import StreamConfig
     from ms_infer.stream import Chunk, Stream
     from ms_infer.tracks import Tracks
     from ms_infer.writers import VideoWriter
@@ -79,26 +80,38 @@ def stream_to_file(options: StreamOptions) -> str:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
     with Stream(options.source, engine=options.engine, precision=options.precision, seed=options.seed) as stream:
         config = stream.config
-        tracks = make_tracks(options, config.width / config.height) if config.model.track_head else None
-        stream.start(options.image or example_image(options), options.prompt, tracks)
+        image = options.image or example_image(options)
+        tracks = make_tracks(options, image, config) if config.model.track_head else None
+        stream.start(image, options.prompt, tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
             timings = _write(stream, writer, options, tracks)
     return _report(stream, timings, options)
 
 
-def make_tracks(options: StreamOptions, aspect: float) -> Tracks:
+def make_tracks(options: StreamOptions, image: str | None, config: StreamConfig) -> Tracks:
     """Tracks of the command line: a file, or a grid moved by drags and camera."""
     from ms_infer.tracks import Tracks
 
     if options.tracks:
-        return Tracks.load(options.tracks)
+        return load_tracks(options.tracks, image, config)
     tracks = Tracks.grid(options.grid, options.grid)
     for drag in options.drag:
         start, end = parse_drag(drag)
         tracks = tracks.drag(start, end, seconds=options.motion_seconds, radius=options.radius)
     if options.camera:
+        aspect = config.width / config.height
         tracks = tracks.camera(**parse_camera(options.camera), seconds=options.motion_seconds, aspect=aspect)
     return tracks
+
+
+def load_tracks(path: str, image: str | None, config: StreamConfig) -> Tracks:
+    """Tracks of a file, cropped as the picture is. ATI files do not say their size: it is the picture's."""
+    from ms_infer.media import image_size
+    from ms_infer.tracks import Tracks
+
+    size = image_size(image) if image is not None and path.endswith(".pth") else None
+    tracks = Tracks.load(path, size=size)
+    return tracks if tracks.size is None else tracks.crop_to(config.height, config.width)
 
 
 def parse_drag(text: str) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -145,7 +158,7 @@ def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: 
 
 
 def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
-    from ms_infer.overlay import draw_tracks
+    from ms_infer.overlay import TAIL_RGB_FRAMES, draw_tracks, guess_kinds
     from ms_infer.playback import TrackPlayer
 
     if tracks is None:
@@ -153,8 +166,10 @@ def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
     config = stream.config
     player = TrackPlayer(config.height, config.width, config.fps, tracks.count)
     player.set(tracks, 0)
-    shown = player.chunk(0, chunk.first_rgb_frame + len(chunk.frames))
-    return draw_tracks(chunk.frames, shown.points, shown.visible)
+    whole = tracks.to_pixels(config.height, config.width)
+    first = max(0, chunk.first_rgb_frame - TAIL_RGB_FRAMES)
+    shown = player.chunk(first, chunk.first_rgb_frame + len(chunk.frames) - first)
+    return draw_tracks(chunk.frames, shown.points, shown.visible, guess_kinds(whole.points, whole.visible))
 
 
 class _progress:

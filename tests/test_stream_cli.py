@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from ms_infer.checkpoint import save_student
 from ms_infer.errors import ConfigError
 from ms_infer.media import read_video
-from ms_infer.stream_cli import main, parse_camera, parse_drag
-from tests.tiny import tiny_student
+from ms_infer.stream_cli import load_tracks, main, parse_camera, parse_drag
+from ms_infer.tracks import Tracks
+from tests.tiny import tiny_config, tiny_student
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,15 @@ def test_drag_and_camera_words() -> None:
     assert parse_camera("pan=0.1,-0.2; zoom=2") == {"pan": (0.1, -0.2), "zoom": 2.0}
     with pytest.raises(ConfigError, match="zoom=factor"):
         parse_camera("zoom=big")
+
+
+def test_ati_tracks_take_their_size_from_the_picture(photo: Path, tmp_path: Path) -> None:
+    size = (256, 256)
+    path = tmp_path / "ati.pth"
+    Tracks.grid(3, 3, size=size, fps=24).drag((100, 100), (160, 100), radius=60).save(path)
+
+    tracks = load_tracks(str(path), str(photo), tiny_config())
+
+    assert tracks.size == (32, 32)
+    assert tracks.points.max() < 32
+    assert np.ptp(tracks.points[..., 0], axis=1).max() == pytest.approx(60 / 8, rel=0.1)
