@@ -58,4 +58,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'ms_kernels' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ms_kernels.{_HOME[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"ms_kernels.{_HOME[name]}"), name)
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise ImportError(
+            "the GPU kernels need Triton, which is not installed: pip install 'ms-infer[kernels]' "
+            f"(ms_kernels.reference.{name} is the same in plain PyTorch)",
+            name="triton",
+        ) from error

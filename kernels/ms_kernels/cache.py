@@ -94,7 +94,7 @@ def write_kv(
     q, k, v [batch, tokens, dim] with packed rows (slices of a fused projection will do), fp16, bf16 or fp32, all in
     the dtype of the caches; rotation fp32 [tokens, head_dim / 2]; state int32 on the device (`ChunkState`): a graph
     replays unchanged. Slots inside the sink also keep the key before rotation in `cache.sink_k`; a slot outside the
-    cache is not written. Returns [batch, heads, tokens, head_dim]: `out`, or a new contiguous tensor.
+    cache (-1: the frame only asks) is not written. Returns [batch, heads, tokens, head_dim]: `out`, or a new tensor.
     Source: Wan 2.1's self-attention (RMS norm over all heads together, then 3-D RoPE on interleaved pairs).
     """
     batch, heads, tokens, dim = _checked_chunk(q, k, v, norm, cache, state)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
 from ms_kernels.checks import FP8_MAX, need
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError as error:  # pragma: no cover - depends on the machine
-    raise ImportError(
-        "the GPU kernels need Triton, which is not installed: pip install 'ms-infer[kernels]' "
-        "(ms_kernels.reference has the same functions in plain PyTorch)"
-    ) from error
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Decided when the kernels are decorated, so once per process."""
@@ -86,4 +79,4 @@ def launch(kernel: Any, grid: tuple[int, ...], first: torch.Tensor, *arguments: 
 
 def block_of(size: int, smallest: int = 1) -> int:
     """Next power of two: the width of a tile that holds `size` elements."""
-    return max(smallest, triton.next_power_of_2(size))
+    return max(smallest, 1 << (size - 1).bit_length())

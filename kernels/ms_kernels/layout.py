@@ -31,7 +31,8 @@ class ChunkState:
 
     The tensor is `[n_valid_tokens, start_frame, slot_of_frame_0, ..., slot_of_frame_{F-1}]`, int32, contiguous, on the
     device of the caches. A slot is a latent frame's place: its tokens are the cache rows
-    `[slot * tokens_per_frame, (slot + 1) * tokens_per_frame)` of every head. `n_valid_tokens` counts the chunk itself:
+    `[slot * tokens_per_frame, (slot + 1) * tokens_per_frame)` of every head; the slot -1 means that the frame only
+    asks and is not stored. `n_valid_tokens` counts the chunk itself:
     it is the state *after* the chunk is written, and attention reads the prefix `[0, n_valid_tokens)`.
     """
 
@@ -41,19 +42,20 @@ class ChunkState:
 
     def __post_init__(self) -> None:
         numbers = (self.n_valid_tokens, self.start_frame, *self.slots)
-        if not self.slots or min(numbers) < 0 or max(numbers) > INT32_MAX:
+        stored = [slot for slot in self.slots if slot != -1]
+        if not self.slots or min(*numbers[:2], *stored, 0) < 0 or max(numbers) > INT32_MAX:
             raise ValueError(
                 f"a chunk state needs at least one slot and numbers within 0..2^31-1, got {numbers}; "
                 "build it with ChunkState.of"
             )
+        if len(set(stored)) != len(stored):
+            raise ValueError(f"two frames of the chunk share a slot: {self.slots}; the ring is too small for it")
 
     @classmethod
     def of(
         cls, start_frame: int, frames: int, *, sink_frames: int, ring_frames: int, tokens_per_frame: int
     ) -> ChunkState:
         """State of the chunk that holds the latent frames `[start_frame, start_frame + frames)`."""
-        if not 1 <= frames <= ring_frames:
-            raise ValueError(f"a chunk of {frames} latent frames needs 1..{ring_frames} (the ring); enlarge the ring")
         end = start_frame + frames
         return cls(
             n_valid_tokens=min(end, sink_frames + ring_frames) * tokens_per_frame,

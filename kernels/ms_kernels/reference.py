@@ -76,15 +76,18 @@ def write_kv(
     head_dim, tokens, per_frame = cache.k.shape[-1], q.shape[1], cache.tokens_per_frame
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2)
 
     raw_k = split(rms_norm(_wide(k), norm.k_weight, norm.eps))
     rotated_k, new_v = rotate(raw_k, rotation), split(v)
     for frame in range(tokens // per_frame):
         source = slice(frame * per_frame, (frame + 1) * per_frame)
         first = int(state[FIRST_SLOT + frame]) * per_frame
+        if not 0 <= first < cache.k.shape[2]:
+            continue  # -1: the frame only asks
         target = slice(first, first + per_frame)
-        cache.k[:, :, target], cache.v[:, :, target] = rotated_k[:, :, source].to(cache.k), new_v[:, :, source]
+        cache.k[:, :, target] = rotated_k[:, :, source].to(cache.k)
+        cache.v[:, :, target] = new_v[:, :, source].to(cache.v)
         if cache.sink_k is not None and first < cache.sink_k.shape[2]:
             cache.sink_k[:, :, target] = raw_k[:, :, source].to(cache.sink_k)
     rotated_q = rotate(split(rms_norm(_wide(q), norm.q_weight, norm.eps)), rotation)
@@ -168,13 +171,13 @@ def point_cells(points: Tensor, visible: Tensor, grid: TrackGrid) -> Tensor:
     """Cell `row * columns + column` of every point, -1 when invisible or outside; points [..., 2] (x, y) in pixels."""
     x, y = _wide(points).unbind(-1)
     if grid.rounding == "floor":
-        column = (x / (grid.width // grid.columns)).floor()
-        row = (y / (grid.height // grid.rows)).floor()
+        column, row = (x / (grid.width // grid.columns)).floor(), (y / (grid.height // grid.rows)).floor()
     else:
         column = (x / (grid.width - 1) * (grid.columns - 1)).round()
         row = (y / (grid.height - 1) * (grid.rows - 1)).round()
-    inside = (column >= 0) & (column < grid.columns) & (row >= 0) & (row < grid.rows) & visible.bool()
-    return torch.where(inside, row * grid.columns + column, torch.full_like(x, -1.0)).nan_to_num(-1.0).long()
+    inside = (x >= 0) & (x < grid.width) & (y >= 0) & (y < grid.height) & visible.bool()
+    cell = row.clamp(max=grid.rows - 1) * grid.columns + column.clamp(max=grid.columns - 1)
+    return torch.where(inside, cell, torch.full_like(x, -1.0)).long()
 
 
 def scatter_tracks(
@@ -209,7 +212,7 @@ def scatter_tracks(
                 volume[frame, place, cell] += embedding[track]
     packed = volume.permute(0, 2, 1, 3).flatten(2)
     latents = packed @ _wide(weight).transpose(0, 1) + (0 if bias is None else _wide(bias))
-    return _store(latents.transpose(1, 2).unflatten(-1, (grid.rows, grid.columns)), weight, out)
+    return _store(latents.transpose(1, 2).reshape(frames, -1, grid.rows, grid.columns), weight, out)
 
 
 def frames_to_uint8(frames: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -54,23 +54,25 @@ def _cells(x, y, height, width, rows, columns, ROUND: tl.constexpr):
     else:
         column = tl.floor(tl.div_rn(x, (width // columns).to(tl.float32)))
         row = tl.floor(tl.div_rn(y, (height // rows).to(tl.float32)))
-    inside = (column >= 0.0) & (column < columns) & (row >= 0.0) & (row < rows)
-    column = tl.where(inside, column, 0.0).to(tl.int32)
-    return tl.where(inside, tl.where(inside, row, 0.0).to(tl.int32) * columns + column, -1)
+    inside = (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
+    column = tl.minimum(tl.where(inside, column, 0.0).to(tl.int32), columns - 1)
+    row = tl.minimum(tl.where(inside, row, 0.0).to(tl.int32), rows - 1)
+    return tl.where(inside, row * columns + column, -1)
 
 
 @triton.jit
 def scatter_tracks_kernel(  # noqa: PLR0913
     points_ptr, visible_ptr, table_ptr, bias_ptr,
-    tracks, channels, height, width, rows, columns, points_stride_track, visible_stride_track,
+    tracks, channels, height, width, rows, columns, points_step, visible_step, opening,
     out_ptr,
-    OPENING: tl.constexpr, REPEAT: tl.constexpr, ROUND: tl.constexpr, LAST: tl.constexpr, BIAS: tl.constexpr,
+    REPEAT: tl.constexpr, ROUND: tl.constexpr, LAST: tl.constexpr, BIAS: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_CELLS: tl.constexpr, BLOCK_TRACKS: tl.constexpr,
 ):  # fmt: skip
     """out[frame, :, cell] = bias + sum over places and tracks of [point in cell] table[track, place].
 
     One program a block of cells of one latent frame goes through the tracks in order: no atomics, same bits always.
-    LAST keeps, per place, only the last track in the cell. Compile without fused multiply-add (exact cells)."""
+    `opening` is 1 when RGB frame 0 is alone in its latent frame. LAST keeps, per place, only the last track in the
+    cell. Compile without fused multiply-add (exact cells)."""
     frame = tl.program_id(1)
     cell = tl.program_id(0) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
     channel = tl.arange(0, CHANNELS)
@@ -79,17 +81,17 @@ def scatter_tracks_kernel(  # noqa: PLR0913
     if BIAS:
         acc += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
     for place in tl.static_range(_PLACES):
-        rgb = frame * _PLACES + place - (_PLACES - 1 if OPENING else 0)
+        rgb = frame * _PLACES + place - (_PLACES - 1) * opening
         counts = (rgb >= 0) | REPEAT
         rgb = tl.maximum(rgb, 0)
         last = tl.full([BLOCK_CELLS], -1, tl.int32)
         for start in tl.range(0, tracks, BLOCK_TRACKS):
             track = start + tl.arange(0, BLOCK_TRACKS)
             exists = track < tracks
-            at_point = track.to(tl.int64) * points_stride_track + rgb * 2
+            at_point = track.to(tl.int64) * points_step + rgb * 2
             x = tl.load(points_ptr + at_point, mask=exists, other=-1.0)
             y = tl.load(points_ptr + at_point + 1, mask=exists, other=-1.0)
-            seen = tl.load(visible_ptr + track.to(tl.int64) * visible_stride_track + rgb, mask=exists, other=0)
+            seen = tl.load(visible_ptr + track.to(tl.int64) * visible_step + rgb, mask=exists, other=0)
             hit = tl.where(exists & counts & (seen != 0), _cells(x, y, height, width, rows, columns, ROUND), -1)
             here = cell[:, None] == hit[None, :]
             if LAST:
@@ -143,8 +145,9 @@ def scatter_tracks(
         scatter_tracks_kernel,
         (triton.cdiv(grid.rows * grid.columns, CELLS), frames),
         points, visible.view(torch.uint8), table, weight if bias is None else bias,
-        tracks, channels, grid.height, grid.width, grid.rows, grid.columns, points.stride(0), visible.stride(0), out,
-        **scatter_constants(channels, grid, opening=opening, bias=bias is not None),
+        tracks, channels, grid.height, grid.width, grid.rows, grid.columns, points.stride(0), visible.stride(0),
+        int(opening), out,
+        **scatter_constants(channels, grid, bias=bias is not None),
         num_warps=4, num_stages=2, enable_fp_fusion=False,
     )  # fmt: skip
     return out
@@ -162,10 +165,9 @@ def embed_constants(id_dim: int, channels: int, grid: TrackGrid) -> dict[str, in
     }
 
 
-def scatter_constants(channels: int, grid: TrackGrid, *, opening: bool, bias: bool) -> dict[str, int | bool]:
+def scatter_constants(channels: int, grid: TrackGrid, *, bias: bool) -> dict[str, int | bool]:
     """The constexpr arguments of `scatter_tracks_kernel`."""
     return {
-        "OPENING": opening,
         "REPEAT": grid.first_frame == "repeat",
         "ROUND": grid.rounding == "round",
         "LAST": grid.collision == "last",

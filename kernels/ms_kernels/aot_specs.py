@@ -1,0 +1,199 @@
+"""What is compiled ahead of time: every kernel's argument types, constants and launch options per architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ms_kernels import attention, cache, fp8, frames, norm, pointwise, tracks
+from ms_kernels.checks import heads_of
+from ms_kernels.jit import block_of
+from ms_kernels.layout import TrackGrid
+from ms_kernels.tiles import ARCHITECTURES, Form, attention_tile, row_warps
+
+FP8_ARCHITECTURES = tuple(arch for arch in ARCHITECTURES if arch >= 89)
+TMA_ARCHITECTURES = tuple(arch for arch in ARCHITECTURES if arch >= 90)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Sizes that are baked into the kernels; the defaults are the 1.3B model's."""
+
+    dtype: Literal["bf16", "fp16"] = "bf16"
+    dim: int = 1536
+    heads: int = 12
+    ffn_dim: int = 8960
+    eps: float = 1e-6
+    track_channels: int = 16
+    id_dim: int = 64
+    track_bias: bool = True
+    grid: TrackGrid = field(default_factory=lambda: TrackGrid(height=480, width=832, rows=60, columns=104))
+    """Only its rules are baked in; sizes are arguments."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("bf16", "fp16"):
+            raise ValueError(f"dtype must be bf16 or fp16, not {self.dtype!r}")
+        for name in ("dim", "ffn_dim"):
+            if getattr(self, name) % 16:
+                raise ValueError(f"{name} is {getattr(self, name)}; kernels are compiled for multiples of 16")
+        if self.heads < 1 or self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} does not divide into {self.heads} heads")
+        heads_of(self.dim, self.head_dim)
+        if self.head_dim % 16:
+            raise ValueError(f"head_dim is {self.head_dim}; kernels are compiled for multiples of 16")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One kernel for one architecture."""
+
+    kernel: Any
+    types: dict[str, str]
+    """Run-time arguments in order: "*bf16" (pointer), "i32", "tensordesc<bf16[64, 128]>"."""
+    constants: dict[str, Any]
+    grid: tuple[str, ...]
+    """Blocks of the grid as formulas over the arguments."""
+    warps: int
+    stages: int = 1
+    fp_fusion: bool = True
+    tile: dict[str, int] = field(default_factory=dict)
+
+    sliced: tuple[str, ...] = ()
+    """Pointers that may start anywhere."""
+
+    @property
+    def aligned(self) -> list[str]:
+        """Arguments that must be multiples of 16: pointers (bytes) and strides (elements)."""
+        names = [name for name, kind in self.types.items() if kind.startswith("*") or "_stride" in name]
+        return [name for name in names if name not in self.sliced]
+
+
+def specs(arch: int, profile: Profile) -> dict[str, Spec]:
+    """Every kernel that runs on `arch`, by the name of its files."""
+    return {name: build(arch, profile) for name, (build, archs) in KERNELS.items() if arch in archs}
+
+
+def _types(kernel: Any, constants: dict[str, Any], data: str, **others: str) -> dict[str, str]:
+    """Types by name: `others` first, then pointers to `data`, then int32."""
+
+    def kind(name: str) -> str:
+        return others.get(name) or (f"*{data}" if name.endswith("_ptr") else "i32")
+
+    return {name: kind(name) for name in kernel.arg_names if name not in constants}
+
+
+def _attention(form: Form) -> Callable[[int, Profile], Spec]:
+    def build(arch: int, profile: Profile) -> Spec:
+        tile = attention_tile(arch, form, 2)
+        constants = attention.attention_constants(profile.head_dim, tile)
+        kernel = attention.sink_window_attention_kernel
+        rows: dict[str, str] = {}
+        if form == "tma":
+            kernel = attention.sink_window_attention_tma_kernel
+            box = f"tensordesc<{profile.dtype}[{tile.block_k}, {constants['DIM_BLOCK']}]>"
+            rows = {"k_rows": box, "v_rows": box}
+        types = _types(kernel, constants, profile.dtype, state_ptr="*i32", **rows)
+        grid = (f"ceil(tokens / {tile.block_q})", "batch * heads")
+        sizes = {"block_q": tile.block_q, "block_k": tile.block_k}
+        return Spec(kernel, types, constants, grid, tile.warps, tile.stages, tile=sizes)
+
+    return build
+
+
+def _write_kv(arch: int, profile: Profile) -> Spec:
+    constants = {
+        "EPS": profile.eps,
+        "DIM": profile.head_dim,
+        "DIM_BLOCK": block_of(profile.head_dim),
+        "HEADS_BLOCK": block_of(profile.heads),
+    }
+    types = _types(cache.write_kv_kernel, constants, profile.dtype, state_ptr="*i32", cos_ptr="*fp32", sin_ptr="*fp32")
+    return Spec(cache.write_kv_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+
+
+def _roll_sink(arch: int, profile: Profile) -> Spec:
+    constants = {"DIM": profile.head_dim, "DIM_BLOCK": block_of(profile.head_dim), "BLOCK": cache.ROLL_BLOCK}
+    types = _types(cache.roll_sink_kernel, constants, profile.dtype, cos_ptr="*fp32", sin_ptr="*fp32")
+    grid = (f"ceil(sink_tokens / {cache.ROLL_BLOCK})", "batch * heads")
+    return Spec(cache.roll_sink_kernel, types, constants, grid, warps=4, tile={"block": cache.ROLL_BLOCK})
+
+
+def _norm_modulate(arch: int, profile: Profile) -> Spec:
+    constants = {"EPS": profile.eps, "BLOCK": block_of(profile.dim)}
+    types = _types(norm.norm_modulate_kernel, constants, profile.dtype)
+    return Spec(norm.norm_modulate_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+
+
+def _norm_modulate_fp8(arch: int, profile: Profile) -> Spec:
+    constants = {"EPS": profile.eps, "BLOCK": block_of(profile.dim)}
+    kernel = norm.norm_modulate_fp8_kernel
+    types = _types(kernel, constants, profile.dtype, out_ptr="*fp8e4nv", row_scale_ptr="*fp32")
+    return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+
+
+def _gate_residual(arch: int, profile: Profile) -> Spec:
+    constants = {"BLOCK": block_of(profile.dim)}
+    types = _types(pointwise.gate_residual_kernel, constants, profile.dtype)
+    return Spec(pointwise.gate_residual_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+
+
+def _gelu(arch: int, profile: Profile) -> Spec:
+    constants = {"BLOCK": pointwise.GELU_BLOCK}
+    types = _types(pointwise.gelu_kernel, constants, profile.dtype)
+    grid = (f"ceil(count / {pointwise.GELU_BLOCK})",)
+    return Spec(pointwise.gelu_kernel, types, constants, grid, warps=4, tile={"block": pointwise.GELU_BLOCK})
+
+
+def _rows(kernel: Any, columns: str) -> Callable[[int, Profile], Spec]:
+    def build(arch: int, profile: Profile) -> Spec:
+        constants = {"BLOCK": block_of(getattr(profile, columns))}
+        types = _types(kernel, constants, profile.dtype, out_ptr="*fp8e4nv", scale_ptr="*fp32")
+        return Spec(kernel, types, constants, ("rows",), row_warps(getattr(profile, columns)))
+
+    return build
+
+
+def _embed_tracks(arch: int, profile: Profile) -> Spec:
+    constants = tracks.embed_constants(profile.id_dim, profile.track_channels, profile.grid)
+    types = _types(tracks.embed_tracks_kernel, constants, profile.dtype, ids_ptr="*i64", table_ptr="*fp32")
+    grid = (f"ceil(tracks / {tracks.EMBED_TRACKS})", "4")
+    return Spec(tracks.embed_tracks_kernel, types, constants, grid, warps=4, tile={"block": tracks.EMBED_TRACKS})
+
+
+def _scatter_tracks(arch: int, profile: Profile) -> Spec:
+    constants = tracks.scatter_constants(profile.track_channels, profile.grid, bias=profile.track_bias)
+    kernel = tracks.scatter_tracks_kernel
+    types = _types(kernel, constants, profile.dtype, points_ptr="*fp32", visible_ptr="*u8", table_ptr="*fp32")
+    grid, sliced = (f"ceil(rows * columns / {tracks.CELLS})", "latent_frames"), ("points_ptr", "visible_ptr")
+    return Spec(kernel, types, constants, grid, 4, 2, fp_fusion=False, tile={"block": tracks.CELLS}, sliced=sliced)
+
+
+def _frames_to_uint8(arch: int, profile: Profile) -> Spec:
+    constants = {"BLOCK": frames.BLOCK}
+    kernel = frames.frames_to_uint8_kernel
+    types = _types(kernel, constants, profile.dtype, out_ptr="*u8")
+    grid = (f"ceil(3 * pixels / {frames.BLOCK})", "frames")
+    return Spec(kernel, types, constants, grid, warps=4, fp_fusion=False, tile={"block": frames.BLOCK})
+
+
+KERNELS: dict[str, tuple[Callable[[int, Profile], Spec], tuple[int, ...]]] = {
+    "sink_window_attention": (_attention("pointer"), ARCHITECTURES),
+    "sink_window_attention_tma": (_attention("tma"), TMA_ARCHITECTURES),
+    "write_kv": (_write_kv, ARCHITECTURES),
+    "roll_sink": (_roll_sink, ARCHITECTURES),
+    "norm_modulate": (_norm_modulate, ARCHITECTURES),
+    "norm_modulate_fp8": (_norm_modulate_fp8, FP8_ARCHITECTURES),
+    "gate_residual": (_gate_residual, ARCHITECTURES),
+    "gelu": (_gelu, ARCHITECTURES),
+    "gelu_fp8": (_rows(pointwise.gelu_fp8_kernel, "ffn_dim"), FP8_ARCHITECTURES),
+    "quantise_rows": (_rows(fp8.quantise_rows_kernel, "dim"), FP8_ARCHITECTURES),
+    "embed_tracks": (_embed_tracks, ARCHITECTURES),
+    "scatter_tracks": (_scatter_tracks, ARCHITECTURES),
+    "frames_to_uint8": (_frames_to_uint8, ARCHITECTURES),
+}
+"""File name -> (builder, architectures). e4m3 needs sm_89, TMA sm_90."""
