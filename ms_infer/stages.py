@@ -36,15 +36,16 @@ class StageSpec:
     """Whether the stage is always float32: its coordinates do not survive rounding."""
 
 
-def contiguous_writes(config: StreamConfig) -> bool:
-    """Whether every chunk of a stream from nothing lies in one run of cache slots.
+def contiguous_writes(config: StreamConfig, given: int = 0) -> bool:
+    """Whether every chunk of a stream lies in one run of cache slots, after `given` latent frames.
 
     Then one write per cache and pass is enough, which TensorRT's in-place update asks for.
     """
     context = config.context
     for index in range(2 * context.ring_frames + context.sink_frames + 2):
-        slots = context.place(context.start_of_chunk(index), context.frames_of_chunk(index)).slots
-        if slots[0] + context.chunk_frames > context.cache_frames or slots[-1] - slots[0] + 1 != len(slots):
+        start = given + index * context.chunk_frames if given else context.start_of_chunk(index)
+        slots = context.place(start, context.chunk_frames).slots
+        if slots[-1] - slots[0] + 1 != len(slots):
             return False
     return True
 

@@ -124,7 +124,7 @@ class PointsStage(Stage):
         outputs = {"track_ids": head.pack_ids(points, visible, inputs["ids"], opening=self.opening)}
         if "image" in inputs:
             outputs["moved"], valid = warp_first_frame(inputs["image"], points, visible, inputs["anchors"])
-            outputs["validity"] = head.pool_validity(valid, self.opening)
+            outputs["validity"] = head.pool_validity(valid, opening=self.opening)
         return outputs
 
 
@@ -138,13 +138,12 @@ class TracksStage(Stage):
         self.track_head, self.vae, self.dtype = track_head, vae, dtype
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        maps, state = [inputs["track_ids"].to(self.dtype)], []
+        latents, state = None, []
         if self.vae is not None:
             opening = "encoder_0" not in inputs
             old = _state(inputs, "encoder", self.vae.encoder_state, (self.config.height, self.config.width), self.dtype)
             latents, state = self.vae.encode(inputs["moved"].to(self.dtype), old, opening=opening)
-            maps += [latents, inputs["validity"].to(self.dtype)]
-        outputs = {"track": self.track_head.mix(torch.cat(maps, dim=2)).float()}
+        outputs = {"track": self.track_head.combine(inputs["track_ids"], latents, inputs.get("validity")).float()}
         return outputs | {f"encoder_{i}_out": tensor for i, tensor in enumerate(state)}
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from ms_export.graphs import ATTENTION, DOMAIN, Stage, build_stage
 from ms_export.weights import WeightTable
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint_modules import build_part
+from ms_infer.model.transformer import Transformer
 from ms_infer.stages import StageSpec, TensorSpec
 
 OPSET = 24
@@ -28,7 +28,8 @@ FOLDED_ELEMENTS = 4096  # constants above this are never recomputed at export: t
 
 def module_parts(student: Student, dtype: torch.dtype) -> Student:
     """The student's parts in `dtype`, for tracing: the transformer as a shell without memory, the rest converted."""
-    shell = build_part("transformer", student.config).to(dtype)
+    with torch.device("meta"):
+        shell = Transformer(student.config.model).to(dtype)
     parts: dict[str, Any] = {"transformer": shell.to_empty(device="cpu").eval().requires_grad_(False)}
     for part in ("track_head", "text_encoder", "vae"):
         module: nn.Module | None = getattr(student, part)
@@ -52,11 +53,11 @@ def trace_stage(
             optimize=False,
             verbose=False,
         )
-    assert program is not None, "export with dynamo returns a program"
-    model = program.model
-    _use_shared_weights(model, table, weights)
-    _simplify(model)
-    proto = ir.to_proto(model)
+        assert program is not None, "export with dynamo returns a program"
+        model = program.model
+        _use_shared_weights(model, table, weights)
+        _simplify(model)
+        proto = ir.to_proto(model)
     _finish(proto, stage, spec)
     return proto
 
@@ -68,15 +69,17 @@ def _example(spec: TensorSpec) -> torch.Tensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter reports optional packages and its own deprecations as warnings."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [one.level for one in noisy]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exporter.setLevel(logging.ERROR)
+        for one in noisy:
+            one.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            exporter.setLevel(level)
+            for one, level in zip(noisy, levels, strict=True):
+                one.setLevel(level)
 
 
 def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> None:

@@ -1,0 +1,81 @@
+"""What an export will make, without making it and without any engine library."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+
+from ms_export.options import ExportOptions
+from ms_export.weights import WeightTable
+from ms_infer.checkpoint import Student
+from ms_infer.config import StreamConfig
+from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
+from ms_infer.stages import StageSpec, TensorSpec, contiguous_writes, resolve_writes, stage_specs
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_EXTRAS = {
+    "onnx": ("export", ("onnx", "onnxscript")),
+    "cpu": ("cpu", ("openvino",)),
+    "rtx": ("rtx", ("tensorrt_rtx",)),
+    "trt": ("trt", ("tensorrt",)),
+}
+
+
+def check_student(student: Student, options: ExportOptions) -> None:
+    """Refuse what cannot be exported, before anything is written.
+
+    CheckpointError: a part is missing. ConfigError: the layout of writes. MissingExtraError: a library is missing.
+    """
+    if student.vae is None:
+        raise CheckpointError("the checkpoint has no autoencoder; give one with --vae PATH (a TAEHV or Wan VAE file)")
+    for part, wanted in (
+        ("track_head", student.config.model.track_head),
+        ("text_encoder", student.config.model.text.kind == "words"),
+    ):
+        if wanted and getattr(student, part) is None:
+            raise CheckpointError(
+                f"the checkpoint has no {part.replace('_', ' ')}, which {student.config.model.name} needs; export a "
+                "complete one"
+            )
+    if resolve_writes(student.config, options.writes) == "chunk" and not contiguous_writes(student.config):
+        raise ConfigError(
+            "--writes chunk needs every chunk in one run of cache slots; choose a context whose sink and window are "
+            "multiples of the chunk, or --writes frame"
+        )
+    check_extras(options)
+
+
+def check_extras(options: ExportOptions) -> None:
+    """MissingExtraError naming the extra of the first library that is not installed."""
+    for target in ("onnx", *options.targets):
+        extra, modules = _EXTRAS[target]
+        missing = [name for name in modules if find_spec(name) is None]
+        if missing:
+            raise MissingExtraError(
+                f"--target {target} needs {', '.join(missing)}: pip install 'ms-infer[{extra}]'"
+            )
+
+
+def estimate_bytes(config: StreamConfig, table: WeightTable, options: ExportOptions) -> int:
+    """Bytes on disk, about: weights once per graph precision, and once per engine."""
+    values = sum(math.prod(place.shape) for place in table.places.values())
+    copies = [DTYPE_BYTES[dtype] for dtype in options.graph_dtypes()]
+    copies += [4 if target == "cpu" else 2 for target in options.targets if target != "onnx"]
+    return values * sum(copies) + (16 << 20)
+
+
+def tensor_bytes(spec: TensorSpec) -> int:
+    """Bytes of one input or output."""
+    return math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
+
+
+def cache_bytes(spec: StageSpec) -> int:
+    """Bytes of the caches of a stage."""
+    names = {old for old, _ in spec.aliases}
+    return sum(tensor_bytes(i) for i in spec.inputs if i.name in names)
+
+
+def planned(config: StreamConfig, options: ExportOptions) -> dict[str, dict[str, StageSpec]]:
+    """Graph precision -> stages."""
+    return {d: stage_specs(config, dtype=d, writes=options.writes) for d in options.graph_dtypes()}
