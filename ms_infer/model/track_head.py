@@ -98,26 +98,29 @@ class TrackHead(nn.Module):
         content: `[B, F, C, h, w]`, the encoded moved first frame, and validity: `[B, T, 1, H, W]`, both made
         by `warp_first_frame` and the autoencoder. TrackShapeError when T does not fit.
         """
+        volume = self.pack_ids(points, visible, ids, opening=opening)
+        if validity is not None:
+            validity = self.pool_validity(validity, opening=opening)
+        return self.combine(volume, content, validity)
+
+    def pack_ids(self, points: Tensor, visible: Tensor, ids: Tensor, *, opening: bool) -> Tensor:
+        """Scattered ids with four RGB frames in the channels: float32 `[B, F, 4 id_dim, h, w]`; see `forward`."""
         rgb_frames = points.shape[2]
         if rgb_frames % STRIDE != opening:
             expected = "1 + 4 k RGB frames in the opening chunk" if opening else "4 k RGB frames"
             raise TrackShapeError(f"tracks have {rgb_frames} RGB frames, expected {expected}; resample them")
+        packed = self._pack(self.scatter(points, visible, ids), opening)
+        return packed.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
+
+    def combine(self, volume: Tensor, content: Tensor | None, validity: Tensor | None) -> Tensor:
+        """The convolutions, over packed ids and, for heads with content, `[B, F, C, h, w]` and `[B, F, 1, h, w]`."""
         dtype = self.convs[0].weight.dtype
-        x = self.pack_ids(points, visible, ids, opening=opening).to(dtype)
+        x = volume.to(dtype)
         if self.content_channels:
             if content is None or validity is None:
                 raise ConfigError("this track head needs the moved first frame: pass content and validity")
-            x = torch.cat([x, content.to(dtype), self.pool_validity(validity, opening).to(dtype)], dim=2)
-        return self.mix(x)
-
-    def pack_ids(self, points: Tensor, visible: Tensor, ids: Tensor, *, opening: bool) -> Tensor:
-        """Scattered ids with four RGB frames packed into channels: float32 `[B, F, 4 * id_dim, h, w]`."""
-        x = self._pack(self.scatter(points, visible, ids), opening)
-        return x.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
-
-    def mix(self, maps: Tensor) -> Tensor:
-        """Packed ids, content and validity `[B, F, maps, h, w]` to track latents `[B, F, channels, h, w]`."""
-        x = maps.transpose(1, 2)
+            x = torch.cat([x, content.to(dtype), validity.to(dtype)], dim=2)
+        x = x.transpose(1, 2)
         for conv in self.convs:
             x = conv(x)
         return x.transpose(1, 2)
@@ -161,7 +164,7 @@ class TrackHead(nn.Module):
             volume = torch.cat([first, volume], dim=1)
         return volume.unflatten(1, (-1, STRIDE))
 
-    def pool_validity(self, validity: Tensor, opening: bool) -> Tensor:
+    def pool_validity(self, validity: Tensor, *, opening: bool) -> Tensor:
         """`[B, T, 1, H, W]` -> `[B, F, 1, h, w]`: the mean over a cell and its four RGB frames."""
         if opening:
             validity = torch.cat([validity[:, :1].expand(-1, STRIDE - 1, -1, -1, -1), validity], dim=1)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CELL = 4  # pixels between two places where the displacement is worked out
-SHARPNESS = 3  # weight of a track at squared distance q: (q_nearest / q) ** SHARPNESS
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
+NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 
 
@@ -28,7 +28,7 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     seen = visible.transpose(1, 2).flatten(0, 1)
     starts = anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
-    cells = _cell_centres(height, width, image)
+    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
     moved = places - starts
     shift = displacement_at(cells, places, moved, seen)  # [B T, cells, 2]
     source_shift = displacement_at(cells - shift, starts, moved, seen)
@@ -51,21 +51,20 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
 
 
 def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
-    """Displacement `[R, P, 2]` at `places` `[R or 1, P, 2]`: nearly that of the nearest seen track.
+    """Displacement `[R, P, 2]` at `places` `[R, P, 2]`: nearly that of the nearest seen track.
 
-    tracks, moved: `[R, N, 2]`; seen: bool `[R, N]`. Shepard's weights of a high power, so that the
-    change between two tracks is short but not a step. Zero where nothing is seen.
+    tracks, moved: `[R, N, 2]`; seen: bool `[R, N]`. Shepard's weights (nearest / squared distance)^4: the change
+    between two tracks is short but not a step. Zero where nothing is seen.
     """
-    squared = places.square().sum(-1, keepdim=True) + tracks.square().sum(-1)[:, None]
-    squared = (squared - 2 * places @ tracks.transpose(1, 2)).clamp(min=0) + 0.25
-    squared = torch.where(seen[:, None], squared, torch.full_like(squared, FAR))
-    nearest = squared.amin(-1, keepdim=True)
-    ratio = nearest / squared
-    weights = ratio
-    for _ in range(SHARPNESS - 1):
-        weights = weights * ratio
-    weights = weights * seen[:, None].to(weights.dtype)
-    return (weights @ moved) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    shown = seen[..., None].to(tracks.dtype)
+    length = tracks.square().sum(-1, keepdim=True) + (1 - shown) * FAR
+    keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
+    squares = places.square().sum(-1, keepdim=True)
+    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
+    squared = (queries @ keys.transpose(1, 2)).clamp(min=NEAR)
+    weights = (squared.amin(-1, keepdim=True) / squared).square().square()
+    summed = weights @ torch.cat([moved * shown, shown], dim=-1)
+    return summed[..., :2] / summed[..., 2:].clamp(min=1e-6)
 
 
 def fill_gaps(picture: Tensor, weight: Tensor, fallback: Tensor) -> Tensor:

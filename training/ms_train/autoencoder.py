@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ms_infer.config import VaeConfig, preset
 from ms_infer.model.taehv import MemoryBlock, TinyVae
 from ms_train import parallel
+from ms_train.analytic import fit_encoder_
 from ms_train.assets import Assets
 from ms_train.loop import Average, LoopConfig, Stage
+from ms_train.muon import Muon, matrix_groups
 from ms_train.pictures import save_sheet
 from ms_train.render import render
 from ms_train.scene import SceneConfig, draw_scene
@@ -26,19 +28,20 @@ class AutoencoderConfig:
 
     vae: VaeConfig = field(default_factory=lambda: preset("demo").model.vae)
     scene: SceneConfig = field(default_factory=SceneConfig)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=1.5e-3, cooldown=400))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=2e-3, cooldown=400))
     clips: int = 4
     """Clips rendered per step; each gives `crops` crops."""
     rgb_frames: int = 9
     crops: int = 4
     crop: int = 64
-    latent_noise: float = 0.1
+    latent_noise: float = 0.05
     """Noise on the latents before they are decoded, so that close latents mean close pictures."""
     edge_weight: float = 1.0
     statistics_weight: float = 0.02
     """Pull of each latent channel to mean 0 and variance 1."""
-    decoder_only: bool = False
-    """Train the decoder alone on the frozen encoder."""
+    analytic_encoder: bool = True
+    """Fit the encoder in closed form (see analytic.py) and train the decoder alone."""
+    fit_clips: int = 48
 
 
 class Autoencoder(Stage):
@@ -50,11 +53,13 @@ class Autoencoder(Stage):
         self.config, self.assets = config, assets
         self.vae = TinyVae(config.vae).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         initialise_(self.vae, self._clips(2))
+        if config.analytic_encoder:
+            fit_encoder_(self.vae, self._clips(config.fit_clips))
         parallel.broadcast_(self.vae)
-        self.trained = list((self.vae.decoder if config.decoder_only else self.vae).parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=config.loop.learning_rate, betas=(0.9, 0.99), weight_decay=config.loop.weight_decay
-        )
+        trained = self.vae.decoder if config.analytic_encoder else self.vae
+        self.trained = list(trained.parameters())
+        groups = matrix_groups(trained.named_parameters(), config.loop.weight_decay)
+        self.optimizer = Muon(groups, config.loop.learning_rate)
         self.average = Average(self.vae, config.loop.ema)
 
     def parts(self) -> dict[str, Any]:
@@ -64,14 +69,16 @@ class Autoencoder(Stage):
         config = self.config
         frames = self._crops()
         with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.set_grad_enabled(not config.decoder_only):
+            with torch.set_grad_enabled(not config.analytic_encoder):
                 latents = encode_clip(self.vae, frames).float()
             noise = torch.randn(latents.shape, generator=self.generator, device=self.device)
             decoded = decode_clip(self.vae, latents + config.latent_noise * noise).float()
         pixels = (decoded - frames).abs().mean()
         edges = edge_loss(decoded, frames)
         statistics = statistics_loss(latents)
-        loss = pixels + config.edge_weight * edges + config.statistics_weight * statistics
+        loss = pixels + config.edge_weight * edges
+        if not config.analytic_encoder:
+            loss = loss + config.statistics_weight * statistics
         norm = self.optimise(self.optimizer, loss, self.trained)
         self.average.update_(self.vae)
         error = (decoded.clamp(0, 1) - frames).square().mean().clamp(min=1e-8)
@@ -149,7 +156,7 @@ def initialise_(vae: TinyVae, frames: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(module.bias, 0.05)  # keeps units alive in dark pictures
     for block in vae.modules():
         if isinstance(block, MemoryBlock):
             block.conv[-1].weight.mul_(0.1)

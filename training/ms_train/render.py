@@ -12,11 +12,20 @@ from ms_train.assets import Assets
 from ms_train.looks import apply_look
 from ms_train.scene import Scene, Thing
 
+CPU_FRAMES = 2  # frames drawn at once on a CPU: what fits its cache
+
 # Positions are pixels; the centre of the top left pixel is (0.5, 0.5).
 
 
 def render(assets: Assets, scene: Scene, times: Tensor) -> Tensor:
     """Pictures float32 [B, T, 3, H, W] in [0, 1] at RGB frames `times` [B, T] (any order, any gaps)."""
+    if times.is_cuda:
+        return _render(assets, scene, times)
+    parts = [_render(assets, scene, part) for part in times.split(CPU_FRAMES, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def _render(assets: Assets, scene: Scene, times: Tensor) -> Tensor:
     size = scene.size
     axis = torch.arange(size, device=assets.device) + 0.5
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
@@ -24,6 +33,8 @@ def render(assets: Assets, scene: Scene, times: Tensor) -> Tensor:
     pixels = pixels.expand(scene.batch, times.shape[1], -1, -1)
     colour = _background(assets, scene, times, pixels)
     for thing in scene.things:
+        if not thing.present.any():
+            continue
         pose = _pose(scene, thing, times)
         colour = colour * (1 - _shadow(thing, pose, pixels))
         rgba = _surface(assets, thing, pose, pixels)

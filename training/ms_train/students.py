@@ -1,0 +1,156 @@
+"""Models in training: one module that holds transformer, track head and text encoder, and its files."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ms_infer.checkpoint import Student, save_student
+from ms_infer.config import PATCH, StreamConfig
+from ms_infer.model.taehv import TinyVae
+from ms_infer.model.text import WordEncoder
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.transformer import Attend, CrossKeys, Transformer
+from ms_train.clips import Clips
+
+LATENT_VARIANCE = 0.25  # of the tiny autoencoder's latents (analytic.py)
+
+
+class Network(nn.Module):
+    """What a stage trains: the three parts that make a flow out of clips."""
+
+    def __init__(self, stream: StreamConfig) -> None:
+        super().__init__()
+        self.stream = stream
+        self.transformer = Transformer(stream.model)
+        self.track_head = TrackHead(stream)
+        self.text_encoder = WordEncoder(stream.model.text) if stream.model.text.kind == "words" else None
+
+    def keys(self, text: Tensor) -> CrossKeys:
+        """Cross-attention keys of word rows int `[B, tokens]`, or of ready embeddings `[B, tokens, dim]`."""
+        if self.text_encoder is not None and not text.is_floating_point():
+            text = self.text_encoder(text.long())
+        image = None
+        if self.stream.model.image_tokens:
+            model = self.stream.model
+            image = text.new_zeros(len(text), model.image_tokens, model.image_dim)
+        return self.transformer.condition(text, image)
+
+    def flow(
+        self, noisy: Tensor, timestep: Tensor, track: Tensor, image: Tensor, keys: CrossKeys, attend: Attend
+    ) -> Tensor:
+        """noisy, track, image: `[B, F, C, h, w]`; timestep `[B, F]`. Returns the flow `[B, F, C, h, w]`."""
+        slots = {"noise": noisy, "track": track, "image": image}
+        slots["mask"] = image.new_ones(*image.shape[:2], 4, *image.shape[3:]) * (image != 0).any(2, keepdim=True)
+        x = torch.cat([slots[slot].to(noisy.dtype) for slot, _ in self.stream.model.layout], dim=2)
+        flow: Tensor = self.transformer(x, timestep, keys, attend)
+        return flow
+
+
+def image_slots(stream: StreamConfig, first: Tensor, frames: int, start: int = 0) -> Tensor:
+    """The image slot `[B, frames, C, h, w]` of latent frames from `start` on, out of `first` `[B, 1, C, h, w]`."""
+    if stream.model.image_at == "every":
+        return first.expand(-1, frames, -1, -1, -1)
+    zeros = torch.zeros_like(first).expand(-1, frames - (start == 0), -1, -1, -1)
+    return torch.cat([first, zeros], dim=1) if start == 0 else zeros
+
+
+@torch.no_grad()
+def warm_start_(network: Network) -> None:
+    """Begin as "the video is the moved first frame": blocks add nothing, the head reads noise minus track.
+
+    The patch embedding becomes an isometry without a mean, so that the head's norm keeps what it needs. Only for
+    models whose input fits their width and whose head carries content; others keep their initialisation.
+    """
+    transformer, model = network.transformer, network.stream.model
+    inputs, cells = PATCH * PATCH * model.in_channels, PATCH * PATCH
+    last = transformer.time_projection[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    for block in transformer.blocks:
+        nn.init.zeros_(block.cross_attn.o.weight)  # type: ignore[union-attr,arg-type]
+        nn.init.zeros_(block.cross_attn.o.bias)  # type: ignore[union-attr,arg-type]
+    nn.init.zeros_(transformer.head.modulation)
+    if inputs >= model.dim or model.slot_channels("track") != model.latent_channels:
+        return
+    frame = torch.randn(model.dim, inputs)
+    basis, _ = torch.linalg.qr(frame - frame.mean(0))
+    transformer.patch_embedding.weight.copy_(basis.view_as(transformer.patch_embedding.weight))
+    nn.init.zeros_(transformer.patch_embedding.bias)  # type: ignore[arg-type]
+    # Rows of `basis.T` are (channel, row, column); the head's outputs are (row, column, channel).
+    back = basis.T.view(model.in_channels, cells, model.dim)
+    offsets = {}
+    total = 0
+    for slot, channels in model.layout:
+        offsets[slot] = total
+        total += channels
+    count = model.latent_channels
+    difference = back[offsets["noise"] :][:count] - back[offsets["track"] :][:count]
+    weight = difference.transpose(0, 1).reshape(cells * count, model.dim)
+    variance = cells * (count + LATENT_VARIANCE * (model.in_channels - count))
+    spread = (variance / model.dim) ** 0.5  # deviation of a token once the noise is pure
+    transformer.head.head.weight.copy_(weight * spread)
+    nn.init.zeros_(transformer.head.head.bias)
+
+
+@dataclass(frozen=True)
+class TrackInputs:
+    """Inputs of the track head for a run of latent frames, ready for `TrackHead.combine`."""
+
+    volume: Tensor
+    content: Tensor
+    validity: Tensor
+
+
+def pick_chunks(clips: Clips, chunks: Tensor, chunk_frames: int) -> Clips:
+    """The chunks named by `chunks` [B, K] (the first one 0) of every clip, joined in time."""
+    frames = (chunks[..., None] * chunk_frames + torch.arange(chunk_frames, device=chunks.device)).flatten(1)
+    rgb = torch.stack([4 * frames - 3 + j for j in range(4)], dim=-1).flatten(1)[:, 3:]
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    return replace(
+        clips,
+        latents=clips.latents[rows, frames],
+        content=clips.content[rows, frames],
+        validity=clips.validity[rows, frames],
+        points=clips.points.transpose(1, 2)[rows, rgb].transpose(1, 2),
+        visible=clips.visible.transpose(1, 2)[rows, rgb].transpose(1, 2),
+    )
+
+
+def silence(clips: Clips, silent: Tensor) -> Clips:
+    """Take the tracks away at latent frames `silent` bool [B, F]: the first frame stands still there."""
+    frames = silent.shape[1]
+    later = clips.still[:, -1:].expand(-1, max(0, frames - clips.still.shape[1]), -1, -1, -1)
+    still = torch.cat([clips.still[:, :frames], later], dim=1)
+    mask = silent[:, :, None, None, None]
+    rgb = torch.cat([silent[:, :1], silent[:, 1:].repeat_interleave(4, dim=1)], dim=1)
+    return replace(
+        clips,
+        content=torch.where(mask, still, clips.content),
+        validity=torch.where(mask, torch.zeros_like(clips.validity), clips.validity),
+        visible=clips.visible & ~rgb[:, None],
+    )
+
+
+def track_inputs(head: TrackHead, clips: Clips, generator: torch.Generator) -> TrackInputs:
+    """Random ids scattered along the tracks, with the moved first frame."""
+    shape = clips.points.shape[:2]
+    ids = torch.randint(head.config.id_range, shape, generator=generator, device=generator.device)
+    with torch.no_grad():
+        volume = head.pack_ids(clips.points.float(), clips.visible, ids, opening=True)
+    return TrackInputs(volume, clips.content.float(), clips.validity.float())
+
+
+def export(network: Network, vae: TinyVae, values: dict[str, Tensor] | None, path: Path) -> None:
+    """Write a student file in bf16, with averaged weights `values` where given."""
+    network = copy.deepcopy(network)
+    if values is not None:
+        network.load_state_dict(values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    student = Student(network.stream, network.transformer, network.track_head, network.text_encoder, vae)
+    save_student(student, path, dtype=torch.bfloat16)
