@@ -1,0 +1,1 @@
+"""Kernels compiled for every architecture, without a GPU."""

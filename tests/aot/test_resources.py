@@ -1,0 +1,95 @@
+"""Every kernel compiles for every architecture without spills, within its shared memory, on its tensor cores."""
+
+from __future__ import annotations
+
+import pytest
+from ms_kernels.aot import build
+from ms_kernels.aot_specs import FP8_ARCHITECTURES, KERNELS, TMA_ARCHITECTURES, Profile
+from ms_kernels.layout import TrackGrid
+from ms_kernels.tiles import ARCHITECTURES, SHARED_LIMIT_KIB
+
+from tests.aot.tools import assemble, instructions
+
+PAIRS = [(name, arch) for name, (_, archs) in KERNELS.items() for arch in archs]
+TARGETS = {80: "sm_80", 89: "sm_89", 90: "sm_90a", 100: "sm_100a", 120: "sm_120a"}
+TENSOR_CORE = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+ATTENTION = [(name, arch) for name, arch in PAIRS if name.startswith("sink_window_attention")]
+
+
+def _entry(built, name, arch):
+    folder, manifest = built
+    return folder, manifest["kernels"][name]["architectures"][str(arch)]
+
+
+def test_the_architectures_are_the_ones_we_promise():
+    assert ARCHITECTURES == (80, 89, 90, 100, 120)
+    assert ARCHITECTURES[1:] == FP8_ARCHITECTURES
+    assert ARCHITECTURES[2:] == TMA_ARCHITECTURES
+    assert len(PAIRS) == 9 * 5 + 3 * 4 + 3
+
+
+@pytest.mark.parametrize(("name", "arch"), PAIRS)
+def test_a_kernel_fits_its_architecture(built, name, arch):
+    folder, entry = _entry(built, name, arch)
+    resources = assemble(folder / entry["ptx"]["file"])
+    assert entry["target"] == TARGETS[arch]
+    assert resources.spilled_bytes == 0
+    assert resources.registers * entry["threads"] <= 65536
+    assert entry["shared_bytes"] <= SHARED_LIMIT_KIB[arch] * 1024
+
+
+def _assert_tensor_cores(folder, entry, name, arch):
+    found = instructions(folder / entry["cubin"]["file"])
+    assert found.get(TENSOR_CORE[arch], 0) > 0
+    assert (found.get("UTMALDG", 0) > 0) == name.endswith("_tma")
+    if not name.endswith("_tma"):
+        assert found.get("LDGSTS", 0) > 0, "keys and values are loaded without the asynchronous copy"
+
+
+@pytest.mark.parametrize(("name", "arch"), ATTENTION)
+def test_attention_runs_on_the_tensor_cores(built, name, arch):
+    folder, entry = _entry(built, name, arch)
+    _assert_tensor_cores(folder, entry, name, arch)
+
+
+@pytest.fixture(scope="session")
+def built_small(tmp_path_factory):
+    """Attention and cache kernels of the demo model in fp16: head size 64."""
+    folder = tmp_path_factory.mktemp("small")
+    names = ["sink_window_attention", "sink_window_attention_tma", "write_kv", "roll_sink"]
+    return folder, build(folder, names, ARCHITECTURES, Profile(dtype="fp16", dim=384, heads=6, ffn_dim=1536))
+
+
+@pytest.mark.parametrize(("name", "arch"), ATTENTION)
+def test_attention_of_the_demo_model(built_small, name, arch):
+    folder, entry = _entry(built_small, name, arch)
+    assert assemble(folder / entry["ptx"]["file"]).spilled_bytes == 0
+    assert entry["shared_bytes"] <= SHARED_LIMIT_KIB[arch] * 1024
+    _assert_tensor_cores(folder, entry, name, arch)
+
+
+@pytest.mark.parametrize("name", ["write_kv", "roll_sink"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_cache_kernels_of_the_demo_model(built_small, name, arch):
+    folder, entry = _entry(built_small, name, arch)
+    assert assemble(folder / entry["ptx"]["file"]).spilled_bytes == 0
+
+
+@pytest.mark.parametrize("sizes", [(3072, 24, 14336), (5120, 40, 13824)], ids=["5B", "14B"])
+def test_wide_models_fit_hopper(tmp_path, sizes):
+    """The kernels that hold a whole row in registers, at the widths of the larger models."""
+    dim, heads, ffn_dim = sizes
+    names = ["write_kv", "norm_modulate", "norm_modulate_fp8", "gate_residual", "gelu_fp8", "quantise_rows"]
+    manifest = build(tmp_path, names, [90], Profile(dim=dim, heads=heads, ffn_dim=ffn_dim))
+    for name in names:
+        entry = manifest["kernels"][name]["architectures"]["90"]
+        assert assemble(tmp_path / entry["ptx"]["file"]).spilled_bytes == 0, name
+
+
+def test_the_other_track_rules_compile(tmp_path):
+    grid = TrackGrid(
+        height=480, width=832, rows=60, columns=104, rounding="round", collision="last", first_frame="zero_pad"
+    )
+    manifest = build(tmp_path, ["scatter_tracks", "embed_tracks"], [90], Profile(grid=grid, track_channels=48))
+    for kernel in manifest["kernels"].values():
+        assert assemble(tmp_path / kernel["architectures"]["90"]["ptx"]["file"]).spilled_bytes == 0
