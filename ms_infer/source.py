@@ -26,7 +26,7 @@ def open_engine(
     device: str | None = None,
     precision: str | None = None,
 ) -> Engine:
-    """The engine for a source (an engine is taken as it is); a named one that cannot run raises, it never falls back."""
+    """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source."""
     if isinstance(source, Engine):
         return source
     wanted = engine if engine != "auto" else env("ENGINE", "auto")

@@ -50,7 +50,7 @@ class Chunk:
 class Stream:
     """Makes video chunk by chunk, for ever, from an image, a prompt and tracks.
 
-    source: "demo", a checkpoint file or folder, a bundle folder, or a loaded `Student`.
+    source: "demo", a checkpoint file or folder, a bundle folder, a loaded `Student`, or an engine of your own.
     engine: "auto", "torch", "openvino" or "tensorrt"; a named engine never falls back.
     precision: "fp32", "bf16", ...; None takes the engine's default for the device.
 
@@ -64,7 +64,7 @@ class Stream:
 
     def __init__(
         self,
-        source: str | Path | Student = "demo",
+        source: str | Path | Student | Engine = "demo",
         *,
         engine: str = "auto",
         device: str | None = None,

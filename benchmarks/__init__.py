@@ -1,0 +1,1 @@
+"""Benchmarks: pytest-benchmark suites and the peers they stand beside."""
