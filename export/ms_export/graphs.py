@@ -93,7 +93,9 @@ class ConditionStage(Stage):
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         image = inputs.get("image_tokens")
-        keys = self.transformer.condition(inputs["text"].to(self.dtype), None if image is None else image.to(self.dtype))
+        keys = self.transformer.condition(
+            inputs["text"].to(self.dtype), None if image is None else image.to(self.dtype)
+        )
         flat = [tensor for layer in keys for tensor in layer]
         return dict(zip((o.name for o in self.spec.outputs), flat, strict=True))
 

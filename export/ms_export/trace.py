@@ -19,6 +19,7 @@ from torch import nn
 from ms_export.graphs import ATTENTION, DOMAIN, Stage, build_stage
 from ms_export.weights import WeightTable
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import PARTS
 from ms_infer.model.transformer import Transformer
 from ms_infer.stages import StageSpec, TensorSpec
 
@@ -30,10 +31,16 @@ def module_parts(student: Student, dtype: torch.dtype) -> Student:
     """The student's parts in `dtype`, for tracing: the transformer as a shell without memory, the rest converted."""
     with torch.device("meta"):
         shell = Transformer(student.config.model).to(dtype)
-    parts: dict[str, Any] = {"transformer": shell.to_empty(device="cpu").eval().requires_grad_(False)}
-    for part in ("track_head", "text_encoder", "vae"):
+    return converted(student, dtype, transformer=shell.to_empty(device="cpu").eval().requires_grad_(False))
+
+
+def converted(student: Student, dtype: torch.dtype, **given: nn.Module) -> Student:
+    """Copies of the student's parts in `dtype`; parts that are `given` are taken as they are."""
+    parts: dict[str, Any] = dict(given)
+    for part in PARTS:
         module: nn.Module | None = getattr(student, part)
-        parts[part] = None if module is None else copy.deepcopy(module).to(dtype).eval()
+        if part not in given:
+            parts[part] = None if module is None else copy.deepcopy(module).to(dtype).eval()
     return Student(student.config, **parts, source=student.source)
 
 

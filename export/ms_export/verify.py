@@ -1,0 +1,259 @@
+"""Compares a bundle with PyTorch: every stage alone, then whole chunks from the same context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ms_export.graphs import build_stage
+from ms_export.onnx_engine import OnnxEngine, open_session
+from ms_infer.checkpoint import Student
+from ms_infer.config import StreamConfig, rgb_frames
+from ms_infer.engines.base import Array, ChunkPlan
+from ms_infer.engines.staged import StagedEngine
+from ms_infer.engines.torch import TorchEngine
+from ms_infer.manifest import Manifest
+from ms_infer.playback import TrackPlayer
+from ms_infer.stages import StageSpec, TensorSpec, relative_sink
+from ms_infer.tracks import Tracks
+
+STAGE_LIMITS = {"fp32": 1e-5, "fp16": 3e-3}
+"""Largest relative L2 error of a stage on onnxruntime."""
+PSNR_LIMITS = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0}
+"""Smallest PSNR in dB of a chunk's frames, started from the context of PyTorch fp32."""
+CHUNKS = 6
+LOSSLESS_PSNR = 99.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with PyTorch."""
+
+    name: str
+    engine: str
+    rel_l2: float
+    max_error: float
+    psnr: float | None
+    """Worst PSNR of the frames in dB, for comparisons of frames."""
+    passed: bool
+
+
+def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = CHUNKS) -> list[Check]:
+    """Run every comparison that this machine can run."""
+    student = Student(manifest.config, student.transformer, _head(student, manifest), student.text_encoder, student.vae)
+    checks = []
+    for dtype in manifest.graphs:
+        if dtype in STAGE_LIMITS:
+            checks += [check_stage(student, manifest, dtype, stage) for stage in manifest.stages[dtype]]
+    for engine in runnable_engines(manifest):
+        checks.append(check_chunks(student, engine, chunks=chunks))
+        engine.close()
+    return checks
+
+
+def _head(student: Student, manifest: Manifest) -> Any:
+    """The track head at the bundle's size."""
+    if student.track_head is None or student.config == manifest.config:
+        return student.track_head
+    from ms_infer.model.track_head import TrackHead
+
+    head = TrackHead(manifest.config)
+    head.load_state_dict(student.track_head.state_dict(), assign=True)
+    return head
+
+
+def runnable_engines(manifest: Manifest) -> Iterator[StagedEngine]:
+    """Every engine of the bundle that runs here, opened one after the other."""
+    if "fp32" in manifest.graphs:
+        yield OnnxEngine(manifest)
+    if find_spec("openvino") and any(engine.kind == "openvino" for engine in manifest.engines.values()):
+        from ms_infer.engines.openvino import open_openvino
+
+        yield open_openvino(manifest, precision="fp32")
+        default = open_openvino(manifest)
+        if default.precision != "fp32":
+            yield default
+
+
+def check_stage(student: Student, manifest: Manifest, dtype: str, stage: str) -> Check:
+    """One graph on onnxruntime against its PyTorch module, on the same random inputs."""
+    spec = manifest.stages[dtype][stage]
+    kind = torch.float32 if spec.precise else getattr(torch, {"fp32": "float32", "fp16": "float16"}[dtype])
+    from ms_export.trace import converted
+
+    module = build_stage(spec, converted(student, kind), kind)
+    inputs = example_inputs(spec, manifest.config)
+    with torch.no_grad():
+        expected = module(*(torch.from_numpy(inputs[i.name]) for i in spec.inputs))
+    session = open_session(str(manifest.path(manifest.graphs[dtype][stage])))
+    results = session.run([o.name for o in spec.outputs], inputs)
+    pairs = [(r, e.numpy()) for r, e in zip(results, expected, strict=True)]
+    rel_l2 = max(relative_l2(r, e) for r, e in pairs)
+    worst = max(float(np.abs(r.astype(np.float64) - e.astype(np.float64)).max()) for r, e in pairs)
+    limit = STAGE_LIMITS[dtype]
+    if spec.outputs[0].dtype == "uint8":  # a value beside .5 may round either way: one grey level
+        rel_l2 = max(relative_l2(r, e) for r, e in pairs[1:])
+    return Check(stage, f"onnxruntime {dtype}", rel_l2, worst, None, rel_l2 <= limit)
+
+
+def example_inputs(spec: StageSpec, config: StreamConfig, seed: int = 0) -> dict[str, Array]:
+    """Plausible random inputs: normal values, points inside the picture, indices inside the caches."""
+    random = np.random.default_rng(seed)
+    return {i.name: _example(i, config, random) for i in spec.inputs}
+
+
+def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator) -> Array:
+    special: dict[str, Any] = {
+        "words": lambda: random.integers(-1, len(config.model.text.vocabulary) + 1, spec.shape),
+        "visible": lambda: random.random(spec.shape) < 0.8,
+        "ids": lambda: random.integers(0, 1000, spec.shape),
+        "image": lambda: random.random(spec.shape),
+        "moved": lambda: random.random(spec.shape),
+        "validity": lambda: random.random(spec.shape),
+        "points": lambda: random.random(spec.shape) * (config.width, config.height),
+        "anchors": lambda: random.random(spec.shape) * (config.width, config.height),
+        "write_index": lambda: np.arange(spec.shape[0]) * config.tokens_per_frame,
+        "sink_index": lambda: np.array([0]),
+        "n_valid": lambda: np.array([config.cache_tokens - config.tokens_per_frame]),
+        "sigma": lambda: np.full(spec.shape, 0.7),
+        "next_sigma": lambda: np.full(spec.shape, 0.3),
+    }
+    if spec.name.endswith(("cos", "sin")):
+        turn = np.cos if spec.name.endswith("cos") else np.sin
+        values = turn(np.random.default_rng(1).random(spec.shape) * 6)
+    else:
+        values = special.get(spec.name, lambda: random.standard_normal(spec.shape))()
+    array: Array = np.asarray(values).astype(spec.dtype)
+    return array
+
+
+def check_chunks(student: Student, engine: StagedEngine, *, chunks: int = CHUNKS) -> Check:
+    """Chunks of an engine against PyTorch fp32, each from PyTorch's context; frames compared by PSNR."""
+    reference = TorchEngine(student, device="cpu", precision="fp32")
+    worst, rel_l2, max_error = LOSSLESS_PSNR, 0.0, 0.0
+    for expected, frames in chunk_pairs(reference, engine, chunks):
+        worst = min(worst, psnr(frames, expected))
+        rel_l2 = max(rel_l2, relative_l2(frames, expected))
+        max_error = max(max_error, float(np.abs(frames.astype(int) - expected.astype(int)).max()))
+    passed = worst >= PSNR_LIMITS[engine.precision]
+    name = f"{chunks} chunks"
+    return Check(name, f"{engine.name} {engine.precision}", rel_l2, max_error, worst, passed)
+
+
+def chunk_pairs(
+    reference: TorchEngine, engine: StagedEngine, chunks: int, *, same_context: bool = True, seed: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Frames of PyTorch and of the engine, chunk by chunk, of a stream with an image and moving tracks.
+
+    same_context: start every chunk of the engine from PyTorch's state; else both run freely.
+    """
+    config = engine.config
+    player = example_player(config)
+    image = example_image(config.height, config.width)
+    for one in (reference, engine):
+        one.reset()
+        one.set_text(one.embed("a red ball" if config.model.text.kind == "words" else ""))
+        one.set_image(image)
+    for index in range(chunks):
+        plan = chunk_plan(config, index, player, seed)
+        if same_context and index:
+            engine.restore(staged_state(reference, engine.specs, engine._capacity))
+        expected = run_chunk(reference, plan).copy()
+        yield expected, run_chunk(engine, plan)
+
+
+def run_chunk(engine: Any, plan: ChunkPlan) -> NDArray[np.uint8]:
+    """All steps of one chunk."""
+    engine.begin(plan)
+    for step in range(len(engine.config.schedule.timesteps)):
+        engine.denoise(step)
+    frames: NDArray[np.uint8] = engine.decode()
+    engine.write_cache()
+    engine.commit()
+    return frames
+
+
+def chunk_plan(config: StreamConfig, index: int, player: TrackPlayer | None, seed: int) -> ChunkPlan:
+    """Plan of a chunk of a stream without given latent frames."""
+    context = config.context
+    start, frames = context.start_of_chunk(index), context.frames_of_chunk(index)
+    count = rgb_frames(frames, first=start == 0)
+    tracks = player.chunk(rgb_frames(start, first=True) if start else 0, count) if player else None
+    return ChunkPlan(index, start == 0, context.place(start, frames), tracks, seed)
+
+
+def example_player(config: StreamConfig) -> TrackPlayer | None:
+    """A grid of points that is dragged to the right; None for models without a track head."""
+    head = config.model.track_head
+    if head is None:
+        return None
+    player = TrackPlayer(config.height, config.width, config.fps, head.max_tracks)
+    side = min(6, int(head.max_tracks**0.5))
+    player.set(Tracks.grid(side, side).drag((0.4, 0.5), (0.7, 0.5)), 0)
+    return player
+
+
+def example_image(height: int, width: int) -> NDArray[np.uint8]:
+    """A smooth picture `[height, width, 3]`."""
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = [np.sin(9 * x + 4 * y), np.cos(7 * y - 3 * x), np.sin(5 * (x + y) ** 2)]
+    return np.stack([(127.5 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
+
+
+def staged_state(engine: TorchEngine, specs: Any, capacity: int) -> dict[str, Array]:
+    """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
+    found = engine.state()
+    config = engine.config
+    state: dict[str, Array] = {}
+    for layer in range(config.model.layers):
+        state[f"cache.k_cache_{layer}"], state[f"cache.v_cache_{layer}"] = found["k"][layer], found["v"][layer]
+        if relative_sink(config):
+            raw = found["sink_k"][layer]
+            padding = np.zeros((*raw.shape[:2], config.chunk_tokens, raw.shape[3]), raw.dtype)
+            state[f"cache.sink_k_{layer}"] = np.concatenate([raw, padding], axis=2)
+    for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
+        stage = "tracks" if ours == "encoder" else "decode"
+        count = len(specs[stage].states) if stage in specs else 0
+        state |= {f"state.{ours}_{i}": found[f"{theirs}.{i}"] for i in range(count)}
+    state["counters"] = found["counters"]
+    state["history"] = _history(found["history"][0], int(found["counters"][0]), capacity)
+    return state
+
+
+def _history(frames: Array, made: int, capacity: int) -> Array:
+    """Re-index a ring of latent frames for another capacity."""
+    ring = np.zeros((capacity, *frames.shape[1:]), frames.dtype)
+    for frame in range(max(0, made - len(frames)), made):
+        ring[frame % capacity] = frames[frame % len(frames)]
+    return ring
+
+
+def relative_l2(value: Array, reference: Array) -> float:
+    """|value - reference| / |reference|."""
+    difference = np.linalg.norm(value.astype(np.float64) - reference.astype(np.float64))
+    size = np.linalg.norm(reference.astype(np.float64))
+    return float(difference / size) if size else float(difference)
+
+
+def psnr(frames: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """PSNR in dB of frames, at most 99."""
+    error = float(np.mean((frames.astype(np.float64) - expected.astype(np.float64)) ** 2))
+    return LOSSLESS_PSNR if error == 0 else min(LOSSLESS_PSNR, 10 * np.log10(255.0**2 / error))
+
+
+def format_checks(checks: Sequence[Check]) -> str:
+    """A table of all comparisons."""
+    lines = [f"{'what':<14}{'engine':<20}{'max error':>12}{'rel L2':>12}{'PSNR dB':>10}  result"]
+    for check in checks:
+        quality = "" if check.psnr is None else f"{check.psnr:.1f}"
+        verdict = "pass" if check.passed else "FAIL"
+        lines.append(
+            f"{check.name:<14}{check.engine:<20}{check.max_error:>12.2e}{check.rel_l2:>12.2e}{quality:>10}  {verdict}"
+        )
+    return "\n".join(lines)
