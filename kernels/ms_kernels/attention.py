@@ -170,7 +170,7 @@ def sink_window_attention(
     need_same("dtype", q=q, out=out)
     arch = _architecture(q.device)
     if form is None:
-        form = "tma" if arch >= 90 and _tma_fits(q) else "pointer"
+        form = "tma" if arch >= 90 and q.element_size() == 2 and dim in (32, 64, 128) else "pointer"
     need(form in ("pointer", "tma"), f"form must be 'pointer' or 'tma', not {form!r}")
     tile = attention_tile(arch, form, q.element_size())
     caches = (k_cache, v_cache) if form == "pointer" else _descriptors(k_cache, v_cache, tile)
@@ -221,10 +221,6 @@ def _descriptors(k_cache: Tensor, v_cache: Tensor, tile: Tile) -> tuple[TensorDe
         TensorDescriptor.from_tensor(k_cache.view(rows, dim), block),
         TensorDescriptor.from_tensor(v_cache.view(rows, dim), block),
     )
-
-
-def _tma_fits(q: Tensor) -> bool:
-    return q.element_size() == 2
 
 
 @functools.lru_cache

@@ -60,7 +60,8 @@ def write_kv_kernel(  # noqa: PLR0913
     angle = where * (DIM // 2) + pair
     cos = tl.load(cos_ptr + angle, mask=pair < DIM // 2, other=0.0)[None, :]
     sin = tl.load(sin_ptr + angle, mask=pair < DIM // 2, other=0.0)[None, :]
-    row = tl.load(state_ptr + _FIRST_SLOT + token // tokens_per_frame) * tokens_per_frame + token % tokens_per_frame
+    slot = tl.load(state_ptr + _FIRST_SLOT + token // tokens_per_frame).to(tl.int64)
+    row = slot * tokens_per_frame + token % tokens_per_frame
     q = turn_pairs(_rms(q, q_weight, heads * DIM, EPS), cos, sin, HEADS_BLOCK, DIM_BLOCK)
     k = _rms(k, k_weight, heads * DIM, EPS)
     target = out_ptr + batch * out_stride_batch + where * out_stride_token

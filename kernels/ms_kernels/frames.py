@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ms_kernels.checks import FLOATS, need, need_contiguous, need_dtype, need_rank, need_same, need_shape
 from ms_kernels.jit import launch, round_half_even
+from ms_kernels.layout import INT32_MAX
 
 BLOCK = 1024
 
@@ -19,9 +20,9 @@ def frames_to_uint8_kernel(frames_ptr, pixels, stride_frame, stride_channel, out
 
     Compile without fused multiply-add: 255 x is rounded to fp32 before the tie is judged."""
     frame = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = place < pixels * 3
-    source = frame * stride_frame + place % 3 * stride_channel + place // 3
+    source = frame * stride_frame + (place % 3).to(tl.int64) * stride_channel + place // 3
     x = tl.load(frames_ptr + source, mask=live, other=0.0).to(tl.float32) * 255.0
     x = tl.where(x > 0.0, tl.minimum(x, 255.0), 0.0)
     tl.store(out_ptr + frame * pixels * 3 + place, round_half_even(x).to(tl.uint8), mask=live)
@@ -41,6 +42,7 @@ def frames_to_uint8(frames: Tensor, *, out: Tensor | None = None) -> Tensor:
         frames.stride()[2:] == (width, 1) or frames.is_contiguous(),
         f"frames have strides {frames.stride()}, pictures must be packed; call .contiguous()",
     )
+    need(3 * height * width <= INT32_MAX - BLOCK, f"pictures of {height}x{width} pixels are too large (2^31 bytes)")
     if out is None:
         out = torch.empty(count, height, width, 3, dtype=torch.uint8, device=frames.device)
     need_shape("out", out, (count, height, width, 3))

@@ -31,7 +31,7 @@ def _modulated_row(  # noqa: PLR0913
     """(x - mean) / sqrt(var + EPS) * (1 + scale) + shift of this program's token [BLOCK] fp32, dead places zero."""
     token = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
-    frame = token // tokens_per_frame
+    frame = (tl.program_id(0) // tokens_per_frame).to(tl.int64)
     column = tl.arange(0, BLOCK)
     live = column < dim
     x = tl.load(x_ptr + batch * x_stride_batch + token * x_stride_token + column, mask=live, other=0.0)

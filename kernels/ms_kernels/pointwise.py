@@ -39,7 +39,8 @@ def gate_residual_kernel(  # noqa: PLR0913
     live = column < dim
     x_ptrs = x_ptr + batch * x_stride_batch + token * x_stride_token + column
     y = tl.load(y_ptr + batch * y_stride_batch + token * y_stride_token + column, mask=live, other=0.0)
-    of_frame = batch * gate_stride_batch + token // tokens_per_frame * gate_stride_frame
+    frame = (tl.program_id(0) // tokens_per_frame).to(tl.int64)
+    of_frame = batch * gate_stride_batch + frame * gate_stride_frame
     gate = tl.load(gate_ptr + of_frame + column, mask=live, other=0.0)
     x = tl.load(x_ptrs, mask=live, other=0.0).to(tl.float32) + y.to(tl.float32) * gate.to(tl.float32)
     tl.store(x_ptrs, x.to(x_ptr.dtype.element_ty), mask=live)

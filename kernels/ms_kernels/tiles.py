@@ -47,12 +47,10 @@ def attention_tile(arch: int, form: Form, bytes_per_element: int) -> Tile:
     """Tile of `sink_window_attention`; `arch` 0 is the interpreter."""
     if arch == 0:
         return _INTERPRETER
-    if bytes_per_element == 4:
-        return _FP32
     table = _TMA if form == "tma" else _POINTER
     if arch not in table:
         raise ValueError(f"the {form} form runs on sm_{sorted(table)}, not sm_{arch}; use form='pointer'")
-    return table[arch]
+    return _FP32 if bytes_per_element == 4 else table[arch]
 
 
 def row_warps(columns: int) -> int:

@@ -15,6 +15,12 @@ if "ms_kernels.jit" in sys.modules and not sys.modules["ms_kernels.jit"].INTERPR
     raise pytest.UsageError("the kernels are already loaded for the compiler; run `pytest tests/interp` on its own")
 
 
+def pytest_configure(config):
+    """Known noise of the interpreter: numpy's view of 1-element arrays, and exp of what becomes 0."""
+    config.addinivalue_line("filterwarnings", "ignore:Conversion of an array with ndim:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:overflow encountered in exp:RuntimeWarning")
+
+
 @pytest.fixture
 def guard():
     """Put tensors between sentinels; after the test every sentinel must be as it was."""
