@@ -131,11 +131,20 @@ def _measure(one: Implementation, arguments: tuple[Tensor, Tensor, Tensor, Tenso
     try:
         got = one.run(*arguments)[:, :1, :CHECKED_QUERIES].double()
         ms = median_ms(lambda: one.run(*arguments), clock)
-    except (RuntimeError, ValueError) as error:  # the backend does not take this shape, dtype or device
+    except _failures() as error:  # the backend does not take this shape, dtype or device
         logger.debug("attention %s cannot run: %s", one.name, error)
         return Measured(one.name, float("inf"), float("inf"))
     error_found = float((got - exact).abs().max() / exact.abs().max())
     return Measured(one.name, ms, error_found if error_found == error_found else float("inf"))
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a candidate raises when it cannot run here."""
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return RuntimeError, ValueError
+    return RuntimeError, ValueError, TritonError
 
 
 def _kernel(kernels: ModuleType, **options: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:

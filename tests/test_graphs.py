@@ -316,5 +316,8 @@ def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:
     warm._engine.warm_up()  # type: ignore[attr-defined]
 
     assert sorted(set(names(warm))) == ["decode", "denoise", "write_cache"]
+    paper = over(FusedEngine, STUDENTS["paper's track head"]())
+    paper._engine.warm_up()  # type: ignore[attr-defined]
+    assert "tracks" in names(paper)
     for a, b in zip(chunks(start(plain), 3), chunks(start(warm), 3), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -90,6 +90,7 @@ class FusedEngine(TorchEngine):
         self._side = torch.cuda.Stream(self.device) if cuda else None
         self._pools = [torch.cuda.graph_pool_handle() for _ in range(2)] if cuda else [None, None]
         self._enabled = graphs_enabled(self.device)
+        self._pending = False
         self._marks = Marks(self.device)
         self._chunk_turn = self._rotation(context.chunk_frames)
         self._sink_turn = self._rotation(context.sink_frames)
@@ -154,6 +155,7 @@ class FusedEngine(TorchEngine):
 
     def reset(self) -> None:
         self._synchronize()
+        self._pending = False
         super().reset()
         self._decoder = self._static("decoder", self._decoder)
         self._warped = self._static("warped", self._warped)
@@ -196,15 +198,17 @@ class FusedEngine(TorchEngine):
     @torch.no_grad()
     def begin(self, plan: ChunkPlan) -> None:
         placement = plan.placement
+        if self._pending:  # a step that failed: its uploads and its decoder may still be under way
+            self._synchronize()
+        self._pending = True
         self._plan, self._opening = plan, plan.opening
+        self._x = self._buffers["latents"][:, : placement.frames]
         with on_stream(self._main):
-            self._marks.wait("decoded", self._main)  # a step that failed may still be decoding
             self._marks.record("begun", self._main)
             self._upload(plan)
             self._fill_image_slots(placement.start, placement.frames)
             if self.track_head is not None and plan.tracks is not None:
-                self._input[:, : placement.frames, self._slots["track"]] = self._track_latents(plan)
-        self._x = self._buffers["latents"][:, : placement.frames]
+                self._place_tracks(plan)
 
     def _upload(self, plan: ChunkPlan) -> None:
         """All that the graphs read about the chunk: slots, valid keys, angles, counters of the noise."""
@@ -234,13 +238,21 @@ class FusedEngine(TorchEngine):
             names.append(key)
         return tuple(self._buffers[name][None] for name in names)
 
-    def _track_latents(self, plan: ChunkPlan) -> Tensor:
+    def _place_tracks(self, plan: ChunkPlan) -> None:
+        """Track latents into the transformer's input: one captured kernel for the paper's head, else the module."""
         head = self.track_head
         assert head is not None, "begin() checked it"
-        if head.config.content != "none" or head.config.convs != 1:
-            return super()._track_latents(plan)
-        points, visible, ids, _ = self._track_inputs(plan)
-        conv, config = head.convs[0], self.config
+        if head.config.content == "none" and head.config.convs == 1:
+            self._points = self._track_inputs(plan)
+            self._run_graph("tracks", self._scatter_tracks, self._main, self._pools[0])
+        else:
+            self._input[:, : plan.placement.frames, self._slots["track"]] = self._track_latents(plan)
+
+    def _scatter_tracks(self) -> None:
+        """Captured: points to track latents without the volume of ids."""
+        head, config = self.track_head, self.config
+        assert head is not None, "begin() checked it"
+        conv, (points, visible, ids, _) = head.convs[0], self._points
         assert isinstance(conv, torch.nn.Conv3d), "the head's layers are 1x1x1 convolutions"
         grid = TrackGrid(
             height=config.height, width=config.width, rows=config.latent_height, columns=config.latent_width,
@@ -248,8 +260,8 @@ class FusedEngine(TorchEngine):
             id_order=head.config.id_order, id_period=head.config.id_period,
         )  # fmt: skip
         weight = conv.weight.flatten(1)
-        latents: Tensor = self.kernels.scatter_tracks(points[0], visible[0], ids[0], weight, grid, bias=conv.bias)
-        return latents
+        latents = self.kernels.scatter_tracks(points[0], visible[0], ids[0], weight, grid, bias=conv.bias)
+        self._input[:, : self._x.shape[1], self._slots["track"]] = latents
 
     def _noise(self, denoise_pass: int) -> Tensor:
         return self._buffers["noise"][denoise_pass, :, : self._x.shape[1]]
@@ -310,8 +322,9 @@ class FusedEngine(TorchEngine):
         implementation = self._ring.implementation
         assert implementation is not None, "chosen when the engine was made"
         self._ring.valid_tokens = self._plan.placement.valid_frames * self.config.tokens_per_frame
-        filled = None if implementation.dynamic or name == "decode" else self._ring.valid_tokens
-        kind = (self._x.shape[1], self._opening if name == "decode" else self._pins_image(), filled)
+        attends = name in ("denoise", "write_cache")
+        filled = self._ring.valid_tokens if attends and not implementation.dynamic else None
+        kind = (self._x.shape[1], self._pins_image() if attends else self._opening, filled)
         if (name, *kind) not in self._graphs:
             self._graphs[(name, *kind)] = CapturedGraph(
                 name, work, self._graph_tensors(), enabled=self._enabled, cuda_stream=cuda_stream, pool=pool
@@ -339,6 +352,7 @@ class FusedEngine(TorchEngine):
             placement = self._plan.placement
             self._remember(placement.start, placement.frames)
         self._made = placement.start + placement.frames
+        self._pending = False
         self._marks.next_chunk(STAGES, late="write_cache")
 
     def stage_ms(self) -> Mapping[str, float]:
