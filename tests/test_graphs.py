@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, attention, device_noise, graphs, noise
 from ms_infer.checkpoint import Student
@@ -321,3 +323,46 @@ def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:
     assert "tracks" in names(paper)
     for a, b in zip(chunks(start(plain), 3), chunks(start(warm), 3), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes operations that a CUDA graph cannot hold: values read by the host, or sizes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "unique")):
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def unwatched(kernels: Any) -> SimpleNamespace:
+    """The twins, hidden from the mode: on CUDA a kernel stands there."""
+
+    def hide(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with _disable_current_modes():
+                return function(*args, **kwargs)
+
+        return call
+
+    return SimpleNamespace(**{name: hide(f) for name, f in vars(kernels).items() if callable(f)})
+
+
+@pytest.mark.parametrize("kind", ["paper's track head", "pinned image", "short first chunk, absolute"])
+def test_captured_work_never_waits_for_the_host(over: Open, kind: str) -> None:
+    stream = start(over(FusedEngine, STUDENTS[kind](), attention="sdpa"))
+    engine: Any = stream._engine
+    hidden = unwatched(engine.kernels)
+    engine.kernels = engine.operations.kernels = engine._ring._kernels = hidden
+    chunks(stream, 5)
+    with HostWaits() as watch, torch.no_grad():
+        for graph in engine._graphs.values():
+            graph._work()
+    assert watch.found == set()
+    with HostWaits() as seen:
+        torch.zeros(2).sum().item()
+    assert seen.found, "the watch sees a host read"
