@@ -26,7 +26,7 @@ class Refused(Exception):
 
     def __init__(self, reason: str, text: str, **details: object) -> None:
         super().__init__(text)
-        self.content = {"reason": reason, "text": text, **details}
+        self.details = {"reason": reason, **details}
 
 
 class Hub:

@@ -108,7 +108,7 @@ class Connection:
         try:
             self.session = await self.hub.join(message, self.client)
         except Refused as refusal:
-            self._error("refused", str(refusal), **refusal.content)
+            self._error("refused", str(refusal), **refusal.details)
             return
         self.client.put(protocol.pack_json(Type.HELLO, hello(self.session, self.client)))
 

@@ -1,0 +1,195 @@
+"""A running server in a thread, and a client that speaks the protocol, for tests."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from websockets.sync.client import ClientConnection, connect
+
+from ms_infer.serve.app import create_app
+from ms_infer.serve.config import ServeConfig
+from ms_infer.serve.hub import OpenStream
+from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, UNITS, Type
+from ms_infer.serve.transport import make_server
+from tests.serve.moving_picture import MovingPicture
+
+
+@dataclass
+class Running:
+    """A server that accepts connections."""
+
+    port: int
+    app: Any
+    streams: list[MovingPicture] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=f"http://{self.host}", **options)
+
+    def until_ready(self) -> None:
+        with self.http() as http:
+            for _ in range(600):
+                if http.get("/readyz").status_code == 200:
+                    return
+                time.sleep(0.05)
+        raise AssertionError("the server did not become ready")
+
+
+@contextmanager
+def running(make: OpenStream = MovingPicture, *, wait: bool = True, **settings: Any) -> Iterator[Running]:
+    """Serve with the given settings on a free port."""
+    config = ServeConfig(port=0, **settings)
+    listening = threading.Event()
+    ports: list[int] = []
+    streams: list[Any] = []
+
+    def opened() -> Any:
+        streams.append(make())
+        return streams[-1]
+
+    app = create_app(config, opened)
+    server = make_server(app, config, lambda port: (ports.append(port), listening.set()))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert listening.wait(30)
+    server_running = Running(ports[0], app, streams)
+    try:
+        if wait:
+            server_running.until_ready()
+        yield server_running
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@dataclass
+class Frame:
+    codec: int
+    size: tuple[int, int]
+    chunk: int
+    index: int
+    control: int
+    made_ms: float
+    picture: bytes
+
+
+@dataclass
+class Ack:
+    chunk: int
+    first: int
+    control: int
+    prompt: int
+    kinds: NDArray[np.uint8]
+    points: NDArray[np.float64]
+    """[N, frames, 2], NaN where hidden."""
+
+
+class Page:
+    """What the page does, without a browser."""
+
+    def __init__(self, server: Running, *, token: str = "", join: bool = True, **options: Any) -> None:
+        self.server = server
+        address = f"ws://{server.host}/ws" + (f"?token={token}" if token else "")
+        self._stack = ExitStack()
+        self.socket: ClientConnection = self._stack.enter_context(
+            connect(address, max_size=None, compression=None, open_timeout=20, **options)
+        )
+        self.control = 0
+        self.hello: dict[str, Any] = {}
+        self.frames: list[Frame] = []
+        self.acks: list[Ack] = []
+        self.stats: dict[str, Any] = {}
+        self.errors: list[dict[str, Any]] = []
+        self.byes: list[dict[str, Any]] = []
+        if join:
+            self.join()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def join(self, **content: Any) -> None:
+        self.send("join", version=1, **content)
+        self.until(lambda: self.hello or self.errors or self.byes)
+
+    def send(self, do: str, **content: Any) -> int:
+        if do != "join":
+            self.control += 1
+        message = {"do": do, "id": self.control, "t": time.monotonic() * 1e3, **content}
+        self.socket.send(bytes([Type.CONTROL]) + json.dumps(message).encode())
+        return self.control
+
+    def drag(self, *places: tuple[float, float], up: bool = True, number: int = 1, radius: float = 0.2) -> int:
+        now = time.monotonic() * 1e3
+        events = [[number, "move", now - 10 * (len(places) - i), x, y] for i, (x, y) in enumerate(places)]
+        events[0][1] = "down"
+        if up:
+            events.append([number, "up", now, *places[-1]])
+        return self.send("pointers", events=events, radius=radius)
+
+    def read(self, seconds: float = 0.05) -> bool:
+        """Take in one message; False when none came in time."""
+        try:
+            data = self.socket.recv(timeout=seconds)
+        except TimeoutError:
+            return False
+        assert isinstance(data, bytes)
+        self._take(data)
+        return True
+
+    def until(self, wanted: Callable[[], Any], seconds: float = 30.0) -> None:
+        end = time.monotonic() + seconds
+        while not wanted():
+            assert time.monotonic() < end, "it did not happen in time"
+            self.read()
+
+    def quiet(self, seconds: float) -> int:
+        """Frames that come within a time."""
+        before, end = len(self.frames), time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.read()
+        return len(self.frames) - before
+
+    def _take(self, data: bytes) -> None:
+        kind = data[0]
+        if kind == Type.FRAME:
+            _, codec, width, height, chunk, index, control, made = FRAME_HEAD.unpack_from(data)
+            self.frames.append(Frame(codec, (height, width), chunk, index, control, made, data[FRAME_HEAD.size :]))
+        elif kind == Type.ACK:
+            self.acks.append(read_ack(data))
+        elif kind == Type.HELLO:
+            self.hello = json.loads(data[1:])
+            self.control = self.hello["last_control"]
+        elif kind == Type.STATS:
+            self.stats |= json.loads(data[1:])
+        elif kind == Type.ERROR:
+            self.errors.append(json.loads(data[1:]))
+        elif kind == Type.BYE:
+            self.byes.append(json.loads(data[1:]))
+
+
+def read_ack(data: bytes) -> Ack:
+    """The ack in a message."""
+    _, _, count, chunk, first, control, prompt, frames = ACK_HEAD.unpack_from(data)
+    at = ACK_HEAD.size
+    kinds = np.frombuffer(data, np.uint8, count, at)
+    raw = np.array(struct.unpack_from(f"<{count * frames * 2}h", data, at + count), np.float64)
+    points = raw.reshape(count, frames, 2) / UNITS
+    points[points[..., 0] == -32768 / UNITS] = np.nan
+    return Ack(chunk, first, control, prompt, kinds, points)
