@@ -1,0 +1,179 @@
+"""From an ONNX stage to a TensorRT network that is right: parse, repair what the parser drops, check what it made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ms_export.graphs import ATTENTION
+from ms_export.tensorrt_scatter import without_scatter_add
+from ms_infer.engines.trt_library import TensorRt, errors_of, listening, log_of
+from ms_infer.errors import BundleError, ConfigError
+from ms_infer.stages import StageSpec
+
+DYNAMIC = ("NON_ZERO", "LOOP_OUTPUT", "TRIP_LIMIT", "RECURRENCE", "ITERATOR", "CONDITION", "CONDITIONAL_INPUT")
+"""Layers whose output sizes or work depend on data: such a network cannot be captured in a CUDA graph."""
+HEAD_DIM_STEP = 8
+"""Fused attention over a given number of keys exists for head sizes in multiples of this, from twice it on."""
+FALLBACKS = ("SOFTMAX", "SCATTER")
+"""What attention and cache writes become when they are not taken as one layer each."""
+DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+}
+"""Types of the stages -> members of TensorRT's DataType."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed network with what must stay alive beside it."""
+
+    builder: Any
+    definition: Any
+    parser: Any
+
+    def layers(self) -> Iterator[Any]:
+        return (self.definition.get_layer(i) for i in range(self.definition.num_layers))
+
+    def inputs(self) -> dict[str, Any]:
+        return {t.name: t for t in (self.definition.get_input(i) for i in range(self.definition.num_inputs))}
+
+    def outputs(self) -> dict[str, Any]:
+        return {t.name: t for t in (self.definition.get_output(i) for i in range(self.definition.num_outputs))}
+
+    def counts(self) -> Counter[str]:
+        """Number of layers of each type."""
+        return Counter(layer_type(layer) for layer in self.layers())
+
+
+def layer_type(layer: Any) -> str:
+    """Name of the type of a layer: "ATTENTION_INPUT"."""
+    return str(layer.type).rpartition(".")[2]
+
+
+def parse(library: TensorRt, graph: Path) -> Network:
+    """Read an ONNX file whose weights lie beside it. BundleError with the parser's words when it refuses."""
+    trt, log = library.module, log_of(library.kind)
+    with listening(library.kind) as messages:
+        builder = trt.Builder(log)
+        definition = builder.create_network(0)  # always strongly typed
+        parser = trt.OnnxParser(definition, log)
+        model = onnx.load(graph, load_external_data=False)
+        rewritten = without_scatter_add(model)
+        path = str(graph)  # weights lie beside it
+        if not (parser.parse(model.SerializeToString(), path) if rewritten else parser.parse_from_file(path)):
+            reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            raise BundleError(
+                f"{library.name} {library.version} cannot read {graph}: {'; '.join(reasons) or errors_of(messages)}"
+            )
+    return Network(builder, definition, parser)
+
+
+def repair(library: TensorRt, network: Network) -> None:
+    """Put back what the parser leaves out.
+
+    The parser ignores input 6 of Attention-24 (`nonpad_kv_seqlen`) with a warning: the number of valid keys is
+    attached again as int32. float32 attention has no fused kernel and is allowed to decompose. ConfigError for head
+    sizes without a fused kernel.
+    """
+    trt = library.module
+    n_valid = network.inputs().get("n_valid")
+    lengths = None
+    for layer in list(network.layers()):
+        if layer.type != trt.LayerType.ATTENTION_INPUT:
+            continue
+        layer.__class__ = trt.IAttentionInputLayer  # down-cast idiom of the bindings
+        attention = layer.attention
+        if f"({ATTENTION})" in attention.metadata:
+            if n_valid is None:
+                raise BundleError(f"the graph attends to a cache ({attention.metadata}) but has no input n_valid")
+            if lengths is None:
+                lengths = network.definition.add_cast(n_valid, trt.int32).get_output(0)
+                lengths.name = "n_valid_int32"
+            attention.key_value_lengths = lengths
+        query = layer.get_input(0)
+        if query.dtype == trt.float32:
+            attention.decomposable = True
+        else:
+            _check_head_dim(query.shape[-1])
+
+
+def _check_head_dim(head_dim: int) -> None:
+    if head_dim % HEAD_DIM_STEP or head_dim < 2 * HEAD_DIM_STEP:
+        raise ConfigError(
+            f"TensorRT has no fused attention for heads of {head_dim}; it takes multiples of {HEAD_DIM_STEP} from "
+            f"{2 * HEAD_DIM_STEP} on. Build fp32, which decomposes, or use another engine"
+        )
+
+
+def check(library: TensorRt, network: Network, spec: StageSpec) -> Counter[str]:
+    """Compare a network with what its stage promises; returns the counts of its layers.
+
+    BundleError: other inputs or outputs, an attention or a cache write that fell apart, layers that depend on data.
+    ConfigError: cache writes that TensorRT cannot do in place.
+    """
+    _check_io(library, spec, network)
+    _check_caches(library, spec, network)
+    counts = network.counts()
+    dynamic = [kind for kind in DYNAMIC if counts[kind]]
+    if dynamic:
+        raise BundleError(f"{spec.name}: the layers {dynamic} depend on data and cannot be captured; report this graph")
+    if spec.aliases:
+        fallen = {kind: counts[kind] for kind in FALLBACKS if counts[kind]}
+        if fallen or counts["ATTENTION_INPUT"] != attentions(spec):
+            raise BundleError(
+                f"{spec.name}: expected {attentions(spec)} fused attentions and no {' or '.join(FALLBACKS)}, found "
+                f"{counts['ATTENTION_INPUT']} and {fallen}; this {library.name} reads the graph differently"
+            )
+    return counts
+
+
+def attentions(spec: StageSpec) -> int:
+    """Attentions of a stage: one per value cache, one per cross-attention."""
+    names = [tensor.name for tensor in spec.inputs]
+    return sum(name.startswith(("v_cache_", "cross_k_")) for name in names)
+
+
+def _check_io(library: TensorRt, spec: StageSpec, network: Network) -> None:
+    """Every tensor of the stage is there with its shape and type, and nothing else."""
+    types = library.module.DataType
+    sides: tuple[tuple[str, Any, Mapping[str, Any]], ...] = (
+        ("inputs", spec.inputs, network.inputs()),
+        ("outputs", spec.outputs, network.outputs()),
+    )
+    for side, wanted, found in sides:
+        expected = {t.name: (tuple(t.shape), getattr(types, DTYPES[t.dtype])) for t in wanted}
+        have = {name: (tuple(t.shape), t.dtype) for name, t in found.items()}
+        if have != expected:
+            wrong = sorted(n for n in have.keys() | expected.keys() if have.get(n) != expected.get(n))
+            details = "; ".join(f"{n}: expected {expected.get(n)}, found {have.get(n)}" for n in wrong[:4])
+            raise BundleError(f"{spec.name}: the {side} of the graph are not those of the manifest ({details})")
+
+
+def _check_caches(library: TensorRt, spec: StageSpec, network: Network) -> None:
+    """Every cache is written once, from a network input to a network output: only then it is in place."""
+    inputs, outputs = network.inputs(), network.outputs()
+    written = set()
+    for layer in network.layers():
+        if layer.type != library.module.LayerType.KV_CACHE_UPDATE:
+            continue
+        pair = (layer.get_input(0).name, layer.get_output(0).name)
+        if pair[0] not in inputs or pair[1] not in outputs:
+            raise ConfigError(
+                f"{spec.name}: the cache update {pair[0]} -> {pair[1]} is one of several in a row; TensorRT writes a "
+                "cache in place only once per pass, from an input to an output. Export with --writes chunk (sink and "
+                "window in multiples of the chunk)"
+            )
+        written.add(pair)
+    missing = sorted(set(spec.aliases) - written)
+    if missing:
+        raise BundleError(f"{spec.name}: no in-place update for the caches {missing[:3]}; they would be copied")
