@@ -78,6 +78,11 @@ def test_two_builds_from_two_places_are_byte_identical(tmp_path):
         source, out = tmp_path / place / "source", tmp_path / place / "out"
         shutil.copytree(Path(ms_kernels.__file__).parent, source / "ms_kernels")
         env = os.environ | {"PYTHONPATH": str(source), "TRITON_CACHE_DIR": str(tmp_path / place / "cache")}
+        where = subprocess.run(
+            [sys.executable, "-c", "import ms_kernels; print(ms_kernels.__file__)"],
+            env=env, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert where.stdout.startswith(str(source))
         command = [sys.executable, "-m", "ms_kernels.aot", "-o", str(out), "--arch", "80", "90", "--kernels"]
         subprocess.run([*command, "roll_sink", "gelu", "sink_window_attention"], env=env, check=True)
         found.append({path.name: path.read_bytes() for path in out.iterdir()})
