@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_infer.serve.config import ServeConfig
-from ms_infer.source import MANIFEST, load_source
+from ms_infer.source import find_bundle, load_source
 from ms_infer.stream import Stream
+
+if TYPE_CHECKING:
+    from ms_infer.checkpoint import Student
 
 
 def stream_opener(config: ServeConfig) -> Callable[[], Stream]:
     """Opens streams of `config.source`. Streams of a checkpoint share its weights; each has its own context."""
-
-    def is_bundle() -> bool:
-        return (Path(config.source) / MANIFEST).is_file()
-
-    student = None
+    loaded: list[Student] = []
 
     def open_stream() -> Stream:
-        nonlocal student
-        if is_bundle() or config.engine in ("openvino", "tensorrt"):
+        if config.engine not in ("auto", "torch") or find_bundle(config.source, config.engine, None) is not None:
             return Stream(config.source, engine=config.engine, precision=config.precision)
-        student = student or load_source(config.source)
-        return Stream(student, engine=config.engine, precision=config.precision)
+        if not loaded:
+            loaded.append(load_source(config.source))
+        return Stream(loaded[0], engine=config.engine, precision=config.precision)
 
     return open_stream

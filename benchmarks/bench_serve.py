@@ -1,0 +1,217 @@
+"""What `ms-serve` delivers: frames per second, lag of a control, several sessions at once, memory over a long run.
+
+    python benchmarks/bench_serve.py demo --seconds 60 --sessions 1
+    python benchmarks/bench_serve.py demo --seconds 1200 --soak
+
+It starts the server as a process of its own and drives it over WebSockets with random drags, prompts and pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+from websockets.asyncio.client import ClientConnection, connect
+
+FRAME, HELLO, CONTROL, ERROR = 3, 1, 2, 6
+
+
+@dataclass(frozen=True)
+class Options:
+    """Drive a server and print what its clients see."""
+
+    source: tyro.conf.Positional[str] = "demo"
+    seconds: float = 60.0
+    warm_up: float = 10.0
+    """Seconds at the start that are not counted."""
+    sessions: int = 1
+    fps: float | None = None
+    """Rate the server is asked for; None is the model's own."""
+    engine: str = "auto"
+    soak: bool = False
+    """Random pauses, resets and prompts too, and memory over time."""
+    seed: int = 0
+
+
+@dataclass
+class Seen:
+    """What one client saw."""
+
+    arrivals: list[float] = field(default_factory=list)
+    lags_ms: list[float] = field(default_factory=list)
+    disorder: int = 0
+    errors: list[str] = field(default_factory=list)
+    last: tuple[int, int] = (-1, -1)
+
+
+class Visitor:
+    """One page with a restless user."""
+
+    def __init__(self, socket: ClientConnection, options: Options, number: int, end: float) -> None:
+        self.socket, self.options, self.number, self.end = socket, options, number, end
+        self.seen = Seen()
+        self.sent: dict[int, float] = {}
+        self._control = 0
+        self._rng = random.Random(options.seed * 1000 + number)
+
+    async def run(self) -> Seen:
+        await self._send("join", version=1)
+        while (first := await self.socket.recv())[0] != HELLO:
+            if first[0] == ERROR:
+                self.seen.errors.append(first[1:].decode())
+                return self.seen
+        user = asyncio.create_task(self._use())
+        while time.monotonic() < self.end:
+            try:
+                async with asyncio.timeout(1):
+                    data = await self.socket.recv()
+            except TimeoutError:
+                continue
+            if data[0] == ERROR:
+                self.seen.errors.append(data[1:].decode())
+            if data[0] == FRAME:
+                note(self.seen, self.sent, data, self.options.soak)
+        user.cancel()
+        return self.seen
+
+    async def _send(self, do: str, **content: object) -> None:
+        self._control += do != "join"
+        text = json.dumps({"do": do, "id": self._control, "t": time.monotonic() * 1e3, **content})
+        await self.socket.send(bytes([CONTROL]) + text.encode())
+
+    async def _use(self) -> None:
+        rng = self._rng
+        await self._send("start", seed=self.number)
+        while time.monotonic() < self.end:
+            await asyncio.sleep(rng.uniform(0.1, 0.8))
+            if self.options.soak and rng.random() < 0.1:
+                await self._whim()
+            await self._drag()
+
+    async def _drag(self) -> None:
+        rng = self._rng
+        x, y = rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)
+        dx, dy = rng.uniform(-0.01, 0.01), rng.uniform(-0.01, 0.01)
+        steps = rng.randrange(5, 60)
+        for step in range(steps):
+            phase = "down" if step == 0 else "up" if step == steps - 1 else "move"
+            now = time.monotonic()
+            self.sent[self._control + 1] = now
+            place = (min(max(x + dx * step, 0), 1), min(max(y + dy * step, 0), 1))
+            await self._send("pointers", events=[[1, phase, now * 1e3, *place]], radius=0.2)
+            await asyncio.sleep(1 / 60)
+
+    async def _whim(self) -> None:
+        rng = self._rng
+        do = rng.choice(["reset", "clear", "prompt", "camera", "pause"])
+        if do == "prompt":
+            await self._send("prompt", text=rng.choice(["night", "snow", "fog", "", "a plain day"]))
+        elif do == "camera":
+            await self._send("camera", x=rng.uniform(-1, 1), zoom=rng.uniform(-1, 1))
+            await asyncio.sleep(1)
+            await self._send("camera")
+        elif do == "pause":
+            await self._send("pause")
+            await asyncio.sleep(rng.uniform(0, 1))
+            await self._send("resume")
+        else:
+            await self._send(do)
+
+
+async def client(address: str, options: Options, number: int, end: float) -> Seen:
+    """Connect, use the page until the end, tell what came."""
+    async with connect(address, max_size=None, compression=None) as socket:
+        return await Visitor(socket, options, number, end).run()
+
+
+def note(seen: Seen, sent: dict[int, float], data: bytes, resets: bool) -> None:
+    """Count a frame."""
+    now = time.monotonic()
+    chunk, index, control = struct.unpack_from("<III", data, 6)
+    seen.arrivals.append(now)
+    restarted = resets and chunk == 0 and index < seen.last[1]
+    seen.disorder += (chunk, index) <= seen.last and not restarted
+    seen.last = (chunk, index)
+    for one in [one for one in sent if one <= control]:
+        seen.lags_ms.append((now - sent.pop(one)) * 1e3)
+
+
+def memory_mib(process: int) -> float:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def watch_memory(process: int, end: float) -> list[float]:
+    """A sample every two seconds."""
+    samples = []
+    while time.monotonic() < end:
+        await asyncio.sleep(2)
+        samples.append(memory_mib(process))
+    return samples
+
+
+async def drive(address: str, options: Options, process: int) -> None:
+    end = time.monotonic() + options.warm_up + options.seconds
+    watching = asyncio.create_task(watch_memory(process, end))
+    clients = await asyncio.gather(*(client(address, options, n, end) for n in range(options.sessions)))
+    begin = end - options.seconds
+    for number, seen in enumerate(clients):
+        counted = [at for at in seen.arrivals if at >= begin]
+        gaps = np.diff(counted) * 1e3 if len(counted) > 1 else np.zeros(1)
+        lags = np.array(seen.lags_ms or [np.nan])
+        print(
+            f"session {number}: {len(counted) / options.seconds:.1f} frames/s, gap p50 {np.median(gaps):.0f} "
+            f"p99 {np.percentile(gaps, 99):.0f} ms, drag to frame p50 {np.percentile(lags, 50):.0f} "
+            f"p95 {np.percentile(lags, 95):.0f} ms ({len(lags)} controls), {seen.disorder} out of order, "
+            f"{len(seen.errors)} errors {seen.errors[:1]}"
+        )
+    samples = np.array(await watching)
+    half = samples[len(samples) // 4 :]
+    early, late = half[: len(half) // 3].mean(), half[-len(half) // 3 :].mean()
+    growth = 100 * (late / early - 1)
+    print(f"memory: {early:.0f} MiB early, {late:.0f} MiB late ({growth:+.1f} %), most {samples.max():.0f}")
+
+
+def main() -> None:
+    options = tyro.cli(Options)
+    command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", options.source, "--port", "0"]
+    command += ["--engine", options.engine, "--min-fps", "0.01", "--max-sessions", str(options.sessions)]
+    command += [] if options.fps is None else ["--fps", str(options.fps)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip().rstrip("/").rpartition(":")[2]
+        wait_until_ready(port)
+        load = os.getloadavg()[0]
+        asyncio.run(drive(f"ws://127.0.0.1:{port}/ws", options, server.pid))
+        print(f"{options}; {os.cpu_count()} cores, load before {load:.1f}, after {os.getloadavg()[0]:.1f}")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_ready(port: str) -> None:
+    """Until the model is loaded and warm."""
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    while True:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/readyz"):
+                return
+        except URLError:
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Chromium, the servers it visits, and what it receives."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Page as Tab
+
+from ms_infer.serve.protocol import FRAME_HEAD, Type
+from ms_infer.source import demo_checkpoint
+from tests.serve.live import Ack, read_ack, running
+from tests.serve.moving_picture import MovingPicture
+
+torch.set_num_threads(1)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+ARTEFACTS = Path(__file__).parents[2] / "build" / "browser"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> Iterator[str]:
+    """Address of a server whose model is the first frame, moved along the tracks."""
+    with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01) as made:
+        yield f"http://localhost:{made.port}/"
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[str]:
+    """Address of a real `ms-serve demo`."""
+    if demo_checkpoint() is None:
+        pytest.skip("the demo checkpoint (ms_infer/assets/demo/demo.safetensors) is not there")
+    command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", "demo", "--port", "0"]
+    process = subprocess.Popen([*command, "--max-sessions", "8", "--min-fps", "0.1"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Visit:
+    """A tab on a server and everything that came through its WebSocket."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.tab: Tab = context.new_page()
+        self.frames: list[tuple[int, int, int, bytes]] = []
+        """(chunk, index, control, JPEG)."""
+        self.acks: list[Ack] = []
+        self.troubles: list[str] = []
+        self.tab.on("websocket", lambda socket: socket.on("framereceived", self._take))
+        self.tab.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.tab.on("console", lambda said: self.troubles.append(said.text) if said.type == "error" else None)
+        self.tab.goto(address)
+        self.until(lambda: self.state("!!(page.hello && page.picture)"), 120)
+
+    def _take(self, data: Any) -> None:
+        raw = data.encode() if isinstance(data, str) else data
+        if raw[0] == Type.FRAME:
+            _, _, _, _, chunk, index, control, _ = FRAME_HEAD.unpack_from(raw)
+            self.frames.append((chunk, index, control, raw[FRAME_HEAD.size :]))
+        elif raw[0] == Type.ACK:
+            self.acks.append(read_ack(raw))
+
+    def state(self, expression: str) -> Any:
+        """A value of the page."""
+        return self.tab.evaluate(f"(() => {expression})()")
+
+    def until(self, wanted: Callable[[], Any], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not wanted():
+            assert time.monotonic() < end, f"it did not happen in time; troubles: {self.troubles}"
+            self.tab.wait_for_timeout(50)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Place on the screen of a place in the picture."""
+        box = self.tab.locator("#canvas").bounding_box()
+        assert box is not None
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], *, steps: int = 25) -> None:
+        self.tab.mouse.move(*self.at(*start))
+        self.tab.mouse.down()
+        for part in np.linspace(0, 1, steps + 1)[1:]:
+            self.tab.mouse.move(*self.at(*(np.array(start) + (np.array(end) - start) * part)))
+            self.tab.wait_for_timeout(40)
+        self.tab.mouse.up()
+
+    def pictures(self, first: int, last: int) -> NDArray[np.uint8]:
+        """uint8 [T, H, W, 3] of received frames [first, last)."""
+        return np.stack([np.asarray(Image.open(io.BytesIO(one[3]))) for one in self.frames[first:last]])
+
+    def shoot(self, name: str) -> Path:
+        """Keep a screenshot as an artefact."""
+        ARTEFACTS.mkdir(parents=True, exist_ok=True)
+        self.tab.screenshot(path=ARTEFACTS / f"{name}.png")
+        return ARTEFACTS / f"{name}.png"
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens a server's page in a context of its own; troubles of the page fail the test."""
+    opened: list[tuple[BrowserContext, Visit]] = []
+
+    def open_page(address: str, width: int = 1280, height: int = 800, **options: Any) -> Visit:
+        # the content policy forbids eval, which is how Playwright asks the page
+        context = chromium.new_context(viewport={"width": width, "height": height}, bypass_csp=True, **options)
+        opened.append((context, Visit(context, address)))
+        return opened[-1][1]
+
+    yield open_page
+    troubles = [trouble for _, one in opened for trouble in one.troubles]
+    for context, _ in opened:
+        context.close()
+    assert not troubles
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_end() -> Iterator[None]:
+    yield
+    assert threading.active_count() < 50

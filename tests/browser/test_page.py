@@ -1,0 +1,290 @@
+"""The page in a real browser: what a newcomer sees and does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ms_infer.serve.board import Kind
+from ms_infer.tracks import Tracks
+from tests.browser.conftest import Visit
+from tests.serve.live import running
+from tests.serve.moving_picture import MovingPicture
+
+Open = Callable[..., Visit]
+DRAG = 40.0 / 128  # 40 pixels of the demo's picture
+START = (0.44, 0.36)  # the balloon of the first example
+
+
+@pytest.fixture(params=["stand_in", "demo"])
+def server(request: pytest.FixtureRequest) -> str:
+    """Every server that these tests run against; the real one only where its weights are."""
+    return str(request.getfixturevalue(request.param))
+
+
+def moved_by(visit: Visit, first: int, last: int, start: tuple[float, float]) -> float:
+    """Median movement to the right, in pixels, of what was at `start` by optical flow through received frames."""
+    frames = visit.pictures(first, last)
+    tracks = Tracks.from_video(frames, rows=32, cols=32)
+    size = frames.shape[2]
+    near = np.hypot(*(tracks.points[:, 0] / size - start).T) < 0.09
+    kept = near & tracks.visible[:, -1]
+    assert kept.sum() >= 4, "the thing was lost from sight"
+    return float(np.median(tracks.points[kept, -1, 0] - tracks.points[kept, 0, 0]))
+
+
+def test_first_screen_invites_to_drag(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    assert page.tab.locator("#hint").inner_text() == "Drag something"
+    assert page.tab.locator("#status").inner_text().startswith("Ready")
+    assert page.tab.locator("#examples button[aria-pressed=true]").count() == 1
+    canvas = page.state("[...canvas.getContext('2d').getImageData(200, 200, 1, 1).data]")
+    assert canvas[3] == 255  # a picture is there
+    assert not page.frames  # and nothing is computed yet
+    page.shoot("first")
+
+
+def test_dragged_object_moves_along_and_only_then(visit: Open, server: str) -> None:
+    page = visit(server)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: len(page.frames) >= 30, 120)
+    still = moved_by(page, 9, 30, START)
+    begin = len(page.frames)
+    page.drag(START, (START[0] + DRAG, START[1]))
+    page.until(lambda: page.acks[-1].kinds.any() and still_at_the_end(page), 120)
+    settled = page.acks[-1].chunk
+    page.until(lambda: page.frames[-1][0] > settled, 120)
+    page.shoot("dragged")
+    moved = moved_by(page, begin - 1, len(page.frames), START)
+    print(f"without a drag {still:.1f} px, with one of 40 px {moved:.1f} px")
+    assert abs(still) < 4
+    assert moved >= 0.6 * 40
+
+
+def still_at_the_end(page: Visit) -> bool:
+    """Whether the dragged points of the newest chunk have arrived."""
+    dragged = page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG]
+    return bool(len(dragged)) and bool(np.nanmax(np.ptp(dragged, axis=1)) < 1e-3)
+
+
+def test_pause_stops_frames_and_resume_goes_on(visit: Open, server: str) -> None:
+    page = visit(server)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: len(page.frames) >= 12, 120)
+    page.tab.keyboard.press(" ")
+    page.until(lambda: page.state("page.mode") == "paused")
+    page.tab.wait_for_timeout(300)
+    count = len(page.frames)
+    page.tab.wait_for_timeout(1200)
+    assert len(page.frames) == count
+    assert page.tab.locator("#badge").inner_text() == "Paused"
+    page.tab.keyboard.press(" ")
+    page.until(lambda: len(page.frames) > count + 12, 120)
+    assert page.frames[count][1] == page.frames[count - 1][1] + 1
+
+
+def test_prompt_change_is_acknowledged(visit: Open, server: str) -> None:
+    page = visit(server)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.acks, 120)
+    page.tab.fill("#text", "night")
+    page.tab.press("#text", "Enter")
+    control = page.state("page.control")
+    page.until(lambda: page.acks[-1].prompt == control, 120)
+    page.until(lambda: page.frames[-1][2] >= control, 120)
+
+
+def test_reload_reconnects_to_the_same_stream(visit: Open, server: str) -> None:
+    page = visit(server)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames and page.frames[-1][0] >= 2, 120)
+    session, chunk = page.state("page.hello.session"), page.frames[-1][0]
+    page.tab.reload()
+    page.until(lambda: page.state("page.hello?.session") == session)
+    count = len(page.frames)
+    page.until(lambda: len(page.frames) > count, 120)
+    assert page.frames[-1][0] >= chunk
+    assert page.state("page.mode") == "running"
+
+
+def test_numbers_are_on_the_screen(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.drag((0.5, 0.4), (0.6, 0.4))
+    page.until(lambda: "ms" in page.tab.locator("#p95").inner_text())
+    page.until(lambda: float(page.tab.locator("#fps").inner_text()) > 5)
+    assert "ms" in page.tab.locator("#chunk").inner_text()
+    assert page.tab.locator("#dropped").inner_text().isdigit()
+
+
+def test_tools_place_points_of_their_kind(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.keyboard.press("s")
+    page.tab.mouse.click(*page.at(0.9, 0.9))
+    page.tab.keyboard.press("b")
+    page.drag((0.1, 0.9), (0.3, 0.9), steps=8)
+    page.tab.keyboard.press("d")
+    page.drag((0.2, 0.2), (0.4, 0.15), steps=12)
+    page.until(lambda: page.acks and {Kind.STATIC, Kind.PATH, Kind.DRAG} <= set(page.acks[-1].kinds.tolist()))
+    page.until(lambda: page.state("page.frame && page.acks.has(page.frame.chunk)"))
+    page.shoot("tools")
+    page.tab.keyboard.press("c")
+    page.until(lambda: set(page.acks[-1].kinds.tolist()) == {Kind.GRID})
+
+
+def test_keyboard_alone_drags_and_moves_the_camera(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.focus("#canvas")
+    for _ in range(8):
+        page.tab.keyboard.press("Shift+ArrowRight")
+    page.until(lambda: page.acks and (page.acks[-1].kinds == Kind.DRAG).any())
+    page.tab.keyboard.press("c")
+    page.until(lambda: not (page.acks[-1].kinds == Kind.DRAG).any())
+    page.tab.keyboard.down("ArrowRight")
+    page.until(lambda: np.nanmax(np.ptp(page.acks[-1].points[..., 0], axis=1)) > 0.01)
+    page.tab.keyboard.up("ArrowRight")
+    page.until(lambda: np.nanmax(np.ptp(page.acks[-1].points[..., 0], axis=1)) < 1e-3)
+
+
+def test_two_fingers_drag_two_things(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in, 360, 740, has_touch=True, is_mobile=True)
+    wire = page.tab.context.new_cdp_session(page.tab)
+
+    def touch(kind: str, offset: float) -> None:
+        places = [page.at(0.2, 0.3 + offset), page.at(0.8, 0.7 - offset)]
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        wire.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else points})
+        page.tab.wait_for_timeout(40)
+
+    touch("touchStart", 0.0)
+    for step in range(12):
+        touch("touchMove", 0.015 * step)
+    touch("touchEnd", 0.0)
+    page.until(lambda: page.acks and (page.acks[-1].kinds == Kind.DRAG).sum() >= 4)
+    page.until(lambda: still_at_the_end(page))
+    dragged = page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG][:, -1]
+    assert dragged[:, 0].min() < 0.4
+    assert dragged[:, 0].max() > 0.6
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("size", [(1280, 800), (360, 740)])
+def test_everything_fits_and_can_be_read(visit: Open, stand_in: str, size: tuple[int, int], scheme: str) -> None:
+    page = visit(stand_in, *size, color_scheme=scheme)
+    assert page.state("document.documentElement.scrollWidth") <= size[0]
+    ground, text = page.state(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    assert contrast(ground, text) > 7
+    assert (luminance(ground) < 0.2) == (scheme == "dark")
+    box = page.tab.locator("#canvas").bounding_box()
+    assert box is not None
+    assert box["width"] >= 0.85 * min(size[0], size[1] - 200)
+    page.shoot(f"{size[0]}-{scheme}")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2) of an rgb(...) colour."""
+    parts = np.array([float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_control_has_a_name(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    nameless = page.state(
+        "[...document.querySelectorAll('button, input, [role=application]')].filter((one) => !(one.innerText?.trim() ||"
+        " one.ariaLabel || one.title || one.labels?.[0]?.innerText.trim() || one.querySelector('img')?.alt))"
+        ".map((one) => one.id || one.outerHTML)"
+    )
+    assert nameless == []
+
+
+def test_help_opens_and_closes_with_keys(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.keyboard.press("?")
+    assert page.tab.locator("#help").is_visible()
+    page.tab.keyboard.press("Escape")
+    assert not page.tab.locator("#help").is_visible()
+
+
+def test_dropped_picture_becomes_the_stream(visit: Open, stand_in: str, tmp_path: object) -> None:
+    page = visit(stand_in)
+    path = f"{tmp_path}/red.png"
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(path)
+    page.tab.set_input_files("#picture", path)
+    page.until(lambda: page.frames)
+    page.until(lambda: np.abs(page.pictures(-1, None)[0].astype(int) - (200, 30, 30)).max() < 15)  # type: ignore[arg-type]
+
+
+def test_recording_is_downloaded(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames)
+    page.tab.click("#record")
+    page.until(lambda: page.tab.locator("#record").get_attribute("aria-pressed") == "true")
+    page.tab.wait_for_timeout(800)
+    with page.tab.expect_download() as download:
+        page.tab.click("#record")
+    data = download.value.path().read_bytes()
+    assert data[4:8] == b"ftyp"
+
+
+def test_webcam_moves_the_points(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in, permissions=["camera"])
+    page.tab.click("#webcam")
+    page.until(lambda: page.acks and np.nanmax(np.ptp(page.acks[-1].points, axis=1)) > 0.003)
+    page.tab.click("#webcam")
+
+
+def test_full_server_lets_watch(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), max_sessions=1) as made:
+        owner = visit(f"http://localhost:{made.port}/")
+        owner.tab.keyboard.press("Enter")
+        owner.until(lambda: owner.frames)
+        context = owner.tab.context.browser
+        assert context is not None
+        other = context.new_context(bypass_csp=True).new_page()
+        other.goto(f"http://localhost:{made.port}/")
+        other.wait_for_selector("#watch:not([hidden])")
+        assert "full" in other.locator("#status").inner_text()
+        other.click("#watch")
+        other.wait_for_function("page.frame")
+        assert "watching" in other.locator("#status").inner_text()
+        assert other.locator("#play").is_disabled()
+        other.context.close()
+
+
+def test_h264_is_shown(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), codec="h264") as made:
+        page = visit(f"http://localhost:{made.port}/")
+        supported = page.state("VideoDecoder.isConfigSupported({ codec: 'avc1.42c00b' }).then((s) => s.supported)")
+        if not supported:
+            pytest.skip("this Chromium cannot decode H.264")
+        page.tab.keyboard.press("Enter")
+        page.until(lambda: page.state("page.frame?.index ?? 0") > 10)
+
+
+def test_message_of_a_newer_server_is_ignored(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.state("page.socket.onmessage({ data: Uint8Array.of(99, 1, 2, 3).buffer })")
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames)
+
+
+def test_lost_server_is_told_and_found_again(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames)
+    page.state("page.socket.close()")
+    page.until(lambda: page.state("page.mode") == "lost" or page.state("page.mode") == "running")
+    count = len(page.frames)
+    page.until(lambda: len(page.frames) > count)
+    assert page.state("page.mode") == "running"
