@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
+import ms_kernels
 import pytest
+import triton
 from ms_kernels.aot import build
-from ms_kernels.aot_specs import FP8_ARCHITECTURES, KERNELS, TMA_ARCHITECTURES, Profile
+from ms_kernels.aot_specs import FP8_ARCHITECTURES, KERNELS, TMA_ARCHITECTURES, Profile, specs
 from ms_kernels.layout import TrackGrid
 from ms_kernels.tiles import ARCHITECTURES, SHARED_LIMIT_KIB
 
@@ -26,6 +31,19 @@ def test_the_architectures_are_the_ones_we_promise():
     assert ARCHITECTURES[1:] == FP8_ARCHITECTURES
     assert ARCHITECTURES[2:] == TMA_ARCHITECTURES
     assert len(PAIRS) == 9 * 5 + 3 * 4 + 3
+
+
+def test_every_kernel_is_compiled_ahead_of_time():
+    """Each `*_kernel` of the package belongs to a Spec."""
+    modules = [f"ms_kernels.{path.stem}" for path in Path(ms_kernels.__file__).parent.glob("[a-z]*.py")]
+    kernels = {
+        value.__name__
+        for module in map(importlib.import_module, modules)
+        for name, value in vars(module).items()
+        if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
+    }
+    assert kernels == {spec.kernel.__name__ for spec in specs(90, Profile()).values()}
+    assert len(kernels) == len(KERNELS)
 
 
 @pytest.mark.parametrize(("name", "arch"), PAIRS)
