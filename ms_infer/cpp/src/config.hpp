@@ -1,0 +1,95 @@
+// Settings of a stream, as far as the host needs them, and where a chunk goes in the context: config.py in C++.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "json.hpp"
+
+namespace ms_infer {
+
+constexpr int kRgbPerLatentFrame = 4;
+
+// RGB frames that latent frames decode to; `first` when they open the stream.
+constexpr std::int64_t rgb_frames(std::int64_t latent_frames, bool first) {
+  return latent_frames * kRgbPerLatentFrame - (first ? kRgbPerLatentFrame - 1 : 0);
+}
+
+// Where one pass reads and writes the cache; see `Placement` of config.py. Holds no heap memory.
+struct Placement {
+  std::int64_t start = 0;
+  int frames = 0;
+  std::int64_t first_written = 0;  // cache slots are those of the latent frames [first_written, start + frames)
+  int valid_frames = 0;
+  std::int64_t sink_position = 0;
+
+  int written() const { return static_cast<int>(start + frames - first_written); }
+};
+
+struct ContextConfig {
+  int chunk_frames = 3, sink_frames = 3, window_frames = 3, opening_frames = 3;
+  bool relative = true;
+
+  int ring_frames() const { return window_frames + chunk_frames; }
+  int cache_frames() const { return sink_frames + ring_frames(); }
+  int frames_of_chunk(std::int64_t index) const { return index == 0 ? opening_frames : chunk_frames; }
+  std::int64_t start_of_chunk(std::int64_t index) const {
+    return index == 0 ? 0 : opening_frames + (index - 1) * chunk_frames;
+  }
+  // The latent frames [start, start + frames); MS_ERROR_CONFIG when they do not fit.
+  Placement place(std::int64_t start, int frames, std::int64_t sink_start = 0) const;
+  // Cache slot of the `frame`-th latent frame from the sink's start: the sink, then the ring.
+  int slot(std::int64_t frame) const;
+};
+
+struct ScheduleConfig {
+  std::vector<double> timesteps;
+  bool warp = true;
+  double shift = 6.0;
+  double context_timestep = 0.0;
+  bool fresh_noise = true;
+};
+
+struct TextConfig {
+  bool words = false;
+  int tokens = 0, dim = 0;
+  std::vector<std::string> vocabulary;
+};
+
+enum class ImageInput { slot, prefill, pin };
+
+struct StreamConfig {
+  std::string model;
+  int heads = 0, head_dim = 0, layers = 0, freq_dim = 0;
+  std::vector<std::pair<std::string, int>> layout;  // (slot, channels)
+  bool image_every_frame = false;
+  ImageInput image_input = ImageInput::slot;
+  int max_tracks = 0;  // 0: no track head
+  TextConfig text;
+  ContextConfig context;
+  ScheduleConfig schedule;
+  int height = 0, width = 0;
+  double fps = 16.0;
+  int spatial_stride = 8;
+  std::string sorted_json;  // what a snapshot's digest covers
+
+  // From the manifest's "config"; MS_ERROR_BUNDLE for what cannot work.
+  static StreamConfig read(const Json& json);
+
+  int latent_height() const { return height / spatial_stride; }
+  int latent_width() const { return width / spatial_stride; }
+  int token_rows() const { return latent_height() / 2; }
+  int token_columns() const { return latent_width() / 2; }
+  int tokens_per_frame() const { return token_rows() * token_columns(); }
+  int in_channels() const;
+  bool has_track_head() const { return max_tracks > 0; }
+  // Whether the sink is re-rotated while the stream goes on.
+  bool rolls() const { return context.relative && context.sink_frames > 0; }
+  // Whether every chunk lies in one run of cache slots, after `given` latent frames.
+  bool contiguous_writes(int given) const;
+};
+
+}  // namespace ms_infer

@@ -1,0 +1,319 @@
+#include "staged.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "noise.hpp"
+
+namespace ms_infer {
+
+StagedEngine::StagedEngine(const Manifest& manifest, const RunnerOptions& options)
+    : manifest_(manifest),
+      config_(manifest.config),
+      steps_(denoise_steps(config_.schedule)),
+      tokenizer_(config_.text) {
+  OpenedEngine opened = open_engine(manifest, options);
+  arrays_ = std::move(opened.arrays);
+  runner_ = std::move(opened.runner);
+  bind_inputs();
+  runner_->prepare();
+}
+
+void StagedEngine::bind_inputs() {
+  const auto floats = [&](const char* name) { return arrays_->values<float>(Stage::denoise, name); };
+  const auto indices = [&](const char* name) { return arrays_->values<std::int64_t>(Stage::denoise, name); };
+  x_ = floats("x"), x_next_ = floats("x_next"), noise_ = floats("noise");
+  time_ = floats("time"), sigma_ = floats("sigma"), next_sigma_ = floats("next_sigma");
+  write_index_ = indices("write_index"), n_valid_ = indices("n_valid");
+  plane_ = std::size_t(config_.latent_height()) * std::size_t(config_.latent_width());
+  for (const auto& [name, channels] : config_.layout)
+    slots_.push_back({name, channels, floats(name == "noise" ? "x" : name.c_str())});
+  const auto frames = static_cast<std::size_t>(config_.context.chunk_frames);
+  for (const Slot& slot : slots_)
+    require(slot.values.size() == frames * static_cast<std::size_t>(slot.channels) * plane_, MS_ERROR_BUNDLE,
+            "the manifest's tensor '", slot.name, "' does not fit its settings; export again");
+  require(x_next_.size() == x_.size() && noise_.size() == x_.size() && sigma_.size() == frames &&
+              next_sigma_.size() == frames && n_valid_.size() == 1 &&
+              time_.size() == frames * static_cast<std::size_t>(config_.freq_dim) &&
+              write_index_.size() == (manifest_.writes_per_frame ? frames : 1),
+          MS_ERROR_BUNDLE, "the manifest's stage 'denoise' does not fit its settings; export again");
+  tables_ = {floats("cos"), floats("sin"), config_.token_rows(), config_.token_columns(), config_.head_dim};
+  if (config_.rolls()) {
+    const auto table = [&](const char* name) { return arrays_->values<float>(Stage::roll, name); };
+    sink_tables_ = {table("sink_cos"), table("sink_sin"), config_.token_rows(), config_.token_columns(),
+                    config_.head_dim};
+    sink_index_ = indices("sink_index");
+  }
+  for (const bool opening : {false, true}) bind_opening(opening);
+  capacity_ = config_.context.cache_frames() + config_.context.chunk_frames;
+  history_.resize(static_cast<std::size_t>(capacity_) * static_cast<std::size_t>(config_.in_channels()) * plane_);
+  std::vector<double> timesteps{0.0, config_.schedule.context_timestep};
+  for (const auto& step : steps_) timesteps.push_back(step.timestep);
+  for (const double timestep : timesteps) {
+    Sinusoid& added = sinusoids_.emplace_back(Sinusoid{timestep, std::vector<float>(std::size_t(config_.freq_dim))});
+    fill_timestep_sinusoids(timestep, added.values);
+  }
+}
+
+void StagedEngine::bind_opening(bool opening) {
+  const Stage decode = opening ? Stage::decode_first : Stage::decode;
+  const auto latents = opening ? config_.context.opening_frames : config_.context.chunk_frames;
+  const auto count = static_cast<std::size_t>(rgb_frames(latents, opening));
+  const auto pixels = static_cast<std::size_t>(config_.height) * static_cast<std::size_t>(config_.width);
+  for (int side = 0; side < 2; ++side)
+    frames_[opening][static_cast<std::size_t>(side)] = arrays_->bytes(decode, "frames", side);
+  bool fits = frames_[opening][0].size() == 3 * count * pixels;
+  if (config_.has_track_head()) {
+    const Stage stage = opening ? Stage::points_first : Stage::points;
+    const auto tracks = static_cast<std::size_t>(config_.max_tracks);
+    PointInputs& inputs = point_inputs_[opening];
+    inputs.points = arrays_->values<float>(stage, "points");
+    inputs.visible = arrays_->values<std::uint8_t>(stage, "visible");
+    inputs.ids = arrays_->values<std::int64_t>(stage, "ids");
+    if (arrays_->spec(stage)->find("anchors")) inputs.anchors = arrays_->values<float>(stage, "anchors");
+    fits = fits && inputs.points.size() == 2 * tracks * count && inputs.visible.size() == tracks * count &&
+           inputs.ids.size() == tracks && (inputs.anchors.empty() || inputs.anchors.size() == 2 * tracks);
+  }
+  require(fits, MS_ERROR_BUNDLE, "the manifest's stage '", stage_name(decode), "' does not fit its settings");
+}
+
+std::vector<float> StagedEngine::embed(std::string_view prompt) {
+  const auto size = static_cast<std::size_t>(config_.text.tokens) * static_cast<std::size_t>(config_.text.dim);
+  if (!config_.text.words) {
+    require(prompt.empty(), MS_ERROR_CONFIG, "the model ", config_.model,
+            " reads prompts with umT5, which this library does not run; give a ready embedding [<= ",
+            config_.text.tokens, ", ", config_.text.dim, "], in memory or as a .npy file");
+    return std::vector<float>(size, 0.0f);
+  }
+  const std::lock_guard lock(embedding_);
+  tokenizer_.fill(prompt, arrays_->values<std::int64_t>(Stage::text, "words"));
+  runner_->run(Stage::text, 0);
+  const auto embedded = arrays_->values<float>(Stage::text, "text");
+  return {embedded.begin(), embedded.end()};
+}
+
+void StagedEngine::set_text(std::span<const float> embedding) {
+  const auto target = arrays_->values<float>(Stage::condition, "text");
+  require(embedding.size() == target.size(), MS_ERROR_CONFIG, "the text embedding has ", embedding.size(),
+          " values; expected ", target.size());
+  std::copy(embedding.begin(), embedding.end(), target.begin());
+  runner_->run(Stage::condition, 0);
+}
+
+void StagedEngine::set_image(std::span<const std::uint8_t> image) {
+  image_latent_.clear();
+  given_ = 0;
+  if (!arrays_->has(Stage::encode)) return;
+  const auto target = arrays_->values<float>(Stage::encode, "image");
+  if (image.empty()) {
+    std::fill(target.begin(), target.end(), 0.5f);  // what `points` moves when there is no image
+    return;
+  }
+  if (config_.image_input == ImageInput::prefill) check_prefill();
+  const std::size_t pixels = target.size() / 3;
+  for (std::size_t pixel = 0; pixel < pixels; ++pixel)
+    for (std::size_t channel = 0; channel < 3; ++channel)
+      target[channel * pixels + pixel] = float(image[3 * pixel + channel]) / 255.0f;
+  runner_->run(Stage::encode, 0);
+  const auto latent = arrays_->values<float>(Stage::encode, "image_latent");
+  image_latent_.assign(latent.begin(), latent.end());
+  if (config_.image_input == ImageInput::prefill) prefill();
+}
+
+void StagedEngine::check_prefill() const {
+  require(manifest_.writes_per_frame || config_.contiguous_writes(1), MS_ERROR_CONFIG,
+          "this bundle writes a whole chunk at one place of the cache, which a stream that begins with an image does "
+          "not fit; export it with --writes frame");
+}
+
+void StagedEngine::prefill() {
+  std::fill(x_.begin(), x_.end(), 0.0f);
+  std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
+  place(0, 1);
+  fill_image_slots(0, 1);
+  pass(0.0, 0.0, 0.0, false);
+  runner_->run(arrays_->has(Stage::decode_given) ? Stage::decode_given : Stage::decode_first, decoder_side_);
+  decoder_side_ = 1 - decoder_side_;
+  remember(0, 1);
+  made_ = given_ = 1;
+}
+
+void StagedEngine::begin(const ChunkPlan& plan) {
+  plan_ = plan;
+  swap_encoder_ = swap_decoder_ = false;
+  place(plan.placement.start, plan.placement.frames);
+  fill_image_slots(plan.placement.start, plan.placement.frames);
+  if (plan.player) make_track_latents();
+  std::fill(x_.begin(), x_.end(), 0.0f);
+  fill_noise(x_, 0);
+  pin_image();
+}
+
+void StagedEngine::place(std::int64_t start, int frames) {
+  const int cells = config_.tokens_per_frame();
+  const Placement placement = config_.context.place(start, frames, sink_start_);
+  tables_.move_to(start);
+  write_slots(start);
+  n_valid_[0] = std::int64_t{placement.valid_frames} * cells;
+  if (!config_.rolls()) return;
+  sink_tables_.move_to(placement.sink_position);
+  sink_index_[0] = std::min<std::int64_t>(start - sink_start_, config_.context.sink_frames) * cells;
+  if (arrays_->has(Stage::roll)) runner_->run(Stage::roll, 0);
+}
+
+// Cache slot of the chunk's first latent frame, or of each. A chunk shorter than the graph is filled up with frames of
+// zeros: they land in slots that the next chunks write before they become valid.
+void StagedEngine::write_slots(std::int64_t start) {
+  const int cells = config_.tokens_per_frame(), frames = config_.context.chunk_frames;
+  const int first = config_.context.slot(start - sink_start_);
+  for (std::size_t j = 0; j < write_index_.size(); ++j)
+    write_index_[j] = std::int64_t{config_.context.slot(start - sink_start_ + std::int64_t(j))} * cells;
+  const int last = config_.context.slot(start - sink_start_ + frames - 1);
+  require(manifest_.writes_per_frame || last - first + 1 == frames, MS_ERROR_BUNDLE,
+          "the chunk at latent frame ", start, " does not lie in one run of cache slots; export with --writes frame");
+}
+
+std::span<float> StagedEngine::frame_of(const Slot& slot, int frame) const {
+  const std::size_t size = static_cast<std::size_t>(slot.channels) * plane_;
+  return slot.values.subspan(static_cast<std::size_t>(frame) * size, size);
+}
+
+void StagedEngine::fill_image_slots(std::int64_t start, int frames) {
+  for (const Slot& slot : slots_) {
+    if (slot.name != "image" && slot.name != "mask") continue;
+    for (int j = 0; j < frames; ++j) {
+      const bool carried = !image_latent_.empty() && (config_.image_every_frame || start + j == 0);
+      const auto target = frame_of(slot, j);
+      std::fill(target.begin(), target.end(), carried && slot.name == "mask" ? 1.0f : 0.0f);
+      if (carried && slot.name == "image") std::copy_n(image_latent_.begin(), target.size(), target.begin());
+    }
+  }
+}
+
+void StagedEngine::make_track_latents() {
+  const Stage points = plan_.opening ? Stage::points_first : Stage::points;
+  const PointInputs& inputs = point_inputs_[plan_.opening];
+  plan_.player->fill(plan_.first_rgb_frame, static_cast<int>(rgb_frames(plan_.placement.frames, plan_.opening)),
+                     inputs.points, inputs.visible, inputs.ids, inputs.anchors);
+  runner_->run(points, 0);
+  runner_->run(plan_.opening ? Stage::tracks_first : Stage::tracks, encoder_side_);
+  swap_encoder_ = true;
+}
+
+void StagedEngine::fill_noise(std::span<float> target, std::uint32_t denoise_pass) {
+  const auto frame = target.size() / static_cast<std::size_t>(config_.context.chunk_frames);
+  fill_normal(target.first(frame * static_cast<std::size_t>(plan_.placement.frames)), plan_.seed,
+              static_cast<std::uint64_t>(plan_.index), denoise_pass);
+}
+
+bool StagedEngine::pins_image() const {
+  return config_.image_input == ImageInput::pin && !image_latent_.empty() && plan_.placement.start == 0;
+}
+
+void StagedEngine::pin_image() {
+  if (pins_image()) std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
+}
+
+std::span<const float> StagedEngine::sinusoid(double timestep) const {
+  for (const Sinusoid& known : sinusoids_)
+    if (known.timestep == timestep) return known.values;
+  fail(MS_ERROR_INTERNAL, "no sinusoids of timestep ", timestep);
+}
+
+// Runs `denoise` over `x`; a pinned first frame stays as it is.
+void StagedEngine::pass(double timestep, double sigma, double next_sigma, bool pinned) {
+  const auto width = static_cast<std::size_t>(config_.freq_dim);
+  for (std::size_t j = 0; j < sigma_.size(); ++j) {
+    const bool still = pinned && j == 0;
+    const auto angles = sinusoid(still ? 0.0 : timestep);
+    std::copy(angles.begin(), angles.end(), time_.begin() + static_cast<std::ptrdiff_t>(j * width));
+    sigma_[j] = still ? 0.0f : static_cast<float>(sigma);
+    next_sigma_[j] = still ? 0.0f : static_cast<float>(next_sigma);
+  }
+  runner_->run(Stage::denoise, 0);
+}
+
+void StagedEngine::denoise(std::size_t step) {
+  const DenoiseStep& now = steps_[step];
+  double sigma = now.sigma, next_sigma = now.next_sigma;
+  if (next_sigma != 0 && config_.schedule.fresh_noise) {
+    fill_noise(noise_, static_cast<std::uint32_t>(step + 1));
+  } else if (next_sigma != 0) {  // an Euler step in the graph's own form
+    sigma -= next_sigma, next_sigma = 0;
+  }
+  pass(now.timestep, sigma, next_sigma, pins_image());
+  std::copy(x_next_.begin(), x_next_.end(), x_.begin());
+}
+
+std::span<const std::uint8_t> StagedEngine::decode() {
+  const Stage stage = plan_.opening ? Stage::decode_first : Stage::decode;
+  runner_->run(stage, decoder_side_);
+  swap_decoder_ = true;
+  return frames_[plan_.opening][static_cast<std::size_t>(decoder_side_)];
+}
+
+void StagedEngine::write_cache() { pass(config_.schedule.context_timestep, 0.0, 0.0, false); }
+
+void StagedEngine::commit() {
+  encoder_side_ ^= int(swap_encoder_);
+  decoder_side_ ^= int(swap_decoder_);
+  remember(plan_.placement.start, plan_.placement.frames);
+  made_ = plan_.placement.start + plan_.placement.frames;
+}
+
+std::span<float> StagedEngine::remembered(std::int64_t frame) {
+  const std::size_t size = static_cast<std::size_t>(config_.in_channels()) * plane_;
+  return std::span(history_).subspan(static_cast<std::size_t>(frame % capacity_) * size, size);
+}
+
+void StagedEngine::remember(std::int64_t start, int frames) {
+  for (int j = 0; j < frames; ++j) {
+    auto target = remembered(start + j).begin();
+    for (const Slot& slot : slots_) {
+      const auto part = frame_of(slot, j);
+      target = std::copy(part.begin(), part.end(), target);
+    }
+  }
+}
+
+void StagedEngine::recall(std::int64_t start, int frames) {
+  for (int j = 0; j < frames; ++j) {
+    auto source = remembered(start + j).begin();
+    for (const Slot& slot : slots_) {
+      const auto target = frame_of(slot, j);
+      std::copy_n(source, target.size(), target.begin());
+      source += static_cast<std::ptrdiff_t>(target.size());
+    }
+  }
+}
+
+void StagedEngine::recache(bool replace_sink) {
+  const int chunk = config_.context.chunk_frames;
+  const auto frames = std::min<std::int64_t>(config_.context.cache_frames(), made_);
+  const std::int64_t start = made_ - frames;
+  if (replace_sink && start > sink_start_) sink_start_ = start;
+  const std::int64_t earliest = sink_start_ == start ? start : 0;
+  std::vector<std::int64_t> firsts;
+  for (std::int64_t run = made_ - chunk; run > start - chunk; run -= chunk) firsts.push_back(std::max(earliest, run));
+  std::sort(firsts.begin(), firsts.end());
+  firsts.erase(std::unique(firsts.begin(), firsts.end()), firsts.end());
+  for (const std::int64_t first : firsts) {
+    const int count = static_cast<int>(std::min<std::int64_t>(chunk, made_ - first));
+    place(first, count);
+    recall(first, count);
+    write_cache();
+  }
+}
+
+void StagedEngine::reset() {
+  arrays_->clear("encoder_");
+  arrays_->clear("decoder_");
+  std::fill(noise_.begin(), noise_.end(), 0.0f);
+  for (const Slot& slot : slots_) std::fill(slot.values.begin(), slot.values.end(), 0.0f);
+  std::fill(history_.begin(), history_.end(), 0.0f);
+  image_latent_.clear();
+  made_ = sink_start_ = given_ = 0;
+  runner_->reset_caches();
+}
+
+}  // namespace ms_infer

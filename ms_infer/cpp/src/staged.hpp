@@ -1,0 +1,125 @@
+// What every engine of exported stages does on the host: inputs of a pass, order of the stages; engines/staged.py in C++.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "angles.hpp"
+#include "manifest.hpp"
+#include "runner.hpp"
+#include "schedule.hpp"
+#include "tracks.hpp"
+#include "words.hpp"
+
+namespace ms_infer {
+
+// All that the stream decides about one chunk before any stage runs.
+struct ChunkPlan {
+  std::int64_t index = 0;
+  bool opening = false;
+  Placement placement;
+  const TrackPlayer* player = nullptr;  // nullptr: the model has no track head
+  std::int64_t first_rgb_frame = 0;
+  std::uint64_t seed = 0;
+};
+
+// One chunk is `begin`, `denoise(0..)`, `decode`, `write_cache`, `commit`; until `commit` nothing that a later chunk
+// depends on has changed. After the first chunks it allocates nothing.
+class StagedEngine {
+ public:
+  StagedEngine(const Manifest& manifest, const RunnerOptions& options);
+
+  std::string label() const { return runner_->name() + " " + runner_->precision(); }
+  std::size_t steps() const { return steps_.size(); }
+  std::int64_t sink_start() const { return sink_start_; }
+  std::int64_t given_frames() const { return given_; }
+
+  // Text embedding [tokens, dim] of words; any thread may call it. MS_ERROR_CONFIG when the model has no word encoder.
+  std::vector<float> embed(std::string_view prompt);
+  void set_text(std::span<const float> embedding);
+  // RGB [height, width, 3] of the stream's size; empty: no image.
+  void set_image(std::span<const std::uint8_t> image);
+
+  void begin(const ChunkPlan& plan);
+  void denoise(std::size_t step);
+  std::span<const std::uint8_t> decode();
+  void write_cache();
+  void commit();
+
+  // Re-encodes the context under the newest prompt, chunk by chunk, oldest first.
+  void recache(bool replace_sink);
+  void reset();
+
+  // Everything a later chunk depends on, by the names of Python's engine.
+  std::map<std::string, HostTensor> state();
+  // Checks all, then puts it back. `state` has the names that `state()` gives.
+  void restore(const std::map<std::string, TensorView>& state);
+
+ private:
+  struct Slot {
+    std::string name;
+    int channels = 0;
+    std::span<float> values;  // [1, chunk_frames, channels, height, width]
+  };
+  struct Sinusoid {
+    double timestep = 0;
+    std::vector<float> values;
+  };
+
+  // What a stage of points takes.
+  struct PointInputs {
+    std::span<float> points, anchors;
+    std::span<std::uint8_t> visible;
+    std::span<std::int64_t> ids;
+  };
+
+  void bind_inputs();
+  void bind_opening(bool opening);
+  void place(std::int64_t start, int frames);
+  void write_slots(std::int64_t start);
+  void fill_image_slots(std::int64_t start, int frames);
+  void make_track_latents();
+  void fill_noise(std::span<float> target, std::uint32_t denoise_pass);
+  void pass(double timestep, double sigma, double next_sigma, bool pinned);
+  void prefill();
+  void check_prefill() const;
+  bool pins_image() const;
+  void pin_image();
+  void remember(std::int64_t start, int frames);
+  void recall(std::int64_t start, int frames);
+  std::span<float> frame_of(const Slot& slot, int frame) const;
+  std::span<float> remembered(std::int64_t frame);
+  std::span<const float> sinusoid(double timestep) const;
+  std::vector<std::pair<Stage, std::string>> state_names() const;
+  std::span<unsigned char> state_bytes(Stage stage, const std::string& name);
+
+  const Manifest& manifest_;
+  const StreamConfig& config_;
+  std::vector<DenoiseStep> steps_;
+  Tokenizer tokenizer_;
+  std::unique_ptr<HostArrays> arrays_;
+  std::unique_ptr<StageRunner> runner_;
+
+  std::span<float> x_, x_next_, noise_, time_, sigma_, next_sigma_;
+  std::span<std::int64_t> write_index_, n_valid_, sink_index_;
+  std::vector<Slot> slots_;  // in the order of the layout, the noise slot is x
+  std::array<PointInputs, 2> point_inputs_;                                // [opening]
+  std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;     // [opening][side]
+  RotationTables tables_, sink_tables_;
+  std::vector<Sinusoid> sinusoids_;
+  std::size_t plane_ = 0;  // values of one channel of a latent frame
+
+  std::vector<float> history_;  // [capacity, in_channels, height, width]
+  int capacity_ = 0;
+  std::vector<float> image_latent_;  // empty: none
+  std::mutex embedding_;
+  ChunkPlan plan_;
+  std::int64_t made_ = 0, sink_start_ = 0, given_ = 0;
+  int encoder_side_ = 0, decoder_side_ = 0;
+  bool swap_encoder_ = false, swap_decoder_ = false;
+};
+
+}  // namespace ms_infer

@@ -1,0 +1,90 @@
+// Points over time, the motion control: the parts of tracks.py that a host program needs, number for number.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "error.hpp"
+
+namespace ms_infer {
+
+struct PictureSize {
+  int height = 0, width = 0;
+  bool operator==(const PictureSize&) const = default;
+};
+
+using Point = std::array<double, 2>;
+
+// Immutable once shared. Every method gives new tracks.
+class Tracks {
+ public:
+  std::vector<float> points;          // [count, frames, 2]
+  std::vector<std::uint8_t> visible;  // [count, frames]
+  std::vector<std::int64_t> ids;      // [count]
+  std::optional<PictureSize> size;    // that the coordinates refer to; none: coordinates are 0..1
+  double fps = 16.0;
+  int frames = 1;
+
+  // Checked as Tracks.__init__ does: MS_ERROR_CONFIG on NaN, repeated ids, coordinates out of range.
+  static Tracks make(std::vector<float> points, std::vector<std::uint8_t> visible, std::vector<std::int64_t> ids,
+                     int frames, std::optional<PictureSize> size, double fps);
+  static Tracks empty(std::optional<PictureSize> size = {}, double fps = 16.0);
+  static Tracks grid(int rows, int columns, std::optional<PictureSize> size, double fps);
+
+  int count() const { return static_cast<int>(ids.size()); }
+  const float* point(int track, int frame) const { return &points[2 * (std::size_t(track) * frames + frame)]; }
+  bool seen(int track, int frame) const { return visible[std::size_t(track) * frames + frame] != 0; }
+
+  // Along `corners`, the first of which is the point; radius 0 moves only the nearest point.
+  Tracks path(std::span<const Point> corners, double seconds, double radius, double start, bool smooth) const;
+  Tracks resample(double new_fps) const;
+  // Coordinates in pixels; points outside of the picture become invisible.
+  Tracks to_pixels(PictureSize picture) const;
+
+ private:
+  // RGB frame k is read at where[k]: positions linear, visibility that of floor(where + 0.5).
+  Tracks sampled(std::span<const double> where, double new_fps) const;
+  Tracks extended(std::int64_t new_frames) const;
+  std::vector<double> falloff(const Point& point, int frame, double radius) const;
+  void check() const;
+};
+
+// Plays the newest control; the rule is in the docstring of `TrackPlayer` in playback.py. Cheap to copy.
+class TrackPlayer {
+ public:
+  TrackPlayer() = default;
+  TrackPlayer(PictureSize picture, double fps, int max_tracks);
+
+  // Replaces the control from an RGB frame on; nullptr: no tracks. MS_ERROR_CONFIG when there are too many.
+  void set(const Tracks* tracks, std::int64_t at_frame);
+
+  // Fills the arrays of `count` RGB frames: points [max, count, 2], visible [max, count], ids [max], anchors [max, 2].
+  void fill(std::int64_t first_frame, int count, std::span<float> points, std::span<std::uint8_t> visible,
+            std::span<std::int64_t> ids, std::span<float> anchors) const;
+
+  // What a snapshot holds.
+  const Tracks& control() const { return playing_->control; }
+  const std::vector<float>& anchors() const { return playing_->anchors; }
+  std::int64_t start() const { return start_; }
+  void restore(Tracks control, std::vector<float> anchors, std::int64_t start);
+
+ private:
+  struct Playing {
+    Tracks control;
+    std::vector<float> anchors;  // [count, 2]
+  };
+
+  std::vector<float> new_anchors(const Tracks& control, std::int64_t at_frame) const;
+
+  PictureSize picture_;
+  double fps_ = 16.0;
+  int max_tracks_ = 0;
+  std::shared_ptr<const Playing> playing_;
+  std::int64_t start_ = 0;
+};
+
+}  // namespace ms_infer

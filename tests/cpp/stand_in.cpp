@@ -1,0 +1,127 @@
+#include "stand_in.hpp"
+
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <set>
+
+#include "noise.hpp"
+
+namespace ms_infer {
+
+namespace {
+
+std::atomic<int> runs_until_failure{0};
+
+std::uint64_t mixed(std::uint64_t digest, std::span<const unsigned char> bytes) {
+  for (const auto byte : bytes) digest = (digest ^ byte) * 0x100000001b3ull;  // FNV-1a
+  return digest;
+}
+
+std::span<const unsigned char> bytes_of(const std::vector<float>& values) {
+  return {reinterpret_cast<const unsigned char*>(values.data()), values.size() * sizeof(float)};
+}
+
+class StandIn final : public StageRunner {
+ public:
+  StandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
+      : manifest_(manifest), engine_(engine), arrays_(arrays) {}
+
+  std::string name() const override { return "stand_in"; }
+  std::string precision() const override { return "fp32"; }
+
+  void prepare() override {
+    for (const auto& [stage, file] : engine_.stages) manifest_.read(file);
+    for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases)
+      caches_[input].resize(arrays_.tensor(Stage::denoise, input).elements());
+    for (std::size_t i = 0; i < kStageNames.size(); ++i)
+      for (int side = 0; side < 2; ++side) bind(static_cast<Stage>(i), side);
+  }
+
+  void run(Stage stage, int side) override {
+    if (int left = runs_until_failure; left > 0 && runs_until_failure.compare_exchange_strong(left, left - 1) && left == 1)
+      fail(MS_ERROR_DEVICE, "the stand-in was told to fail in the stage '", stage_name(stage), "'");
+    const Bound& bound = bound_[static_cast<std::size_t>(stage)][static_cast<std::size_t>(side)];
+    std::uint64_t digest = 0xcbf29ce484222325ull + static_cast<std::uint64_t>(stage);
+    for (const auto input : bound.inputs) digest = mixed(digest, input);
+    if (stage == Stage::denoise) digest = attend(digest);
+    std::uint32_t place = 0;
+    for (const auto& [dtype, output] : bound.outputs) fill(output, dtype, digest, ++place);
+  }
+
+  Caches read_caches() override {
+    Caches caches;
+    for (const auto& [name, values] : caches_) {
+      const auto bytes = bytes_of(values);
+      caches[name] = {Dtype::float32, arrays_.tensor(Stage::denoise, name).shape, {bytes.begin(), bytes.end()}};
+    }
+    return caches;
+  }
+
+  void write_caches(const std::map<std::string, TensorView>& caches) override {
+    for (auto& [name, values] : caches_)
+      std::memcpy(values.data(), caches.at(name).data.data(), values.size() * sizeof(float));
+  }
+
+  void reset_caches() override {
+    for (auto& [name, values] : caches_) std::fill(values.begin(), values.end(), 0.0f);
+  }
+
+ private:
+  struct Bound {
+    std::vector<std::span<const unsigned char>> inputs;
+    std::vector<std::pair<Dtype, std::span<unsigned char>>> outputs;
+  };
+
+  void bind(Stage stage, int side) {
+    const StageSpec* spec = arrays_.spec(stage);
+    if (!spec || stage == Stage::roll) return;
+    std::set<std::string> inside;
+    for (const auto& [input, output] : spec->aliases) inside.insert({input, output});
+    Bound& bound = bound_[static_cast<std::size_t>(stage)][static_cast<std::size_t>(side)];
+    for (const auto& input : spec->inputs)
+      if (!inside.contains(input.name)) bound.inputs.push_back(arrays_.bytes(stage, input, side));
+    for (const auto& output : spec->outputs)
+      if (!inside.contains(output.name)) bound.outputs.emplace_back(output.dtype, arrays_.bytes(stage, output, side));
+  }
+
+  // Reads the valid part of every cache and writes the chunk's slots, as attention does.
+  std::uint64_t attend(std::uint64_t digest) {
+    const auto valid = arrays_.values<std::int64_t>(Stage::denoise, "n_valid")[0];
+    const auto first = arrays_.values<std::int64_t>(Stage::denoise, "write_index")[0];
+    for (auto& [name, values] : caches_) {
+      const Shape& shape = arrays_.tensor(Stage::denoise, name).shape;  // [1, heads, tokens, head_dim]
+      const std::size_t width = static_cast<std::size_t>(shape[3]), rows = static_cast<std::size_t>(shape[2]);
+      const std::size_t at = std::min<std::size_t>(static_cast<std::size_t>(first), rows - 1);
+      fill_normal({values.data() + at * width, width}, digest, 0, 0);
+      digest = mixed(digest, bytes_of(values).first(width * sizeof(float) *
+                                                    std::min<std::size_t>(rows, static_cast<std::size_t>(valid))));
+    }
+    return digest;
+  }
+
+  static void fill(std::span<unsigned char> output, Dtype dtype, std::uint64_t digest, std::uint32_t place) {
+    if (dtype == Dtype::float32) {
+      fill_normal({reinterpret_cast<float*>(output.data()), output.size() / 4}, digest, 0, place);
+      return;
+    }
+    for (auto& byte : output) byte = static_cast<unsigned char>((digest = digest * 6364136223846793005ull + place) >> 56);
+  }
+
+  const Manifest& manifest_;
+  const EngineSpec& engine_;
+  HostArrays& arrays_;
+  std::map<std::string, std::vector<float>> caches_;
+  std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
+};
+
+}  // namespace
+
+std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+                                           const RunnerOptions&) {
+  return std::make_unique<StandIn>(manifest, engine, arrays);
+}
+
+void fail_stand_in_after(int runs) { runs_until_failure = runs; }
+
+}  // namespace ms_infer

@@ -1,0 +1,14 @@
+// A deterministic engine for tests: every output is a mix of everything that the stage reads.
+#pragma once
+
+#include "runner.hpp"
+
+namespace ms_infer {
+
+std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+                                           const RunnerOptions& options);
+
+// The run-th stage from now on fails, once; 0: none does.
+void fail_stand_in_after(int runs);
+
+}  // namespace ms_infer
