@@ -44,7 +44,14 @@ class OpenVinoEngine(StagedEngine):
 
     name = "openvino"
 
-    def __init__(self, manifest: Manifest, *, precision: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        models: dict[str, Any] | None = None,
+    ) -> None:
         self._openvino = _load()
         self._files = _find(manifest, self._openvino)
         self._core = self._openvino.Core()
@@ -52,12 +59,16 @@ class OpenVinoEngine(StagedEngine):
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is not one of {sorted(PRECISIONS)} for the openvino engine")
         self.threads = threads or _cores()
-        self._models: dict[str, Any] = {}
+        self._models: dict[str, Any] = {} if models is None else models
         self._requests: dict[tuple[str, int], Any] = {}
         super().__init__(manifest, self._files.dtype)
         for stage in self.specs:
             if stage not in LAZY and stage in self._files.stages:
                 self._request(stage, 0)
+
+    def twin(self) -> OpenVinoEngine:
+        """An engine for another stream: it shares the compiled models, weights included, and nothing else."""
+        return OpenVinoEngine(self.manifest, precision=self.precision, threads=self.threads, models=self._models)
 
     def _compile(self, stage: str) -> Any:
         file = self.manifest.path(self._files.stages[stage])
@@ -117,7 +128,7 @@ class OpenVinoEngine(StagedEngine):
 
     def close(self) -> None:
         self._requests.clear()
-        self._models.clear()
+        self._models = {}  # twins may still use them
 
 
 def _load() -> Any:

@@ -7,7 +7,7 @@ import hmac
 import io
 import logging
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -53,9 +53,15 @@ SECURITY = {
 }
 
 
-def create_app(config: ServeConfig, open_stream: OpenStream) -> Starlette:
-    """The ASGI application. `open_stream` makes one more stream; it is called outside of the event loop."""
-    return _Server(config, open_stream).app
+def create_app(
+    config: ServeConfig, open_stream: OpenStream, failed: Callable[[Exception], object] | None = None
+) -> Starlette:
+    """The ASGI application.
+
+    `open_stream` makes one more stream; it is called outside of the event loop. `failed` is told when the first one
+    could not be made; by default that is logged.
+    """
+    return _Server(config, open_stream, failed or _log_failure).app
 
 
 class Guard:
@@ -109,8 +115,8 @@ def _with_headers(send: Send) -> Send:
 class _Server:
     """Holds the hub and answers requests."""
 
-    def __init__(self, config: ServeConfig, open_stream: OpenStream) -> None:
-        self.config, self.open_stream = config, open_stream
+    def __init__(self, config: ServeConfig, open_stream: OpenStream, failed: Callable[[Exception], object]) -> None:
+        self.config, self.open_stream, self._failed = config, open_stream, failed
         self._static = {path: (files("ms_infer.serve") / "static" / name).read_bytes() for path, name in PAGE.items()}
         self._thumbnails: dict[str, bytes] = {}
         self._decodes = asyncio.Semaphore(config.limits.decodes)
@@ -140,7 +146,7 @@ class _Server:
         worker = Worker()
         with tempfile.TemporaryDirectory(prefix="ms-serve-") as folder:
             context = Context(self.config, worker, Path(folder))
-            self.hub = app.state.hub = Hub(self.open_stream, worker, context)
+            self.hub = app.state.hub = Hub(self.open_stream, worker, context, self._failed)
             worker.begin()
             house = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.keep_house())]
             try:
@@ -251,6 +257,10 @@ class _Server:
         except TimeoutError:
             raise HTTPException(408, "the upload took too long") from None
         return buffer.getvalue()
+
+
+def _log_failure(error: Exception) -> None:
+    logger.error("the model could not be loaded", exc_info=error)
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -50,7 +50,16 @@ def serve(config: ServeConfig) -> str:
         if config.open:
             webbrowser.open(url)
 
-    make_server(create_app(config, stream_opener(config)), config, listening).run()
+    problems: list[Exception] = []
+
+    def failed(error: Exception) -> None:
+        problems.append(error)
+        server.should_exit = True
+
+    server = make_server(create_app(config, stream_opener(config), failed), config, listening)
+    server.run()
+    if problems:
+        raise problems[0]
     return "closed"
 
 

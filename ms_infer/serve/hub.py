@@ -32,11 +32,12 @@ class Refused(Exception):
 class Hub:
     """Opens, resumes, lends and closes sessions. Event loop only."""
 
-    def __init__(self, open_stream: OpenStream, worker: Worker, context: Context) -> None:
-        self.open_stream, self.worker, self.context = open_stream, worker, context
+    def __init__(
+        self, open_stream: OpenStream, worker: Worker, context: Context, failed: Callable[[Exception], object]
+    ) -> None:
+        self.open_stream, self.worker, self.context, self._failed = open_stream, worker, context, failed
         self.sessions: dict[str, Session] = {}
         self.ready = False
-        self.failure = ""
         self._spare: StreamLike | None = None
         self._opening = 0
 
@@ -44,10 +45,9 @@ class Hub:
         """Load the model and make a few chunks, so that the first user waits for nothing and admission knows a time."""
         try:
             self._spare = await asyncio.to_thread(self._warm_stream)
-        except Exception as error:  # readyz and every client say so; the log has the trace
-            self.failure = str(error)
-            logger.error("the model could not be loaded: %s", error, exc_info=error)
-            raise
+        except Exception as error:  # whoever runs the server decides what now
+            self._failed(error)
+            return
         self.ready = True
 
     def _warm_stream(self) -> StreamLike:
@@ -63,8 +63,7 @@ class Hub:
     async def join(self, message: Join, client: Client) -> Session:
         """The session for a client's first message; Refused when there is none."""
         if not self.ready:
-            text = "the model could not be loaded" if self.failure else "the model is being loaded"
-            raise Refused("loading", text)
+            raise Refused("loading", "the model is being loaded")
         if message.watch:
             return self._watched(message.session, client)
         session = self._resumed(message) or await self._new()

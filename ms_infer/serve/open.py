@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ms_infer.engines.openvino import OpenVinoEngine
 from ms_infer.serve.config import ServeConfig
-from ms_infer.source import find_bundle, load_source
+from ms_infer.source import find_bundle, load_source, open_engine
 from ms_infer.stream import Stream
 
 if TYPE_CHECKING:
@@ -14,14 +15,25 @@ if TYPE_CHECKING:
 
 
 def stream_opener(config: ServeConfig) -> Callable[[], Stream]:
-    """Opens streams of `config.source`. Streams of a checkpoint share its weights; each has its own context."""
-    loaded: list[Student] = []
+    """Opens streams of `config.source`: they share the weights, each has its own context.
+
+    Streams of a checkpoint share its modules, those of an OpenVINO bundle the compiled models; a TensorRT bundle is
+    opened again for each.
+    """
+    engine, precision = config.engine, config.precision
+    weights: list[Student | OpenVinoEngine] = []
 
     def open_stream() -> Stream:
-        if config.engine not in ("auto", "torch") or find_bundle(config.source, config.engine, None) is not None:
-            return Stream(config.source, engine=config.engine, precision=config.precision)
-        if not loaded:
-            loaded.append(load_source(config.source))
-        return Stream(loaded[0], engine=config.engine, precision=config.precision)
+        if not weights and (engine not in ("auto", "torch") or find_bundle(config.source, engine, None) is not None):
+            made = open_engine(config.source, engine=engine, precision=precision)
+            if not isinstance(made, OpenVinoEngine):
+                return Stream(made)
+            weights.append(made)
+        if not weights:
+            weights.append(load_source(config.source))
+        shared = weights[0]
+        if isinstance(shared, OpenVinoEngine):
+            return Stream(shared.twin())
+        return Stream(shared, engine=engine, precision=precision)
 
     return open_stream

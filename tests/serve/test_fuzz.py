@@ -19,7 +19,7 @@ from ms_infer.serve.config import Limits
 from ms_infer.serve.protocol import KNOWN, Type
 from tests.serve.live import Page, Running, running
 
-MESSAGES, SEQUENCES = 50, 200
+MESSAGES, SEQUENCES = 100, 100
 LIMITS = Limits(messages_per_second=1e6, message_burst=1 << 30, image_bytes=1 << 16, video_bytes=1 << 16)
 LOOSE = settings(
     max_examples=SEQUENCES,
@@ -84,7 +84,7 @@ HEADERS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fps=48.0, max_sessions=8, min_fps=0.01, limits=LIMITS) as made:
+    with running(fps=16.0, max_sessions=8, min_fps=0.01, limits=LIMITS) as made:
         yield made
 
 
