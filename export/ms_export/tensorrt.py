@@ -88,14 +88,16 @@ def build_plan(
         network = networks.parse(library, graph)
         networks.repair(library, network)
         counts = networks.check(library, network, spec)
+        kept: list[Any] = []  # numbers that the network refers to until it is built
         if options.dtype == "fp8" and spec.name == "denoise":
             if scales is None:
                 raise ConfigError("fp8 needs scales from a calibration: see ms_export.tensorrt_fp8.calibrate")
             from ms_export.tensorrt_fp8 import quantise
 
-            quantise(library, network, scales)
+            kept = quantise(library, network, graph, scales)
         config = _config(library, network, spec, options, timing_cache)
         data = _serialize(library, network, config, timing_cache)
+        del kept
         if data is None:
             raise _refusal(library, spec, options, errors_of(messages))
     seconds = time.perf_counter() - start

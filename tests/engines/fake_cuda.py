@@ -1,0 +1,184 @@
+"""A stand-in for `cuda.bindings.runtime`: memory is the host's, work runs at once, captures are recorded and replayed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as real
+
+Work = Callable[[], None]
+OK = real.cudaError_t.cudaSuccess
+ILLEGAL = real.cudaError_t.cudaErrorStreamCaptureUnjoined
+
+
+@dataclass
+class Capture:
+    """A capture in progress: its work, the streams it has spread to, and how far each of them is."""
+
+    origin: int
+    work: list[tuple[str, Work]] = field(default_factory=list)
+    done: dict[int, int] = field(default_factory=dict)
+    joined: dict[int, int] = field(default_factory=dict)
+
+
+class FakeCuda:
+    """Implements the functions that `Cuda` calls; constants are the real module's. `calls` records all of them."""
+
+    def __init__(self, *, devices: int = 1, capability: tuple[int, int] = (9, 0)) -> None:
+        self.devices, self.capability = devices, capability
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.blocks: dict[int, np.ndarray] = {}
+        self.freed: list[int] = []
+        self.fail: dict[str, int] = {}
+        self.graphs: dict[int, list[tuple[str, Work]]] = {}
+        self.replayed: list[list[str]] = []
+        self._capture: Capture | None = None
+        self._events: dict[int, tuple[int, int] | None] = {}
+        self._handles = 1000
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+        value = getattr(real, name)  # a misspelled function fails here
+        if not callable(value) or isinstance(value, type):
+            return value
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append((name, arguments))
+            if self.fail.get(name, 0):
+                self.fail[name] -= 1
+                return (real.cudaError_t.cudaErrorMemoryAllocation, None)
+            result = getattr(self, f"_{name}")(*arguments)
+            return result if isinstance(result, tuple) else (OK, result)
+
+        return call
+
+    def submit(self, name: str, cuda_stream: int, work: Work) -> None:
+        """Run work, or record it when its stream is being captured."""
+        capture = self._capture
+        if capture is not None and cuda_stream in capture.done:
+            capture.work.append((name, work))
+            capture.done[cuda_stream] += 1
+            return
+        work()
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+    def _new(self) -> int:
+        self._handles += 1
+        return self._handles
+
+    def _cudaGetDeviceCount(self) -> int:
+        return self.devices
+
+    def _cudaSetDevice(self, device: int) -> None:
+        assert device < self.devices
+
+    def _cudaGetErrorString(self, error: Any) -> tuple[Any, bytes]:
+        return OK, error.name.encode()
+
+    def _cudaDeviceGetAttribute(self, attribute: Any, _device: int) -> int:
+        major = attribute == real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
+        return self.capability[0 if major else 1]
+
+    def _allocate(self, nbytes: int) -> int:
+        block = np.full(nbytes + 256, 0xAB, np.uint8)  # nobody may rely on zeros
+        address = -(-int(block.ctypes.data) // 256) * 256
+        self.blocks[address] = block
+        return address
+
+    _cudaMalloc = _cudaMallocHost = _allocate
+
+    def _free(self, address: int) -> None:
+        assert address in self.blocks, "freed twice or never allocated"
+        self.freed.append(address)
+        del self.blocks[address]
+
+    _cudaFree = _cudaFreeHost = _free
+
+    def _cudaMemset(self, address: int, value: int, nbytes: int) -> None:
+        ctypes.memset(address, value, nbytes)
+
+    def _cudaMemsetAsync(self, address: int, value: int, nbytes: int, cuda_stream: int) -> None:
+        self.submit("memset", cuda_stream, lambda: ctypes.memset(address, value, nbytes) and None)
+
+    def _cudaMemcpyAsync(self, target: int, source: int, nbytes: int, _kind: Any, cuda_stream: int) -> None:
+        assert self.owns(target, nbytes) or self.owns(source, nbytes), "a copy between two places nobody allocated"
+        self.submit("copy", cuda_stream, lambda: ctypes.memmove(target, source, nbytes) and None)
+
+    def owns(self, address: int, nbytes: int) -> bool:
+        """Whether the range lies in one allocation."""
+        return any(start <= address and address + nbytes <= start + b.size - 256 for start, b in self.blocks.items())
+
+    def _cudaStreamCreateWithFlags(self, flags: int) -> int:
+        assert flags == real.cudaStreamNonBlocking
+        return self._new()
+
+    def _cudaEventCreateWithFlags(self, _flags: int) -> int:
+        event = self._new()
+        self._events[event] = None
+        return event
+
+    def _cudaEventRecordWithFlags(self, event: int, cuda_stream: int, flags: int) -> Any:
+        capture = self._capture
+        inside = capture is not None and cuda_stream in capture.done
+        if flags == real.cudaEventRecordExternal:
+            if not inside:
+                return (real.cudaError_t.cudaErrorIllegalState,)
+            self.submit("external event", cuda_stream, lambda: None)
+            self._events[event] = None
+        else:
+            self._events[event] = (cuda_stream, capture.done[cuda_stream]) if capture and inside else None
+        return None
+
+    def _cudaStreamWaitEvent(self, cuda_stream: int, event: int, _flags: int) -> Any:
+        place, capture = self._events[event], self._capture
+        if place is None:
+            return None
+        if capture is None:
+            return (ILLEGAL,)
+        capture.done.setdefault(cuda_stream, 0)
+        if cuda_stream == capture.origin:
+            capture.joined[place[0]] = place[1]
+        return None
+
+    def _cudaStreamSynchronize(self, cuda_stream: int) -> Any:
+        if self._capture is not None and cuda_stream in self._capture.done:
+            return (real.cudaError_t.cudaErrorStreamCaptureUnsupported,)
+        return None
+
+    def _cudaStreamBeginCapture(self, cuda_stream: int, _mode: Any) -> None:
+        assert self._capture is None
+        self._capture = Capture(cuda_stream, done={cuda_stream: 0})
+
+    def _cudaStreamEndCapture(self, cuda_stream: int) -> Any:
+        capture, self._capture = self._capture, None
+        assert capture is not None
+        assert capture.origin == cuda_stream
+        loose = [s for s, n in capture.done.items() if s != capture.origin and capture.joined.get(s, -1) != n]
+        if loose:
+            return (ILLEGAL, None)
+        return self._keep(capture.work)
+
+    def _keep(self, work: list[tuple[str, Work]]) -> int:
+        graph = self._new()
+        self.graphs[graph] = work
+        return graph
+
+    def _cudaGraphInstantiate(self, graph: int, _flags: int) -> int:
+        return self._keep(self.graphs[graph])
+
+    def _cudaGraphLaunch(self, graph: int, _cuda_stream: int) -> None:
+        self.replayed.append([name for name, _ in self.graphs[graph]])
+        for _, work in self.graphs[graph]:
+            work()
+
+    def _destroy(self, handle: int) -> None:
+        self.freed.append(handle)
+
+    _cudaGraphDestroy = _cudaGraphExecDestroy = _cudaEventDestroy = _cudaStreamDestroy = _destroy
