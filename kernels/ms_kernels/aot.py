@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import triton
+try:
+    import triton
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    print("ms_kernels.aot needs Triton: pip install 'ms-infer[kernels]'", file=sys.stderr)
+    sys.exit(3)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -199,18 +199,20 @@ def scatter_tracks(
     """
     frames, opening = grid.latent_frames(points.shape[1])
     embedding = embed_ids(ids, weight.shape[1] // PLACES, grid).to(_wide(weight).dtype)
-    cells = point_cells(points, visible, grid)
-    volume = embedding.new_zeros(frames, PLACES, grid.rows * grid.columns, embedding.shape[1])
+    cells, count = point_cells(points, visible, grid), grid.rows * grid.columns
+    cells = torch.where(cells < 0, count, cells)  # one cell more takes what is invisible
+    volume = embedding.new_zeros(frames, PLACES, count + 1, embedding.shape[1])
     for frame, place in ((f, p) for f in range(frames) for p in range(PLACES)):
         rgb = frame * PLACES + place - (PLACES - 1) * opening
         if rgb < 0 and grid.first_frame == "zero_pad":
             continue
-        for track, cell in enumerate(cells[:, max(rgb, 0)].tolist()):
-            if cell >= 0 and grid.collision == "last":
-                volume[frame, place, cell] = embedding[track]
-            elif cell >= 0:
-                volume[frame, place, cell] += embedding[track]
-    packed = volume.permute(0, 2, 1, 3).flatten(2)
+        of_frame = cells[:, max(rgb, 0)]
+        if grid.collision == "sum":
+            volume[frame, place].index_add_(0, of_frame, embedding)
+        else:
+            for track in range(len(embedding)):
+                volume[frame, place].index_copy_(0, of_frame[track : track + 1], embedding[track : track + 1])
+    packed = volume[:, :, :count].permute(0, 2, 1, 3).flatten(2)
     latents = packed @ _wide(weight).transpose(0, 1) + (0 if bias is None else _wide(bias))
     return _store(latents.transpose(1, 2).reshape(frames, -1, grid.rows, grid.columns), weight, out)
 

@@ -56,9 +56,9 @@ def test_the_plugin_ptx_takes_the_manifests_parameters_and_no_more(built):
 def test_plugin_kernels_take_inputs_then_integers_then_outputs(built):
     """TensorRT's order; in-place kernels list what they change among the pointers."""
     _, manifest = built
-    for name in ("sink_window_attention", "write_kv", "roll_sink", "gelu", "scatter_tracks", "frames_to_uint8"):
-        kinds = ["p" if p["type"].startswith("*") else "i" for p in manifest["kernels"][name]["parameters"][:-2]]
-        assert re.fullmatch("p+i+p", "".join(kinds)), name
+    for name, kernel in manifest["kernels"].items():
+        kinds = "".join("p" if p["type"].startswith("*") else "i" for p in kernel["parameters"][:-2])
+        assert name.endswith("_tma") or re.fullmatch("p+i+p+", kinds), name
 
 
 def test_no_path_of_this_machine_is_in_what_ships(built):
@@ -133,6 +133,13 @@ def test_interpreted_kernels_are_refused(tmp_path):
     )
     assert result.returncode == aot.FAILED
     assert "TRITON_INTERPRET" in result.stderr
+
+
+def test_without_triton_the_extra_is_named():
+    code = "import runpy, sys; sys.modules['triton'] = None; runpy.run_module('ms_kernels.aot', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == aot.MISSING
+    assert "pip install 'ms-infer[kernels]'" in result.stderr
 
 
 PTX = """.version 8.7
