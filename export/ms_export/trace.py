@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def trace_stage(
 ) -> onnx.ModelProto:
     """One stage as ONNX; its weights refer to the file `weights`, which must exist and lie beside the graph."""
     stage = build_stage(spec, parts, dtype).eval()
-    with _quiet(), torch.no_grad():
+    with _quiet(), _one_registry(), torch.no_grad():
         program = torch.onnx.export(
             stage,
             tuple(_example(i) for i in spec.inputs),
@@ -87,6 +88,30 @@ def _quiet() -> Iterator[None]:
         finally:
             for one, level in zip(noisy, levels, strict=True):
                 one.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """Let the exporter build its table of translations once: it takes longer than tracing a small stage.
+
+    The table is private to torch; where it has moved, every stage builds its own again.
+    """
+    from torch.onnx._internal.exporter import _registration
+
+    original = getattr(_registration.ONNXRegistry, "from_torchlib", None)
+    if original is None:
+        yield
+        return
+    _registration.ONNXRegistry.from_torchlib = _registry_of(original)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        _registration.ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+
+@functools.cache
+def _registry_of(build: Any) -> Any:
+    return staticmethod(functools.cache(build))
 
 
 def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> None:

@@ -1,0 +1,60 @@
+"""Bundles of tiny students, exported once per test run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ms_infer.checkpoint import Student
+from ms_infer.config import ContextConfig, TrackHeadConfig
+from ms_infer.manifest import Manifest
+from tests.tiny import tiny_student, without_tracks
+
+Made = tuple[Student, Manifest]
+
+STUDENTS: dict[str, Callable[[], Student]] = {
+    "tracks": tiny_student,
+    "short_first_chunk": lambda: without_tracks(
+        layers=1,
+        image_input="slot",
+        context=ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1),
+    ),
+    "prefill": lambda: without_tracks(
+        layers=1, context=ContextConfig(chunk_frames=2, sink_frames=0, window_frames=3, rope="absolute")
+    ),
+    "pin": lambda: without_tracks(layers=1, image_input="pin", context=ContextConfig(chunk_frames=2, window_frames=2)),
+    "mask": lambda: tiny_student(
+        layers=1,
+        image_tokens=5,
+        image_dim=12,
+        image_at="first",
+        layout=(("noise", 16), ("mask", 4), ("image", 16), ("track", 16)),
+        track_head=TrackHeadConfig(
+            max_tracks=24, id_dim=8, rounding="round", first_frame="zero_pad", bias=False, convs=2
+        ),
+    ),
+}
+"""One student for every way in which the stages differ."""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
+    """made(name) exports a student of STUDENTS once, with its graphs and OpenVINO stages."""
+    from ms_export.bundle import checkpoint_digest, export_bundle
+    from ms_export.options import ExportOptions
+
+    done: dict[tuple[Any, ...], Made] = {}
+
+    def make(name: str, **options: Any) -> Made:
+        key = (name, *sorted(options.items()))
+        if key not in done:
+            student = STUDENTS[name]()
+            folder: Path = tmp_path_factory.mktemp(name)
+            result = export_bundle(student, checkpoint_digest(None, student), folder, ExportOptions(**options))
+            done[key] = (student, result.manifest)
+        return done[key]
+
+    return make

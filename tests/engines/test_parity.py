@@ -1,0 +1,257 @@
+"""Exported stages and whole streams against PyTorch, on every engine that runs on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ms_export.onnx_engine import OnnxEngine
+from ms_export.verify import (
+    PSNR_LIMITS,
+    STAGE_LIMITS,
+    check_stage,
+    chunk_pairs,
+    chunk_plan,
+    example_image,
+    example_player,
+    psnr,
+    relative_l2,
+    run_chunk,
+)
+
+from ms_infer import ConfigError, DeviceError, EngineMismatchError, Stream, Tracks
+from ms_infer.engines.base import Engine
+from ms_infer.engines.openvino import open_openvino
+from ms_infer.engines.staged import StagedEngine
+from ms_infer.engines.torch import TorchEngine
+from ms_infer.manifest import Manifest
+from tests.engines.conftest import STUDENTS, Made
+
+Make = Callable[..., Made]
+CHUNKS = 5  # sink and window are full, and the sink has been re-rotated
+
+
+def opened(manifest: Manifest, engine: str) -> StagedEngine:
+    if engine == "onnxruntime":
+        return OnnxEngine(manifest, threads=1)
+    return open_openvino(manifest, precision=engine.split()[1], threads=1)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_stage_is_that_of_pytorch(made: Make, name: str) -> None:
+    student, manifest = made(name)
+    for stage in manifest.stages["fp32"]:
+        check = check_stage(student, manifest, "fp32", stage)
+        assert check.rel_l2 <= STAGE_LIMITS["fp32"], f"{stage}: {check.rel_l2}"
+
+
+def test_half_precision_stages_stay_close(made: Make) -> None:
+    student, manifest = made("tracks", targets=("onnx",), dtype="fp16")
+    for stage in ("condition", "points", "tracks", "roll", "denoise", "decode"):
+        check = check_stage(student, manifest, "fp16", stage)
+        assert check.rel_l2 <= STAGE_LIMITS["fp16"], f"{stage}: {check.rel_l2}"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino fp32", "openvino bf16"])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_chunks_from_the_same_context_are_those_of_pytorch(made: Make, name: str, engine: str) -> None:
+    student, manifest = made(name)
+    limit = PSNR_LIMITS["bf16" if engine.endswith("bf16") else "fp32"]
+    reference, other = TorchEngine(student, device="cpu"), opened(manifest, engine)
+    if manifest.config.model.image_input == "prefill":
+        pairs = given_pairs(reference, other)
+    else:
+        pairs = list(chunk_pairs(reference, other, CHUNKS))
+    assert min(psnr(frames, expected) for expected, frames in pairs) >= limit
+
+
+def given_pairs(reference: Engine, other: Engine) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Free-running chunks after a given latent frame."""
+    config = reference.config
+    for engine in (reference, other):
+        engine.reset()
+        engine.set_text(engine.embed("a cat"))
+        engine.set_image(example_image(config.height, config.width))
+        assert engine.given_frames() == 1
+    pairs = []
+    for index in range(CHUNKS):
+        start = 1 + index * config.context.chunk_frames
+        place = config.context.place(start, config.context.chunk_frames)
+        plan = replace(chunk_plan(config, index, None, 0), opening=False, placement=place)
+        pairs.append((run_chunk(reference, plan), run_chunk(other, plan).copy()))
+    return pairs
+
+
+def test_a_free_running_stream_follows_pytorch(made: Make) -> None:
+    student, manifest = made("tracks")
+    pairs = chunk_pairs(TorchEngine(student, device="cpu"), opened(manifest, "openvino fp32"), 12, same_context=False)
+    assert min(psnr(frames, expected) for expected, frames in pairs) >= PSNR_LIMITS["fp32"]
+
+
+def test_streams_of_engines_show_the_same_video(made: Make) -> None:
+    student, manifest = made("tracks")
+    tracks = Tracks.grid(4, 4).drag((0.4, 0.5), (0.8, 0.5))
+    videos = []
+    for source, options in ((student, {"engine": "torch"}), (manifest.folder, {"precision": "fp32"})):
+        with Stream(source, **options) as stream:
+            stream.start(example_image(32, 32), "a cat", tracks)
+            videos.append([stream.step().numpy() for _ in range(4)])
+    assert min(psnr(a, b) for a, b in zip(*videos, strict=True)) >= PSNR_LIMITS["fp32"]
+
+
+def test_a_bundle_on_a_cpu_takes_openvino(made: Make) -> None:
+    with Stream(made("tracks")[1].folder, device="cpu") as stream:
+        assert stream.engine.startswith("openvino ")
+
+
+def start(engine: Engine) -> None:
+    config = engine.config
+    engine.reset()
+    engine.set_text(engine.embed("a dog"))
+    engine.set_image(example_image(config.height, config.width))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino bf16"])
+def test_a_snapshot_goes_on_bit_for_bit(made: Make, engine: str) -> None:
+    manifest = made("tracks")[1]
+    player = example_player(manifest.config)
+    one, two = opened(manifest, engine), opened(manifest, engine)
+    for each in (one, two):
+        start(each)
+    for index in range(3):
+        run_chunk(one, chunk_plan(one.config, index, player, 1))
+    two.restore(one.state())
+    plan = chunk_plan(one.config, 3, player, 1)
+    np.testing.assert_array_equal(run_chunk(one, plan), run_chunk(two, plan))
+
+
+def test_a_stream_snapshot_works_with_a_bundle(made: Make, tmp_path: Path) -> None:
+    folder = made("tracks")[1].folder
+    with Stream(folder) as stream:
+        stream.start(example_image(32, 32), "a cat")
+        stream.step()
+        stream.snapshot(tmp_path / "s.safetensors")
+        expected = stream.step().numpy()
+        stream.restore(tmp_path / "s.safetensors")
+        np.testing.assert_array_equal(stream.step().frames, expected)
+
+
+def test_a_foreign_snapshot_is_refused(made: Make) -> None:
+    engine = opened(made("tracks")[1], "openvino fp32")
+    state = engine.state()
+    state["state.decoder_0"] = state["state.decoder_0"][:, :-1]
+    with pytest.raises(ConfigError, match="decoder_0 does not fit this bundle"):
+        engine.restore(state)
+    with pytest.raises(ConfigError, match="does not hold the cache k_cache_0"):
+        engine.restore({n: a for n, a in engine.state().items() if n != "cache.k_cache_0"})
+
+
+@pytest.mark.parametrize("until", ["begin", "denoise", "decode", "write_cache"])
+def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str) -> None:
+    manifest = made("tracks")[1]
+    player = example_player(manifest.config)
+    videos = []
+    for fails in (False, True):
+        engine = opened(manifest, "openvino fp32")
+        start(engine)
+        for index in range(4):
+            plan = chunk_plan(engine.config, index, player, 2)
+            if fails:
+                abandon(engine, plan, until)
+            frames = run_chunk(engine, plan).copy()
+        videos.append(frames)
+    np.testing.assert_array_equal(*videos)
+
+
+def abandon(engine: Engine, plan: object, until: str) -> None:
+    """Run a chunk up to a step and leave it there."""
+    engine.begin(plan)  # type: ignore[arg-type]
+    if until != "begin":
+        for step in range(3):
+            engine.denoise(step)
+    if until in ("decode", "write_cache"):
+        engine.decode()
+    if until == "write_cache":
+        engine.write_cache()
+
+
+def test_a_reset_forgets_everything(made: Make) -> None:
+    engine = opened(made("tracks")[1], "openvino fp32")
+    player = example_player(engine.config)
+    videos = []
+    for _ in range(2):
+        start(engine)
+        videos.append([run_chunk(engine, chunk_plan(engine.config, i, player, 3)).copy() for i in range(3)])
+    np.testing.assert_array_equal(*videos)
+
+
+@pytest.mark.parametrize("replace_sink", [False, True])
+def test_recaching_reads_the_new_prompt(made: Make, replace_sink: bool) -> None:
+    student, manifest = made("tracks")
+    player = example_player(manifest.config)
+    engine, reference = opened(manifest, "openvino fp32"), TorchEngine(student, device="cpu")
+    for each in (engine, reference):
+        start(each)
+        for index in range(4):
+            run_chunk(each, chunk_plan(each.config, index, player, 4))
+    before = engine.state()
+    for each in (engine, reference):
+        each.set_text(each.embed("night snow"))
+        each.recache(replace_sink=replace_sink)
+    after, expected = engine.state(), reference.state()
+    assert engine.sink_start == reference.sink_start == (3 if replace_sink else 0)
+    values = {name: after[f"cache.{name}"] for name in ("k_cache_0", "v_cache_0", "v_cache_1")}
+    assert not np.array_equal(before["cache.v_cache_1"], values["v_cache_1"])
+    # The first layer's keys and values do not depend on attention: there both ways of re-caching agree.
+    for ours, theirs in (("v_cache_0", expected["v"][0]), ("k_cache_0", expected["k"][0])):
+        assert relative_l2(values[ours], theirs) < 1e-4, ours
+
+
+def test_recaching_an_unchanged_prompt_of_a_fresh_stream_changes_nothing(made: Make) -> None:
+    engine = opened(made("tracks")[1], "openvino fp32")
+    start(engine)
+    run_chunk(engine, chunk_plan(engine.config, 0, example_player(engine.config), 5))
+    before = engine.state()
+    engine.recache(replace_sink=False)
+    after = engine.state()
+    for name in ("cache.k_cache_1", "cache.v_cache_1"):
+        np.testing.assert_allclose(after[name], before[name], atol=1e-5)
+
+
+def test_an_image_before_the_first_chunk_needs_writes_per_frame(made: Make) -> None:
+    student, manifest = made("prefill")
+    engine = opened(replace(manifest, writes="chunk"), "onnxruntime")
+    with pytest.raises(ConfigError, match="--writes frame"):
+        engine.set_image(example_image(32, 32))
+
+
+def test_openvino_refuses_what_it_cannot_do(made: Make) -> None:
+    manifest = made("tracks")[1]
+    with pytest.raises(DeviceError, match="runs on the CPU"):
+        open_openvino(manifest, device="cuda")
+    with pytest.raises(ConfigError, match="precision 'fp16' is not one of"):
+        open_openvino(manifest, precision="fp16")
+    with pytest.raises(EngineMismatchError, match="holds no OpenVINO stages"):
+        open_openvino(replace(manifest, engines={}))
+    newer = {n: replace(e, version="2999.1.0") for n, e in manifest.engines.items()}
+    with pytest.raises(EngineMismatchError, match=r"exported with OpenVINO 2999.1.0"):
+        open_openvino(replace(manifest, engines=newer))
+
+
+def test_a_tampered_weight_file_is_refused_before_it_is_used(made: Make, tmp_path: Path) -> None:
+    import shutil
+
+    manifest = made("tracks")[1]
+    copy = tmp_path / "bundle"
+    shutil.copytree(manifest.folder, copy)
+    weights = next(copy.rglob("denoise.bin"))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    from ms_infer import BundleError
+
+    with pytest.raises(BundleError, match=r"denoise.bin was changed after the export"):
+        open_openvino(copy)
