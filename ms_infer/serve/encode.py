@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.errors import MissingExtraError
+from ms_infer.errors import MissingExtraError, MotionStreamError
 from ms_infer.serve.config import Codec as CodecName
 from ms_infer.serve.protocol import Codec
 
+logger = logging.getLogger(__name__)
 JPEG_QUALITY = 88
 Frame = NDArray[np.uint8]
 
@@ -83,17 +85,22 @@ class Recorder:
         self._writer = self._stack.enter_context(open_writer(path, height=height, width=width, fps=fps))
 
     def write(self, frame: Frame) -> bool:
-        """Append a frame; False when the recording is as long as it may be."""
+        """Append a frame; False when the recording is as long as it may be, or the disk is full."""
         if self._left > 0:
-            self._writer.write(frame[None])
-            self._left -= 1
+            try:
+                self._writer.write(frame[None])
+                self._left -= 1
+            except MotionStreamError as error:
+                logger.error("a recording ends: %s", error)
+                self._left = 0
         return self._left > 0
 
     def finish(self) -> Path | None:
         """Close the file; None when it holds nothing."""
-        empty = self._writer.frames_written == 0
-        self._stack.close()
-        if empty:
+        try:
+            self._stack.close()
+        except MotionStreamError as error:
+            logger.error("a recording is lost: %s", error)
+        if self._writer.frames_written == 0:
             self.path.unlink(missing_ok=True)
-            return None
-        return self.path
+        return self.path if self.path.exists() else None

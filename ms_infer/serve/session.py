@@ -289,23 +289,28 @@ class Session:
 
     async def _play(self) -> None:
         while True:
-            while not self._ready:
-                self._playing = 0
-                self._wake.clear()
-                if not self._ready:
-                    await self._wake.wait()
-            made = self._ready.popleft()
-            self._playing = len(made.frames)
-            self.context.wake()
-            for client in self.clients:
-                client.put(made.ack)
-            for index in range(len(made.frames)):
-                if not await self._wait_for_turn(made):
-                    break
-                self._playing = len(made.frames) - index - 1
-                await self._show(made, index)
-                if made.received and index == 0:
-                    self.context.metrics.control_seconds.observe(time.monotonic() - made.received)
+            try:
+                await self._play_chunk()
+            except Exception as error:  # a frame that cannot be coded must not end the session
+                self.fail(error)
+
+    async def _play_chunk(self) -> None:
+        while not self._ready:
+            self._playing = 0
+            self._wake.clear()
+            await self._wake.wait()
+        made = self._ready.popleft()
+        self._playing = len(made.frames)
+        self.context.wake()
+        for client in self.clients:
+            client.put(made.ack)
+        for index in range(len(made.frames)):
+            if not await self._wait_for_turn(made):
+                break
+            self._playing = len(made.frames) - index - 1
+            await self._show(made, index)
+            if made.received and index == 0:
+                self.context.metrics.control_seconds.observe(time.monotonic() - made.received)
 
     async def _wait_for_turn(self, made: Made) -> bool:
         """Sleep until the next frame is due; False when its stream was started over."""
@@ -340,7 +345,7 @@ class Session:
     def _encode(self, frame: NDArray[np.uint8], key: bool) -> tuple[bytes, Codec]:
         """In the encoder's thread: code for the clients and, when recording, for the file."""
         if self._recorder is not None and not self._recorder.write(frame):
-            self.context.call_soon(self.stop_recording_soon)
+            self.context.call_soon(self._stop_recording)
         return self._encoder.encode(frame, key=key)
 
     # ---- recording
@@ -360,8 +365,8 @@ class Session:
             self.recording = finished or self.recording
         self.say(Type.STATS, {"recording": self._recorder is not None, "recorded": self.recording is not None})
 
-    def stop_recording_soon(self) -> None:
-        """End the recording because it is as long as it may be."""
+    def _stop_recording(self) -> None:
+        """End the recording because it is as long as it may be, or cannot go on."""
         self.spawn(self.record(False))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ms_infer.serve.session import Session
 
-MARGIN = 0.03  # seconds between a chunk's being ready and its being due
+MARGIN = 0.015  # seconds between a chunk's being ready and its being due
 MEMORY = 16  # chunk times that the estimate is made from
 
 

@@ -49,7 +49,7 @@ def test_first_screen_invites_to_drag(visit: Open, stand_in: str) -> None:
 
 def test_dragged_object_moves_along_and_only_then(visit: Open, server: str) -> None:
     page = visit(server)
-    page.tab.keyboard.press("Enter")
+    page.tab.click("[data-example=balloon]")
     page.until(lambda: len(page.frames) >= 30, 120)
     still = moved_by(page, 9, 30, START)
     begin = len(page.frames)

@@ -245,6 +245,30 @@ def test_recording_ends_at_its_limit() -> None:
         assert page.stats["recording"] is False
 
 
+def test_recording_that_cannot_go_on_leaves_the_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with running(fps=FPS) as made, started(made) as page:
+        page.send("record", on=True)
+        page.until(lambda: page.stats.get("recording") is True)
+        monkeypatch.setattr("ms_infer.writers._Mp4._put", full)
+        page.until(lambda: page.stats.get("recording") is False)
+        count = len(page.frames)
+        page.until(lambda: len(page.frames) > count + 20)
+        assert not page.errors
+
+
+def test_frame_that_cannot_be_coded_stops_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(fps=FPS) as made, started(made) as page:
+        monkeypatch.setattr("ms_infer.serve.encode.JpegEncoder.encode", lambda *_, **__: 1 / 0)
+        page.until(lambda: page.errors)
+        assert "division" not in str(page.errors)
+        monkeypatch.undo()
+        page.send("start")
+        page.until(lambda: page.frames[-1].chunk == 0 and page.stats["state"] == "running")
+
+
 def test_h264_frames_decode_and_begin_with_a_key() -> None:
     with running(lambda: MovingPicture(size=64), fps=FPS, codec="h264") as made, started(made) as page:
         page.until(lambda: len(page.frames) >= 20)
