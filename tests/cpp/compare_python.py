@@ -1,6 +1,6 @@
 """Frames and speed of the C++ library against Python's stream on one bundle, chunk by chunk in turn.
 
-    python tests/cpp/compare_python.py build/cpp/ms_infer/cpp/libms_infer.so BUNDLE --chunks 50
+python tests/cpp/compare_python.py build/cpp/ms_infer/cpp/libms_infer.so BUNDLE --chunks 50
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #include "stand_in.hpp"
 
 #include <atomic>
-#include <bit>
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -32,8 +32,13 @@ class StandIn final : public StageRunner {
 
   void prepare() override {
     for (const auto& [stage, file] : engine_.stages) manifest_.read(file);
-    for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases)
-      caches_[input].resize(arrays_.tensor(Stage::denoise, input).elements());
+    for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases) {
+      const TensorSpec& spec = arrays_.tensor(Stage::denoise, input);  // [1, heads, tokens, head_dim]
+      caches_[input].resize(spec.elements());
+      rows_ = std::max(rows_, static_cast<std::size_t>(spec.shape[2])), width_ = static_cast<std::size_t>(spec.shape[3]);
+    }
+    n_valid_ = arrays_.values<std::int64_t>(Stage::denoise, "n_valid");
+    write_index_ = arrays_.values<std::int64_t>(Stage::denoise, "write_index");
     for (std::size_t i = 0; i < kStageNames.size(); ++i)
       for (int side = 0; side < 2; ++side) bind(static_cast<Stage>(i), side);
   }
@@ -87,15 +92,12 @@ class StandIn final : public StageRunner {
 
   // Reads the valid part of every cache and writes the chunk's slots, as attention does.
   std::uint64_t attend(std::uint64_t digest) {
-    const auto valid = arrays_.values<std::int64_t>(Stage::denoise, "n_valid")[0];
-    const auto first = arrays_.values<std::int64_t>(Stage::denoise, "write_index")[0];
+    const auto at = std::min(static_cast<std::size_t>(write_index_[0]), rows_ - 1);
+    const auto valid = std::min(static_cast<std::size_t>(n_valid_[0]), rows_);
     for (auto& [name, values] : caches_) {
-      const Shape& shape = arrays_.tensor(Stage::denoise, name).shape;  // [1, heads, tokens, head_dim]
-      const std::size_t width = static_cast<std::size_t>(shape[3]), rows = static_cast<std::size_t>(shape[2]);
-      const std::size_t at = std::min<std::size_t>(static_cast<std::size_t>(first), rows - 1);
-      fill_normal({values.data() + at * width, width}, digest, 0, 0);
-      digest = mixed(digest, bytes_of(values).first(width * sizeof(float) *
-                                                    std::min<std::size_t>(rows, static_cast<std::size_t>(valid))));
+      if (values.size() < rows_ * width_) continue;  // un-rotated sink keys
+      fill_normal({values.data() + at * width_, width_}, digest, 0, 0);
+      digest = mixed(digest, bytes_of(values).first(valid * width_ * sizeof(float)));
     }
     return digest;
   }
@@ -112,6 +114,8 @@ class StandIn final : public StageRunner {
   const EngineSpec& engine_;
   HostArrays& arrays_;
   std::map<std::string, std::vector<float>> caches_;
+  std::size_t rows_ = 0, width_ = 0;  // of the first head of a cache
+  std::span<std::int64_t> n_valid_, write_index_;
   std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
 };
 

@@ -1,4 +1,5 @@
 # Finds the engines. Sets ms_infer_engine_sources, ms_infer_engine_libraries and ms_infer_engine_definitions.
+set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON) # their targets are used by every folder
 set(ms_infer_engine_sources "")
 set(ms_infer_engine_libraries "")
 set(ms_infer_engine_definitions "")

@@ -1,0 +1,303 @@
+"""The C++ library against Python: host logic number for number, and frames of one bundle."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from ctypes import c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ms_infer import ContextConfig, ScheduleConfig, Stream, StreamConfig, TextConfig, Tracks
+from ms_infer.angles import RotationTables, timestep_sinusoids
+from ms_infer.media import load_image
+from ms_infer.noise import normal
+from ms_infer.playback import TrackPlayer
+from ms_infer.schedule import denoise_steps
+from ms_infer.words import tokenize
+from tests.cpp.compare_python import compare, picture
+from tests.cpp.native import Library, NativeError, NativeStream, corners_of
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "cpp"
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler"),
+]
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[Path]:
+    """The same build folder as scripts/test.py uses, so that nothing is compiled twice."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("cmake", "-S", ".", "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}")
+        run("cmake", "--build", BUILD, "-j", "2", "--target", "ms_infer", "ms_infer_probe")
+        yield BUILD
+
+
+@pytest.fixture(scope="module")
+def probe(build: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(next((build / "tests" / "cpp").glob("libms_infer_probe.*"))))
+    library.ms_probe_player.restype = c_void_p
+    library.ms_probe_config.restype = c_size_t
+    return library
+
+
+@pytest.fixture(scope="module")
+def library(build: Path) -> Library:
+    return Library(next((build / "ms_infer" / "cpp").glob("libms_infer.so")))
+
+
+@pytest.fixture(scope="module")
+def bundle(build: Path) -> Path:
+    pytest.importorskip("openvino", reason="no OpenVINO")
+    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "openvino", build / "bundles" / "openvino")
+    return build / "bundles" / "openvino"
+
+
+def pointer(array: NDArray[Any]) -> c_void_p:
+    assert array.flags.c_contiguous
+    return c_void_p(array.ctypes.data)
+
+
+def assert_within_one_float32_step(made: NDArray[Any], expected: NDArray[Any]) -> None:
+    """The mathematics libraries may round the last bit of a cosine differently."""
+    np.testing.assert_array_max_ulp(made, expected, maxulp=1)
+
+
+@pytest.mark.parametrize(("seed", "chunk", "denoise_pass"), [(0, 0, 0), (2**64 - 1, 2**40 + 5, 3), (12345, 7, 1)])
+def test_noise_is_the_same(probe: ctypes.CDLL, seed: int, chunk: int, denoise_pass: int) -> None:
+    made = np.zeros(9_999, np.float32)
+    probe.ms_probe_normal(c_uint64(seed), c_uint64(chunk), c_uint32(denoise_pass), pointer(made), c_size_t(made.size))
+    assert_within_one_float32_step(made, normal(seed, chunk, denoise_pass, made.size))
+
+
+@pytest.mark.parametrize("position", [0, 6, 10_000_000])
+@pytest.mark.parametrize("head_dim", [12, 64, 128])
+def test_rotation_tables_are_the_same(probe: ctypes.CDLL, position: int, head_dim: int) -> None:
+    frames, rows, columns = 3, 4, 5
+    shape = (1, frames * rows * columns, head_dim // 2)
+    made, expected = np.zeros((2, *shape), np.float32), np.zeros((2, *shape), np.float32)
+    RotationTables(expected[0], expected[1], (rows, columns), head_dim).move_to(position)
+    sizes = (c_int(n) for n in (frames, rows, columns, head_dim))
+    probe.ms_probe_tables(c_int64(position), *sizes, pointer(made[0]), pointer(made[1]))
+    # float32 of two float64 that differ in the last bit: equal but for rare ties, near zero to 1e-9
+    np.testing.assert_allclose(made, expected, rtol=1.2e-7, atol=2e-9)
+
+
+def test_timestep_sinusoids_are_the_same(probe: ctypes.CDLL) -> None:
+    for timestep in (0.0, 333.25, 1000.0):
+        made = np.zeros(256, np.float32)
+        probe.ms_probe_sinusoids(c_double(timestep), pointer(made), c_size_t(made.size))
+        np.testing.assert_allclose(made, timestep_sinusoids(timestep, 256), rtol=1.2e-7, atol=2e-9)
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 6.0, 8.5])
+@pytest.mark.parametrize("warp", [True, False])
+def test_schedule_is_bit_equal(probe: ctypes.CDLL, shift: float, warp: bool) -> None:
+    config = ScheduleConfig(timesteps=(1000.0, 750.0, 500.5, 333.0, 1.0), warp=warp, shift=shift)
+    given_steps = np.array(config.timesteps)
+    made = np.zeros((len(given_steps), 3))
+    probe.ms_probe_schedule(pointer(given_steps), c_size_t(len(made)), int(warp), c_double(shift), pointer(made))
+    expected = [(s.timestep, s.sigma, s.next_sigma) for s in denoise_steps(config)]
+    np.testing.assert_array_equal(made, np.array(expected))
+
+
+@given(
+    chunk=st.integers(1, 5),
+    sink=st.integers(0, 5),
+    window=st.integers(0, 9),
+    relative=st.booleans(),
+    start=st.integers(0, 10**7),
+    sink_start=st.integers(0, 50),
+    longer=st.integers(0, 6),
+)
+@settings(max_examples=300, deadline=None)
+def test_places_in_the_ring_are_the_same(
+    probe: ctypes.CDLL,
+    chunk: int,
+    sink: int,
+    window: int,
+    relative: bool,
+    start: int,
+    sink_start: int,
+    longer: int,
+) -> None:
+    rope = "relative" if relative else "absolute"
+    context = ContextConfig(chunk_frames=chunk, sink_frames=sink, window_frames=window, rope=rope)  # type: ignore[arg-type]
+    start, frames = start + sink_start, min(chunk + longer, context.cache_frames)
+    expected = context.place(start, frames, sink_start=sink_start)
+    sizes = np.array([chunk, sink, window, chunk, relative], np.int32)
+    slots, out = np.zeros(64, np.int32), np.zeros(2, np.int64)
+    count = probe.ms_probe_place(
+        pointer(sizes), c_int64(start), c_int(frames), c_int64(sink_start), pointer(slots), pointer(out)
+    )
+    assert tuple(slots[:count]) == expected.slots
+    assert (out[0], out[1]) == (expected.valid_frames, expected.sink_position)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "A cat, a DOG!", "snow snow snow snow snow snow snow", "naïve K9 İce ẞ9", "x_y-9"]
+)
+def test_words_become_the_same_rows(probe: ctypes.CDLL, prompt: str) -> None:
+    config = TextConfig(
+        kind="words", tokens=6, dim=8, vocabulary=("a", "cat", "dog", "snow", "na", "ve", "k9", "i", "9")
+    )
+    vocabulary = (ctypes.c_char_p * len(config.vocabulary))(*(word.encode() for word in config.vocabulary))
+    made = np.zeros(config.tokens, np.int64)
+    probe.ms_probe_words(vocabulary, c_size_t(len(vocabulary)), prompt.encode(), pointer(made), c_size_t(made.size))
+    assert made.tolist() == tokenize(prompt, config)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (100, 37), (31, 200), (9, 13), (480, 640)])
+def test_pictures_are_fitted_bit_for_bit(probe: ctypes.CDLL, height: int, width: int) -> None:
+    given_picture = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    made = np.zeros((32, 48, 3), np.uint8)
+    sizes = (c_int(height), c_int(width))
+    probe.ms_probe_picture(pointer(given_picture), *sizes, pointer(made), c_int(32), c_int(48))
+    np.testing.assert_array_equal(made, load_image(given_picture, 32, 48))
+
+
+def grid_of(kind: str) -> Tracks:
+    size = (90, 160) if kind == "pixels" else None
+    return Tracks.grid(3, 4, size=size, fps=24 if kind == "pixels" else 16)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "relative"])
+def test_grid_drag_path_and_resample_are_the_same(library: Library, kind: str) -> None:
+    grid = grid_of(kind)
+    height, width = grid.size or (0, 0)
+    made = library.tracks("ms_tracks_grid", 3, 4, width, height, grid.fps)
+    assert_same_tracks(made.read(), grid)
+    unit_y, unit_x = grid.size or (1, 1)
+    point, to = (0.3 * unit_x, 0.4 * unit_y), (0.9 * unit_x, 0.1 * unit_y)
+    dragged = grid.drag(point, to, seconds=0.7, radius=0.5 * unit_x, start=0.2)
+    native = library.tracks("ms_tracks_drag", made.handle, *point, *to, 0.7, 0.5 * unit_x, 0.2)
+    assert_same_tracks(native.read(), dragged)
+    corners = corners_of([point, to, (0.5 * unit_x, 0.5 * unit_y), (0.5 * unit_x, 0.5 * unit_y)])
+    walked = dragged.path(corners[0], list(corners[1:]), seconds=1.1, start=0.5)
+    native = library.tracks("ms_tracks_path", native.handle, corners.ctypes.data, len(corners), 1.1, 0, 0.5, 0)
+    assert_same_tracks(native.read(), walked)
+    assert_same_tracks(library.tracks("ms_tracks_resample", native.handle, 30.0).read(), walked.resample(fps=30.0))
+
+
+def assert_same_tracks(made: tuple[NDArray[Any], ...], expected: Tracks) -> None:
+    assert made[0].shape == expected.points.shape
+    assert_within_one_float32_step(made[0], expected.points)
+    np.testing.assert_array_equal(made[1], expected.visible)
+    np.testing.assert_array_equal(made[2], expected.ids)
+
+
+def test_a_player_plays_the_same(probe: ctypes.CDLL) -> None:
+    """Ten controls one after the other: points, visibility, ids and anchors are bit-equal."""
+    rng = np.random.default_rng(3)
+    expected = TrackPlayer(32, 48, 16.0, 20)
+    player = c_void_p(probe.ms_probe_player(c_int(32), c_int(48), c_double(16.0), c_int(20)))
+    frame = 0
+    for _ in range(10):
+        count, length = int(rng.integers(0, 20)), int(rng.integers(1, 30))
+        points = rng.uniform(-0.2, 1.2, (count, length, 2)).astype(np.float32)
+        visible = rng.random((count, length)) < 0.8
+        ids = rng.choice(40, count, replace=False)
+        control = Tracks(points, visible, ids, fps=float(rng.choice([8, 16, 24, 30])))
+        expected.set(control, frame)
+        sizes = (c_int(n) for n in (count, length, 0, 0))
+        arrays = [np.ascontiguousarray(a) for a in (control.points, control.visible, control.ids)]
+        pointers = [pointer(array) for array in arrays]
+        probe.ms_probe_player_set(player, *pointers, *sizes, c_double(control.fps), c_int64(frame))
+        for _ in range(int(rng.integers(1, 4))):
+            made = np.zeros((20, 12, 2), np.float32), np.zeros((20, 12), np.bool_), np.zeros(20, np.int64)
+            anchors = np.zeros((20, 2), np.float32)
+            targets = [pointer(array) for array in (*made, anchors)]
+            probe.ms_probe_player_fill(player, c_int64(frame), c_int(12), c_int(20), *targets)
+            chunk = expected.chunk(frame, 12)
+            for array, wanted in zip(
+                (*made, anchors), (chunk.points, chunk.visible, chunk.ids, chunk.anchors), strict=True
+            ):
+                np.testing.assert_array_equal(array, wanted)
+            frame += 12
+    probe.ms_probe_player_free(player)
+
+
+def test_the_settings_have_the_same_digest(probe: ctypes.CDLL, bundle: Path) -> None:
+    text = ctypes.create_string_buffer(1 << 16)
+    length = probe.ms_probe_config(str(bundle).encode(), text, c_size_t(len(text)))
+    values = json.loads((bundle / "manifest.json").read_text())["config"]
+    expected = json.dumps(StreamConfig.from_dict(values).to_dict(), sort_keys=True)
+    assert length == len(expected) and text.value.decode() == expected
+
+
+def test_50_chunks_of_one_bundle_have_equal_frames(library: Library, bundle: Path) -> None:
+    """With an image, a prompt, drags that change on the way and a re-encoded context."""
+    found = compare(Path(library.handle._name), bundle, chunks=50)
+    assert found.largest <= 1
+
+
+def test_a_snapshot_of_python_goes_on_in_cpp_and_back(library: Library, bundle: Path, tmp_path: Path) -> None:
+    with (
+        Stream(bundle, engine="openvino", precision="fp32") as python,
+        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
+    ):
+        python.start(picture(32, 32), "a cat", Tracks.grid(3, 3).drag((0.5, 0.5), (0.8, 0.5)), seed=2**63 + 1)
+        for _ in range(4):
+            python.step()
+        python.snapshot(tmp_path / "python.snapshot")
+        native.restore(tmp_path / "python.snapshot")
+        for _ in range(3):
+            expected = python.step().numpy()
+            np.testing.assert_allclose(native.step()[0].astype(int), expected.astype(int), atol=1)
+        native.snapshot(tmp_path / "native.snapshot")
+        python.restore(tmp_path / "native.snapshot")
+        made, chunk = native.step()
+        again = python.step()
+        assert (again.index, again.first_rgb_frame) == (chunk.index, chunk.first_rgb_frame)
+        np.testing.assert_allclose(made.astype(int), again.frames.astype(int), atol=1)
+
+
+def test_a_snapshot_of_another_precision_is_refused(library: Library, bundle: Path, tmp_path: Path) -> None:
+    with (
+        NativeStream(library, bundle, precision="fp32") as one,
+        NativeStream(library, bundle, precision="bf16") as other,
+    ):
+        one.step()
+        one.snapshot(tmp_path / "a.snapshot")
+        with pytest.raises(NativeError, match="other settings or another engine") as error:
+            other.restore(tmp_path / "a.snapshot")
+        assert error.value.status == 1
+
+
+def test_the_module_prints_folders_that_exist() -> None:
+    done = subprocess.run([sys.executable, "-m", "ms_infer", "--cmake-dir"], capture_output=True, text=True, check=True)
+    assert (Path(done.stdout.strip()) / "ms_inferConfig.cmake").is_file()
+    done = subprocess.run(
+        [sys.executable, "-m", "ms_infer", "--include-dir"], capture_output=True, text=True, check=True
+    )
+    assert (Path(done.stdout.strip()) / "ms_infer" / "ms_infer.h").is_file()
+
+
+def test_the_header_stays_short_and_plain() -> None:
+    text = (ROOT / "ms_infer/cpp/include/ms_infer/ms_infer.h").read_text()
+    assert text.count("\n") <= 200
+    assert [line for line in text.splitlines() if line.startswith("#include")] == [
+        "#include <stddef.h>",
+        "#include <stdint.h>",
+    ]
