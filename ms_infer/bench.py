@@ -123,18 +123,25 @@ def stream_facts(stream: Stream) -> dict[str, Any]:
     from ms_infer.bench_env import environment
 
     engine: Any = stream._engine
-    device = str(getattr(engine, "device", "cpu"))
-    name = environment()["cpu"]
-    if device.startswith("cuda"):
-        import torch
-
-        name = torch.cuda.get_device_name(device)
+    device = str(getattr(engine, "device", "cuda" if engine.name == "tensorrt" else "cpu"))
+    name = _gpu_name(device) if device.startswith("cuda") else environment()["cpu"]
     facts = {"engine": engine.name, "precision": engine.precision, "device": device, "device_name": name}
     chosen = getattr(getattr(engine, "attend", None), "implementation", None)
     if chosen is not None:
         measured = {one.name: one.ms for one in engine.attention_measured if math.isfinite(one.ms)}
         facts["attention"] = {"chosen": chosen.name, "measured_ms": measured}
     return facts
+
+
+def _gpu_name(device: str) -> str:
+    """Name of a CUDA device, from PyTorch where it sees one, else from the driver."""
+    from ms_infer.bench_env import gpus
+
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(device))
+    found = gpus()
+    return found[0]["name"] if found else device
 
 
 def open_source(options: BenchOptions) -> str | Student:
