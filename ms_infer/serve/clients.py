@@ -8,7 +8,7 @@ from collections import deque
 
 from ms_infer.serve.protocol import Codec
 
-SMALL_MESSAGES = 32  # acks, stats, errors; the oldest is lost first
+SMALL_MESSAGES, ACKS = 32, 2  # the oldest is lost first
 
 
 class Client:
@@ -22,6 +22,7 @@ class Client:
         """Whether the next H.264 frame it gets must stand alone."""
         self.closing = False
         self._small: deque[bytes] = deque(maxlen=SMALL_MESSAGES)
+        self._acks: deque[bytes] = deque(maxlen=ACKS)
         self._frame: bytes | None = None
         self._wake = asyncio.Event()
 
@@ -30,16 +31,19 @@ class Client:
         self._small.append(message)
         self._wake.set()
 
+    def put_ack(self, message: bytes) -> None:
+        """Queue an ack; it leaves before the frames that follow."""
+        self._acks.append(message)
+        self._wake.set()
+
     def put_frame(self, message: bytes, codec: Codec) -> None:
         """Offer a frame; it replaces one that has not left yet."""
-        if codec == Codec.H264_DELTA and self.needs_key:
+        waits = self._frame is not None
+        if codec == Codec.H264_DELTA and (self.needs_key or waits):  # it builds upon one that is lost, or would be
+            self.needs_key = True
             self.dropped += 1
             return
-        if self._frame is not None:
-            self.dropped += 1
-            if codec == Codec.H264_DELTA:  # it builds upon the one that is lost
-                self.needs_key, self._frame = True, None
-                return
+        self.dropped += waits
         self.needs_key = False
         self._frame = message
         self._wake.set()
@@ -47,18 +51,21 @@ class Client:
     def close(self, bye: bytes) -> None:
         """Send what is small, then this, then end."""
         self._frame = None
+        self._acks.clear()
         self.put(bye)
         self.closing = True
 
     async def take(self) -> bytes | None:
         """The next message to send; None at the end."""
-        while not self._small and self._frame is None:
+        while not (self._small or self._acks) and self._frame is None:
             if self.closing:
                 return None
             self._wake.clear()
             await self._wake.wait()
         if self._small:
             return self._small.popleft()
+        if self._acks:
+            return self._acks.popleft()
         frame, self._frame = self._frame, None
         self.sent += 1
         return frame

@@ -42,7 +42,13 @@ def hello(session: Session, client: Client) -> dict[str, Any]:
 
 async def apply_control(session: Session, control: protocol.Control) -> None:
     """Do what a control says; it shows in the next chunk. ConfigError when it cannot be done."""
-    session.note(control)
+    try:
+        await _apply(session, control)
+    finally:
+        session.note(control)  # afterwards: a chunk must not claim a control that it does not hold
+
+
+async def _apply(session: Session, control: protocol.Control) -> None:
     match control:
         case protocol.Pointers():
             session.pointers(control)
@@ -54,8 +60,6 @@ async def apply_control(session: Session, control: protocol.Control) -> None:
             _simple(session, control.do)
         case protocol.Switch():
             await _switch(session, control)
-        case protocol.Join():
-            raise protocol.BadMessage("this connection has joined already")
         case _:
             _edit(session, control)
 
@@ -98,7 +102,7 @@ async def _start(session: Session, control: protocol.Start) -> None:
         config, examples = session.stream.config, session.context.examples
         session.image = await asyncio.to_thread(examples.picture, control.example, config.height, config.width)
     if control.prompt is not None:
-        session.prompt = await _prompt(session, control.prompt)
+        session.set_prompt(await _prompt(session, control.prompt), control.id)
     if control.seed is not None:
         session.seed = control.seed
     session.begin(keep_points=not control.example)

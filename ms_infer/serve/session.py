@@ -123,6 +123,7 @@ class Session:
         """A client joins; a new owner replaces the old one."""
         if client.owner and (old := self.owner) is not None:
             self.clients.discard(old)
+            old.owner = False
             old.close(protocol.pack_json(Type.BYE, {"reason": "replaced", "text": "opened in another window"}))
         self.clients.add(client)
         if client.owner:
@@ -172,7 +173,7 @@ class Session:
         """Start over from the picture at the next chunk; what waits to be shown is dropped."""
         with self._lock:
             self._epoch += 1
-            self._wishes = Wishes(restart=True)
+            self._wishes = replace(self._wishes, restart=True)
             if not keep_points:
                 self.board.reset()
         self._ready.clear()
@@ -303,7 +304,7 @@ class Session:
         self._playing = len(made.frames)
         self.context.wake()
         for client in self.clients:
-            client.put(made.ack)
+            client.put_ack(made.ack)
         for index in range(len(made.frames)):
             if not await self._wait_for_turn(made):
                 break

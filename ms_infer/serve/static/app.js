@@ -17,7 +17,7 @@ const state = {
   pointers: new Map(), // pointerId -> {number, x, y, tool, points, since}
   next: 1, // number of the next pointer
   events: [], flushing: false, // pointer events on their way
-  control: 0, sent: new Map(), seen: 0, latencies: [],
+  control: 0, sent: new Map(), latencies: [],
   placed: [], // static and brushed points of this stroke, until an ack shows them
   cross: { x: 0.5, y: 0.5, shown: false }, // for the keyboard
   stick: { x: 0, y: 0, zoom: 0, roll: 0 }, keys: new Set(),
@@ -72,7 +72,7 @@ function onMessage({ data }) {
 }
 
 function onHello(hello) {
-  Object.assign(state, { hello, retry: 500, control: Math.max(state.control, hello.last_control), seen: hello.last_control });
+  Object.assign(state, { hello, retry: 500, control: Math.max(state.control, hello.last_control) });
   state.sent.clear();
   state.acks.clear();
   state.decoder?.close();
@@ -144,7 +144,8 @@ function decodeVideo(frame) {
   const key = frame.codec === 2;
   if (!state.decoder && key) {
     let at = 0; // the sequence parameter set names profile and level
-    while (frame.bytes[at] | frame.bytes[at + 1] || frame.bytes[at + 2] !== 1 || (frame.bytes[at + 3] & 31) !== 7) at++;
+    const here = () => frame.bytes[at + 2] === 1 && !(frame.bytes[at] | frame.bytes[at + 1]) && (frame.bytes[at + 3] & 31) === 7;
+    while (at < frame.bytes.length && !here()) at++;
     const codec = "avc1." + [4, 5, 6].map((i) => frame.bytes[at + i].toString(16).padStart(2, "0")).join("");
     const output = (picture) => show(picture, state.queued.shift());
     state.decoder = new VideoDecoder({ output, error: () => (state.decoder = null) });
