@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ms_export import tensorrt_network as networks
+from ms_infer.config import env
 from ms_infer.engines.trt_library import Kind, TensorRt, errors_of, listening, load
 from ms_infer.errors import BundleError, ConfigError, DeviceError, MissingExtraError
 from ms_infer.manifest import EngineSpec, cache_folder
@@ -85,9 +86,10 @@ def build_plan(
     options.check(library)
     start = time.perf_counter()
     with listening(library.kind) as messages:
-        network = networks.parse(library, graph)
+        plugins = options.attention == "plugin"
+        network = networks.parse(library, graph, plugins=plugins)
         networks.repair(library, network)
-        counts = networks.check(library, network, spec)
+        counts = networks.check(library, network, spec, plugins=plugins)
         kept: list[Any] = []  # numbers that the network refers to until it is built
         if options.dtype == "fp8" and spec.name == "denoise":
             if scales is None:
@@ -110,6 +112,8 @@ def _config(
     trt = library.module
     config = network.builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.attention == "plugin":
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     if spec.precise:
         config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa would move coordinates
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
@@ -203,9 +207,13 @@ def _layer_line(layer: Any) -> str:
 def build_engines(exporter: Exporter, target: Kind) -> tuple[str, EngineSpec]:
     """Build every stage of a bundle in the making; finished plans are kept. Returns the engines' name and entry."""
     library = load(target)
-    options = PlanOptions(dtype=exporter.options.dtype or "bf16")
+    options = PlanOptions(dtype=exporter.options.dtype or "bf16", attention=_attention_of(exporter, library))
     options.check(library)
     arch = "+".join(options.targets) or (PORTABLE if library.builds_without_gpu else _this_gpu())
+    if options.attention == "plugin":
+        from ms_export.tensorrt_plugin import register
+
+        register(library, arch, GRAPHS[options.dtype])
     name = f"{library.name}-{arch}-{'.'.join(map(str, library.release))}-{options.dtype}"
     folder = Path("engines") / name
     (exporter.folder / folder).mkdir(parents=True, exist_ok=True)
@@ -247,6 +255,12 @@ def _build_stage(
         exporter.keep(log)
         write_bytes(exporter.folder / path, plan.data)
         exporter.keep(path)
+
+
+def _attention_of(exporter: Exporter, library: TensorRt) -> Literal["native", "plugin"]:
+    """Native, unless the caches are written in several places per pass, which only a plugin can do in place."""
+    plugin = library.has_plugins and exporter.writes == "frame"
+    return "plugin" if plugin or env("TRT_ATTENTION") == "plugin" else "native"
 
 
 def _scales(exporter: Exporter) -> Fp8Scales:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,7 +25,16 @@ logger = logging.getLogger(__name__)
 
 E4M3_MAX = 448.0
 """Largest number of float8 e4m3fn (OCP 8-bit floating point specification, table 1)."""
-PRODUCTS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
+PRODUCTS = (
+    "self_attn.q",
+    "self_attn.k",
+    "self_attn.v",
+    "self_attn.o",
+    "cross_attn.q",
+    "cross_attn.o",
+    "ffn.0",
+    "ffn.2",
+)
 """Linear layers of a block that run in every pass; keys and values of the text are made once per prompt."""
 
 

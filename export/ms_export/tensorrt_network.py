@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from ms_export.graphs import ATTENTION
+from ms_export.tensorrt_plugin import with_cache_writes
 from ms_export.tensorrt_scatter import without_scatter_add
 from ms_infer.engines.trt_library import TensorRt, errors_of, listening, log_of
 from ms_infer.errors import BundleError, ConfigError
@@ -60,8 +61,11 @@ def layer_type(layer: Any) -> str:
     return str(layer.type).rpartition(".")[2]
 
 
-def parse(library: TensorRt, graph: Path) -> Network:
-    """Read an ONNX file whose weights lie beside it. BundleError with the parser's words when it refuses."""
+def parse(library: TensorRt, graph: Path, *, plugins: bool = False) -> Network:
+    """Read an ONNX file whose weights lie beside it. BundleError with the parser's words when it refuses.
+
+    plugins: those of `ms_export.tensorrt_plugin` are registered; writes in several places become one of them.
+    """
     trt, log = library.module, log_of(library.kind)
     with listening(library.kind) as messages:
         builder = trt.Builder(log)
@@ -69,6 +73,7 @@ def parse(library: TensorRt, graph: Path) -> Network:
         parser = trt.OnnxParser(definition, log)
         model = onnx.load(graph, load_external_data=False)
         rewritten = without_scatter_add(model)
+        rewritten |= plugins and with_cache_writes(model) > 0
         path = str(graph)  # weights lie beside it
         if not (parser.parse(model.SerializeToString(), path) if rewritten else parser.parse_from_file(path)):
             reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
@@ -115,8 +120,10 @@ def _check_head_dim(head_dim: int) -> None:
         )
 
 
-def check(library: TensorRt, network: Network, spec: StageSpec) -> Counter[str]:
+def check(library: TensorRt, network: Network, spec: StageSpec, *, plugins: bool = False) -> Counter[str]:
     """Compare a network with what its stage promises; returns the counts of its layers.
+
+    plugins: attention to the context is a plugin, and so may be the cache writes.
 
     BundleError: other inputs or outputs, an attention or a cache write that fell apart, layers that depend on data.
     ConfigError: cache writes that TensorRT cannot do in place.
@@ -129,10 +136,12 @@ def check(library: TensorRt, network: Network, spec: StageSpec) -> Counter[str]:
         raise BundleError(f"{spec.name}: the layers {dynamic} depend on data and cannot be captured; report this graph")
     if spec.aliases:
         fallen = {kind: counts[kind] for kind in FALLBACKS if counts[kind]}
-        if fallen or counts["ATTENTION_INPUT"] != attentions(spec):
+        own = sum(tensor.name.startswith("v_cache_") for tensor in spec.inputs) if plugins else 0
+        expected, found = attentions(spec) - own, counts["ATTENTION_INPUT"]
+        if fallen or found != expected or counts["PLUGIN_V3"] < own:
             raise BundleError(
-                f"{spec.name}: expected {attentions(spec)} fused attentions and no {' or '.join(FALLBACKS)}, found "
-                f"{counts['ATTENTION_INPUT']} and {fallen}; this {library.name} reads the graph differently"
+                f"{spec.name}: expected {expected} fused attentions, {own} plugins and no {' or '.join(FALLBACKS)}, "
+                f"found {found}, {counts['PLUGIN_V3']} and {fallen}; this {library.name} reads the graph differently"
             )
     return counts
 
@@ -164,7 +173,8 @@ def _check_caches(library: TensorRt, spec: StageSpec, network: Network) -> None:
     inputs, outputs = network.inputs(), network.outputs()
     written = set()
     for layer in network.layers():
-        if layer.type != library.module.LayerType.KV_CACHE_UPDATE:
+        by_plugin = layer_type(layer) == "PLUGIN_V3" and layer.get_input(0).name in dict(spec.aliases)
+        if layer.type != library.module.LayerType.KV_CACHE_UPDATE and not by_plugin:
             continue
         pair = (layer.get_input(0).name, layer.get_output(0).name)
         if pair[0] not in inputs or pair[1] not in outputs:

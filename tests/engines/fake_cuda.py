@@ -1,4 +1,4 @@
-"""A stand-in for `cuda.bindings.runtime`: memory is the host's, work runs at once, captures are recorded and replayed."""
+"""A stand-in for `cuda.bindings.runtime`: memory is the host's, work runs at once, captures are replayed."""
 
 from __future__ import annotations
 

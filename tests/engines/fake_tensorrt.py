@@ -1,4 +1,4 @@
-"""A stand-in for TensorRT's runtime: an engine is a stage of a student in PyTorch, run on the addresses it was given."""
+"""A stand-in for TensorRT's runtime: an engine is a stage of a student in PyTorch, run on its addresses."""
 
 from __future__ import annotations
 

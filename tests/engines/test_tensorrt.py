@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_no_two_tensors_overlap(machine: Machine) -> None:
         new = {name for _, name in context.spec.aliases}
         tensors = [t for t in (*context.spec.inputs, *context.spec.outputs) if t.name not in new]
         spans = sorted((context.addresses[t.name], tensor_bytes(t), t.name) for t in tensors)
-        for (start, size, name), (following, _, other) in zip(spans, spans[1:], strict=False):
+        for (start, size, name), (following, _, other) in itertools.pairwise(spans):
             assert start + size <= following, f"{context.spec.name}: {name} runs into {other}"
 
 
@@ -283,7 +284,7 @@ def test_a_bundle_without_tensorrt_engines_is_refused(machine: Machine) -> None:
     import dataclasses
 
     machine.manifest = dataclasses.replace(machine.manifest, engines={})
-    with pytest.raises(EngineMismatchError, match="holds no TensorRT engines.*--target rtx"):
+    with pytest.raises(EngineMismatchError, match=r"holds no TensorRT engines.*--target rtx"):
         machine.open()
 
 
@@ -349,14 +350,13 @@ def test_every_member_that_is_used_exists_in_the_library() -> None:
     import tensorrt_rtx as trt
 
     used = {
-        trt.ICudaEngine: ("get_tensor_name", "get_tensor_shape", "get_tensor_dtype", "num_io_tensors")
-        + ("get_aliased_input_tensor", "device_memory_size_v2", "create_runtime_config", "create_execution_context"),
-        trt.IRuntimeConfig: ("cuda_graph_strategy", "create_runtime_cache", "set_runtime_cache")
-        + ("set_execution_context_allocation_strategy",),
-        trt.IExecutionContext: ("set_device_memory", "set_tensor_address", "execute_async_v3", "is_stream_capturable"),
-        trt.Runtime: ("deserialize_cuda_engine", "get_engine_validity"),
-        trt.IRuntimeCache: ("serialize", "deserialize"),
+        trt.ICudaEngine: "get_tensor_name get_tensor_shape get_tensor_dtype num_io_tensors get_aliased_input_tensor "
+        "device_memory_size_v2 create_runtime_config create_execution_context",
+        trt.IRuntimeConfig: "cuda_graph_strategy create_runtime_cache set_runtime_cache "
+        "set_execution_context_allocation_strategy",
+        trt.IExecutionContext: "set_device_memory set_tensor_address execute_async_v3 is_stream_capturable",
+        trt.Runtime: "deserialize_cuda_engine get_engine_validity",
+        trt.IRuntimeCache: "serialize deserialize",
     }
-    assert [
-        f"{kind.__name__}.{name}" for kind, names in used.items() for name in names if not hasattr(kind, name)
-    ] == []
+    absent = [f"{kind.__name__}.{n}" for kind, names in used.items() for n in names.split() if not hasattr(kind, n)]
+    assert absent == []
