@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ms_infer.errors import ConfigError
-from ms_infer.model.taehv import MemoryBlock, Pool, TinyVae
+from ms_infer.model.taehv import Grow, MemoryBlock, Pool, TinyVae
 
 LUMA = (0.25, 0.5, 0.25)
 FEATURES = 28
@@ -53,6 +53,51 @@ def fit_encoder_(vae: TinyVae, frames: Tensor) -> Tensor:
     return (values[order].cumsum(0) / values.sum()).float()
 
 
+@torch.no_grad()
+def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: float) -> None:
+    """Let the first channels of every decoder layer carry block colours straight to the picture.
+
+    colours: [K, 3], what of red, green and blue is carried; `offset` keeps it positive, so that it passes every
+    ReLU. The path starts as the least-squares estimate from the latents of `frames`; the rest of the decoder then
+    has only detail to learn. Overwrites the first K channels of each layer.
+    """
+    count = len(colours)
+    latents = encode_directly(vae, frames)[:, 1:].permute(0, 1, 3, 4, 2).flatten(0, 3)
+    blocks = F.avg_pool2d(frames[:, 1:].unflatten(1, (-1, 4)).mean(2).flatten(0, 1), 8)
+    wanted = blocks.permute(0, 2, 3, 1).flatten(0, 2) @ colours.T
+    inputs = torch.cat([3 * torch.tanh(latents / 3), torch.ones_like(latents[:, :1])], dim=1)  # SoftClamp
+    solution = torch.linalg.lstsq(inputs, wanted).solution
+    layers = list(vae.decoder)
+    first, final = layers[1], layers[-1]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(final, nn.Conv2d)
+    assert first.bias is not None
+    assert final.bias is not None
+    first.weight[:count] = 0
+    first.weight[:count, :, 1, 1] = solution[:-1].T
+    first.bias[:count] = solution[-1] + offset
+    spread = torch.tensor([0.25, 0.5, 0.25])
+    for layer in layers[2:-1]:
+        if isinstance(layer, MemoryBlock):
+            last = layer.conv[-1]
+            last.weight[:count], last.bias[:count] = 0, 0
+        elif isinstance(layer, Grow):
+            width = layer.conv.in_channels
+            for copy_of in range(layer.stride):
+                layer.conv.weight[copy_of * width : copy_of * width + count] = 0
+                for channel in range(count):
+                    layer.conv.weight[copy_of * width + channel, channel] = 1
+        elif isinstance(layer, nn.Conv2d):
+            layer.weight[:count] = 0
+            for channel in range(count):
+                layer.weight[channel, channel] = torch.outer(spread, spread)
+    back = torch.linalg.pinv(colours)
+    final.weight[:, :count] = 0
+    final.weight[:, :count, 1, 1] = back
+    final.bias.sub_(back.sum(1) * offset)
+
+
+@torch.no_grad()
 def is_analytic(vae: TinyVae) -> bool:
     """Whether the encoder is one of `fit_encoder_`, so that `encode_directly` gives its latents."""
     if vae.config.encoder_width < FEATURES or vae.patch != 1:
@@ -64,14 +109,14 @@ def is_analytic(vae: TinyVae) -> bool:
     last, twin_last = vae.encoder[-1], twin[-1]
     assert isinstance(last, nn.Conv2d)
     assert isinstance(twin_last, nn.Conv2d)
-    with torch.no_grad():
-        twin_last.weight[:, :FEATURES, 1, 1] = last.weight[:, :FEATURES, 1, 1]
-        if last.bias is not None and twin_last.bias is not None:
-            twin_last.bias.copy_(last.bias)
+    twin_last.weight[:, :FEATURES, 1, 1] = last.weight[:, :FEATURES, 1, 1]
+    if last.bias is not None and twin_last.bias is not None:
+        twin_last.bias.copy_(last.bias)
     pairs = zip(vae.encoder.parameters(), twin.parameters(), strict=True)
     return all(torch.equal(own, other) for own, other in pairs)
 
 
+@torch.no_grad()
 def encode_directly(vae: TinyVae, frames: Tensor) -> Tensor:
     """Latents [B, F, C, h, w] of whole clips [B, 1 + 4 k, 3, H, W] of an analytic encoder, many times faster."""
     last = vae.encoder[-1]

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 
 from ms_infer.config import VaeConfig, preset
 from ms_infer.model.taehv import MemoryBlock, TinyVae
 from ms_train import parallel
-from ms_train.analytic import fit_encoder_
+from ms_train.analytic import fit_encoder_, write_colour_path_
 from ms_train.assets import Assets
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
@@ -26,7 +27,7 @@ from ms_train.scene import SceneConfig, draw_scene
 class AutoencoderConfig:
     """Sizes and weights of the autoencoder's training."""
 
-    vae: VaeConfig = field(default_factory=lambda: preset("demo").model.vae)
+    vae: tyro.conf.Suppress[VaeConfig] = field(default_factory=lambda: preset("demo").model.vae)
     scene: SceneConfig = field(default_factory=SceneConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=2e-3, cooldown=400))
     clips: int = 4
@@ -37,6 +38,8 @@ class AutoencoderConfig:
     latent_noise: float = 0.05
     """Noise on the latents before they are decoded, so that close latents mean close pictures."""
     edge_weight: float = 1.0
+    colour_weight: float = 2.0
+    """Weight of the mean colours of 8x8 blocks, which L1 alone learns last."""
     statistics_weight: float = 0.02
     """Pull of each latent channel to mean 0 and variance 1."""
     analytic_encoder: bool = True
@@ -54,7 +57,10 @@ class Autoencoder(Stage):
         self.vae = TinyVae(config.vae).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         initialise_(self.vae, self._clips(2))
         if config.analytic_encoder:
-            fit_encoder_(self.vae, self._clips(config.fit_clips))
+            clips = self._clips(config.fit_clips)
+            fit_encoder_(self.vae, clips)
+            nn.init.zeros_(self.vae.decoder[-1].bias)  # type: ignore[union-attr,arg-type]
+            write_colour_path_(self.vae, clips, torch.eye(3, device=device), offset=0.1)
         parallel.broadcast_(self.vae)
         trained = self.vae.decoder if config.analytic_encoder else self.vae
         self.trained = list(trained.parameters())
@@ -76,7 +82,7 @@ class Autoencoder(Stage):
         pixels = (decoded - frames).abs().mean()
         edges = edge_loss(decoded, frames)
         statistics = statistics_loss(latents)
-        loss = pixels + config.edge_weight * edges
+        loss = pixels + config.edge_weight * edges + config.colour_weight * colour_loss(decoded, frames)
         if not config.analytic_encoder:
             loss = loss + config.statistics_weight * statistics
         norm = self.optimise(self.optimizer, loss, self.trained)
@@ -141,6 +147,11 @@ def edge_loss(decoded: Tensor, frames: Tensor) -> Tensor:
         pooled = F.avg_pool2d(error, scale) if scale > 1 else error
         loss = loss + pooled.diff(dim=-1).abs().mean() + pooled.diff(dim=-2).abs().mean()
     return loss + 0.5 * (decoded - frames).diff(dim=1).abs().mean()
+
+
+def colour_loss(decoded: Tensor, frames: Tensor) -> Tensor:
+    """L1 between the mean colours of 8x8 blocks."""
+    return F.avg_pool2d((decoded - frames).flatten(0, 1), 8).abs().mean()
 
 
 def statistics_loss(latents: Tensor) -> Tensor:

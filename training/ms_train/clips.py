@@ -37,6 +37,8 @@ class ClipConfig:
     """Share of clips that keep every background track; the others keep a random part."""
     silent_share: float = 0.04
     """Share of objects without any track."""
+    whole_objects: bool = False
+    """Keep every track of every object."""
 
 
 @dataclass
@@ -88,9 +90,13 @@ class ClipMaker:
         self.head = TrackHead(stream)
         self.direct = is_analytic(vae)
 
-    @torch.no_grad()
     def make(self, number: int, count: int) -> Clips:
         """`count` clips drawn together, as batch `number`."""
+        return self.make_with_frames(number, count)[0]
+
+    @torch.no_grad()
+    def make_with_frames(self, number: int, count: int) -> tuple[Clips, Tensor, Tensor, Tensor]:
+        """As `make`, with the true frames, the moved first frame [B, T, 3, H, W] and the tracks' owners [B, N]."""
         device = self.assets.device
         generator = torch.Generator(device=device)
         generator.manual_seed((self.seed << 32) + number)
@@ -104,7 +110,7 @@ class ClipMaker:
         words = [self.words.tokenize(text) for text in captions(self.assets, scene, frames)]
         encoded = self._encode(torch.cat([pictures, moved]))
         still = self._encode(pictures[:, :1].expand(-1, 9, -1, -1, -1))
-        return Clips(
+        clips = Clips(
             latents=encoded[:count],
             content=encoded[count:],
             validity=self.head.pool_validity(valid, opening=True).to(torch.bfloat16),
@@ -113,6 +119,7 @@ class ClipMaker:
             visible=visible,
             words=torch.tensor(words, dtype=torch.int16, device=device),
         )
+        return clips, pictures, moved, tracks.owner
 
     def _encode(self, frames: Tensor) -> Tensor:
         if self.direct:
@@ -129,6 +136,8 @@ class ClipMaker:
         objects = int(tracks.owner.max()) + 1
         object_share = uniform(generator, (batch, objects), 0.15, 1.3)
         object_share = object_share * (1 - chance(generator, (batch, objects), self.config.silent_share))
+        if self.config.whole_objects:
+            object_share = torch.ones_like(object_share)
         own = object_share.gather(1, tracks.owner.clamp(min=0))
         return draw < torch.where(tracks.owner == BACKGROUND, share, own)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from ms_infer.config import StreamConfig, preset
@@ -31,7 +32,7 @@ PLAIN = ("table", "places", "patch_embedding", "head.head")  # left to AdamW, as
 class FlowConfig:
     """Settings of every stage that learns a flow from clips."""
 
-    stream: StreamConfig = field(default_factory=lambda: preset("demo"))
+    stream: tyro.conf.Suppress[StreamConfig] = field(default_factory=lambda: preset("demo"))
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, learning_rate=1e-3, cooldown=400))
     batch: int = 8
     """Clips a step and process."""
@@ -67,6 +68,11 @@ class FlowStage(Stage):
         else:
             self.optimizer = Muon(groups, config.loop.learning_rate)
         self.average = Average(self.network, config.loop.ema)
+
+    def start_from_average(self, values: dict[str, Tensor]) -> None:
+        """Begin with the averaged weights of another stage."""
+        self.network.load_state_dict(values)
+        self.average.values = {name: value.detach().float().clone().to(self.device) for name, value in values.items()}
 
     def parts(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self.optimizer, "average": self.average}

@@ -1,0 +1,124 @@
+"""PanoSprite: exact tracks, visibility, captions, held-out assets; the analytic encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ms_train.analytic import encode_directly, fit_encoder_, is_analytic, write_colour_path_
+from ms_train.assets import Assets, load_assets, sprite_name
+from ms_train.autoencoder import decode_clip, encode_clip
+from ms_train.captions import captions, vocabulary
+from ms_train.held_out import held_out_names
+from ms_train.render import render
+from ms_train.scene import SceneConfig, draw_scene
+from ms_train.tracks import draw_tracks
+from PIL import Image
+
+from ms_infer.config import preset
+from ms_infer.errors import ConfigError
+from ms_infer.model.taehv import TinyVae
+
+
+def write_assets(folder: Path) -> Path:
+    """A panorama with a smooth pattern, two opaque sprites, one texture."""
+    rng = np.random.default_rng(0)
+    for kind in ("panoramas", "sprites", "textures"):
+        (folder / kind).mkdir(parents=True)
+    coarse = rng.integers(0, 255, (12, 24, 3), np.uint8)
+    Image.fromarray(coarse).resize((256, 128), Image.Resampling.BICUBIC).save(
+        folder / "panoramas" / "green_hall_01.png"
+    )
+    for stem, colour in (("1f349", (220, 30, 40)), ("1f34e", (30, 200, 60))):
+        sprite = np.zeros((64, 64, 4), np.uint8)
+        sprite[8:56, 8:56] = (*colour, 255)
+        Image.fromarray(sprite).save(folder / "sprites" / f"{stem}.png")
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / "textures" / "wood_1.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    return load_assets(write_assets(tmp_path_factory.mktemp("assets")), "all")
+
+
+def test_background_points_keep_their_colour_while_the_camera_turns(assets: Assets) -> None:
+    generator = torch.Generator().manual_seed(1)
+    config = SceneConfig(size=64, still_camera=0.0, look_share=0.0)
+    scene = draw_scene(assets, 3, generator, config)
+    scene = type(scene)(**{**vars(scene), "things": ()})
+    times = torch.tensor([[0.0, 10.0, 30.0]]).expand(3, -1)
+    frames = render(assets, scene, times)
+    tracks = draw_tracks(assets, scene, times, generator)
+    colours = sample(frames, tracks.points)
+    seen = tracks.visible.all(-1)
+    assert seen.sum() > 60
+    assert (tracks.points[:, :, 2] - tracks.points[:, :, 0]).norm(dim=-1)[seen].max() > 2
+    assert (colours[:, :, 1:] - colours[:, :, :1]).abs()[seen].mean() < 0.02
+
+
+@pytest.mark.parametrize("solid", [0.0, 1.0])
+def test_object_points_lie_on_the_object_and_hidden_ones_are_not_visible(assets: Assets, solid: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    scene = draw_scene(assets, 4, generator, SceneConfig(size=64, solid_share=solid, look_share=0.0))
+    times = torch.arange(0.0, 40.0, 8.0)[None].expand(4, -1)
+    tracks = draw_tracks(assets, scene, times, generator)
+    empty = type(scene)(**{**vars(scene), "things": ()})
+    changed = (render(assets, scene, times) - render(assets, empty, times)).abs().sum(2, keepdim=True)
+    on_object = tracks.visible & (tracks.owner >= 0)[..., None]
+    assert on_object.any()
+    assert (sample(changed, tracks.points)[on_object] > 0.01).float().mean() > 0.95
+    assert not tracks.visible[~tracks.usable].any()
+
+
+def sample(frames: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Bilinear colours [B, N, T, C] of frames [B, T, C, H, W] at pixels [B, N, T, 2]."""
+    grid = points.transpose(1, 2) * (2 / frames.shape[-1]) - 1
+    flat = torch.nn.functional.grid_sample(
+        frames.flatten(0, 1), grid.flatten(0, 1)[:, None], align_corners=False, padding_mode="border"
+    )
+    return flat[:, :, 0].unflatten(0, frames.shape[:2]).permute(0, 3, 1, 2)
+
+
+def test_any_frame_can_be_drawn_by_itself(assets: Assets) -> None:
+    scene = draw_scene(assets, 2, torch.Generator().manual_seed(3), SceneConfig(size=32))
+    times = torch.arange(5.0)[None].expand(2, -1)
+    torch.testing.assert_close(render(assets, scene, times)[:, 3:4], render(assets, scene, times[:, 3:4]))
+
+
+def test_captions_use_words_of_the_vocabulary(assets: Assets) -> None:
+    words = set(vocabulary(assets))
+    texts = captions(assets, draw_scene(assets, 8, torch.Generator().manual_seed(4)), 33)
+    assert all(set(text.replace(",", "").split()) <= words for text in texts)
+    assert sprite_name("1f349") == "watermelon"
+
+
+def test_held_out_names_are_kept_from_training(tmp_path: Path) -> None:
+    held = [name for name in held_out_names() if name.startswith("sprites/")]
+    assert len(held) == 50
+    write_assets(tmp_path)
+    (tmp_path / "sprites" / "1f349.png").rename(tmp_path / f"{held[0]}.png")
+    assert len(load_assets(tmp_path, "train").sprites) == 1
+    with pytest.raises(ConfigError, match="holds no pictures"):
+        load_assets(tmp_path / "nowhere")
+
+
+def test_the_analytic_encoder_equals_its_layers_and_keeps_most_of_the_picture(assets: Assets) -> None:
+    scene = draw_scene(assets, 4, torch.Generator().manual_seed(5), SceneConfig(size=64))
+    frames = render(assets, scene, torch.arange(9.0)[None].expand(4, -1))
+    vae = TinyVae(preset("demo").model.vae)
+    assert not is_analytic(vae)
+    explained = fit_encoder_(vae, frames)
+    assert is_analytic(vae)
+    assert explained[-1] > 0.98
+    with torch.no_grad():
+        torch.testing.assert_close(encode_directly(vae, frames), encode_clip(vae, frames), atol=1e-4, rtol=1e-4)
+        torch.nn.init.zeros_(vae.decoder[-1].bias)
+        write_colour_path_(vae, frames, torch.eye(3), offset=0.1)
+        for name, parameter in vae.decoder.named_parameters():
+            if name == "16.weight":
+                parameter[:, 3:] = 0
+        error = (decode_clip(vae, encode_clip(vae, frames)) - frames).abs().mean()
+    assert error < 0.5 * (frames - frames.mean((-1, -2), keepdim=True)).abs().mean()

@@ -1,0 +1,222 @@
+"""The commands of the recipe: each builds one stage from plain settings and runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ms_infer.config import StreamConfig, preset
+from ms_infer.errors import CheckpointError
+from ms_infer.model.taehv import TinyVae
+from ms_train import parallel
+from ms_train.adapt import Adapt, AdaptConfig
+from ms_train.assets import Assets, load_assets
+from ms_train.autoencoder import Autoencoder, AutoencoderConfig
+from ms_train.captions import vocabulary
+from ms_train.clips import ClipConfig, ClipMaker, ClipSource, write_shards
+from ms_train.distill import Distill, DistillConfig
+from ms_train.loop import CHECKPOINT, LoopConfig, run
+from ms_train.students import Network, export
+from ms_train.teacher import FlowConfig, FlowStage, Teacher
+
+StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Where a stage finds its data and runs."""
+
+    assets: Path
+    """Folder with panoramas/, sprites/ and textures/."""
+    out: Path
+    """Folder of the stage's checkpoint, curves and sheets."""
+    vae: Path
+    """Checkpoint of the autoencoder stage."""
+    clips: Path | None = None
+    """Folder of rendered shards; None renders into a pool in memory while training (meant for a GPU)."""
+    preset: str = "demo"
+    device: str = "cpu"
+    threads: int = 0
+    """CPU threads of this process; 0 leaves torch's choice."""
+    pool: int = 64
+    """Batches of 16 clips in the pool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of all stages for one kind of machine."""
+
+    autoencoder: AutoencoderConfig
+    teacher: FlowConfig
+    adapt: AdaptConfig
+    distill: DistillConfig
+    pool: int = 64
+
+
+def _loop(steps: int, rate: float, cooldown: int) -> LoopConfig:
+    return LoopConfig(steps=steps, learning_rate=rate, cooldown=cooldown)
+
+
+RECIPES = {
+    "cpu": Recipe(
+        autoencoder=AutoencoderConfig(loop=_loop(900, 2e-3, 300)),
+        teacher=FlowConfig(loop=_loop(600, 1.2e-3, 100)),
+        adapt=AdaptConfig(loop=_loop(1200, 1.2e-3, 400)),
+        distill=DistillConfig(loop=_loop(150, 2e-4, 50), batch=4, regression_weight=1.0),
+    ),
+    "gpu": Recipe(
+        autoencoder=AutoencoderConfig(loop=_loop(6000, 2e-3, 1500), clips=16, crop=128, crops=1),
+        teacher=FlowConfig(loop=_loop(8000, 1.2e-3, 1500), batch=64),
+        adapt=AdaptConfig(loop=_loop(8000, 1e-3, 2000), batch=64),
+        distill=DistillConfig(loop=_loop(600, 1e-4, 150), batch=32, regression_weight=0.5),
+        pool=128,
+    ),
+    "smoke": Recipe(
+        autoencoder=AutoencoderConfig(loop=_loop(4, 2e-3, 2), clips=2, fit_clips=2),
+        teacher=FlowConfig(loop=_loop(2, 1e-3, 1), batch=2),
+        adapt=AdaptConfig(loop=_loop(2, 1e-3, 1), batch=2),
+        distill=DistillConfig(loop=_loop(1, 1e-4, 1), batch=1, critic_updates=1),
+        pool=1,
+    ),
+}
+
+
+DEFAULTS = RECIPES["cpu"]
+
+
+def demo_stream(assets: Assets, name: str = "demo") -> StreamConfig:
+    """The preset with the vocabulary of the assets' captions, where its text encoder is a word table."""
+    stream = preset(name)
+    if stream.model.text.kind != "words":
+        return stream
+    text = dataclasses.replace(stream.model.text, vocabulary=vocabulary(assets))
+    return dataclasses.replace(stream, model=dataclasses.replace(stream.model, text=text))
+
+
+def load_vae(path: Path, stream: StreamConfig, device: torch.device) -> TinyVae:
+    """The averaged autoencoder of a stage checkpoint, frozen."""
+    vae = TinyVae(stream.model.vae)
+    vae.load_state_dict(read_average(path, "average"))
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def read_average(path: Path, part: str = "average") -> dict[str, Tensor]:
+    """Averaged weights of a stage checkpoint; CheckpointError when there are none."""
+    file = path / CHECKPOINT if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; run the stage that makes it first")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if part not in state:
+        raise CheckpointError(f"{file} holds {sorted(state)}, no {part!r}: it is of another stage")
+    values: dict[str, Tensor] = state[part]["values"]
+    return values
+
+
+def autoencoder(
+    assets: Path, out: Path, config: AutoencoderConfig = DEFAULTS.autoencoder, device: str = "cpu", threads: int = 0
+) -> None:
+    """Fit the encoder, train the decoder."""
+    place = _start(device, threads)
+    stage = Autoencoder(config, load_assets(assets).to(place), place)
+    run(stage, out)
+    parallel.finish()
+
+
+def render_clips(
+    assets: Path, out: Path, vae: Path, first: int = 0, last: int = 400, count: int = 8, seed: int = 1, threads: int = 1
+) -> None:
+    """Render batches first..last-1 of `count` clips into shards, for training on a CPU."""
+    place = _start("cpu", threads)
+    loaded = load_assets(assets)
+    stream = demo_stream(loaded)
+    maker = ClipMaker(stream, loaded, load_vae(vae, stream, place), ClipConfig(), seed)
+    write_shards(maker, out, iter(range(first, last)), count)
+
+
+def teacher(common: Common, config: FlowConfig = DEFAULTS.teacher, init: Path | None = None) -> None:
+    """Train the bidirectional flow-matching teacher."""
+    _run_flow(Teacher, common, config, init)
+
+
+def adapt(
+    common: Common, config: AdaptConfig = DEFAULTS.adapt, init: Path | None = None, teacher: Path | None = None
+) -> None:
+    """Causal adaptation, from the teacher's weights with --init."""
+    _run_flow(Adapt, common, config, init, teacher)
+
+
+def distill(common: Common, student: Path, teacher: Path, config: DistillConfig = DEFAULTS.distill) -> None:
+    """Self Forcing from the adapted student, scored by the teacher and, where asked, by the rendered clips."""
+    place = _start(common.device, common.threads)
+    source, stream, vae = _source(common, place)
+    stage = Distill(dataclasses.replace(config, stream=stream), source, place, vae)
+    stage.start_from(read_average(student), read_average(teacher))
+    run(stage, common.out)
+    parallel.finish()
+
+
+def export_student(assets: Path, stage: Path, vae: Path, out: Path, preset: str = "demo") -> None:
+    """Write the averaged weights of a stage, with the autoencoder, as a student file in bf16."""
+    stream = demo_stream(load_assets(assets), preset)
+    export(Network(stream), load_vae(vae, stream, torch.device("cpu")), read_average(stage), out)
+
+
+def recipe(
+    assets: Path,
+    out: Path,
+    scale: Literal["gpu", "cpu", "smoke"] = "gpu",
+    minutes: float = 25.0,
+    device: str = "cuda",
+) -> None:
+    """All stages one after the other within `minutes`, clips rendered on the device; resumes like its stages."""
+    began = time.monotonic()
+    sizes = RECIPES[scale]
+    autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.25), device)
+    common = Common(assets=assets, out=out / "teacher", vae=out / "autoencoder", device=device, pool=sizes.pool)
+    teacher(common, _within(sizes.teacher, minutes * 0.25))
+    common = dataclasses.replace(common, out=out / "adapt")
+    adapt(common, _within(sizes.adapt, minutes * 0.3), init=out / "teacher")
+    common = dataclasses.replace(common, out=out / "distill")
+    left = max(0.5, 0.95 * minutes - (time.monotonic() - began) / 60)
+    distill(common, out / "adapt", out / "teacher", _within(sizes.distill, left))
+    export_student(assets, out / "distill", out / "autoencoder", out / "demo.safetensors")
+
+
+def _within(config: StageConfig, minutes: float) -> StageConfig:
+    """The same settings, stopped after `minutes`."""
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, stop_minutes=minutes))
+
+
+def _start(device: str, threads: int) -> torch.device:
+    if threads:
+        torch.set_num_threads(threads)
+    return parallel.start(torch.device(device))
+
+
+def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConfig, TinyVae]:
+    assets = load_assets(common.assets).to(place)
+    stream = demo_stream(assets, common.preset)
+    vae = load_vae(common.vae, stream, place)
+    maker = None if common.clips else ClipMaker(stream, assets, vae, ClipConfig(), 1 + parallel.rank())
+    return ClipSource(common.clips, maker, pool=common.pool), stream, vae
+
+
+def _run_flow(
+    kind: type[FlowStage], common: Common, config: FlowConfig, init: Path | None, teacher: Path | None = None
+) -> None:
+    place = _start(common.device, common.threads)
+    source, stream, vae = _source(common, place)
+    stage = kind(dataclasses.replace(config, stream=stream), source, place, vae)
+    if init is not None:
+        stage.start_from_average(read_average(init))
+    if teacher is not None and isinstance(stage, Adapt):
+        stage.teacher = Network(stream).to(place).requires_grad_(False)
+        stage.teacher.load_state_dict(read_average(teacher))
+    run(stage, common.out)
+    parallel.finish()
