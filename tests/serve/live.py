@@ -106,7 +106,7 @@ class Page:
         address = f"ws://{server.host}/ws" + (f"?token={token}" if token else "")
         self._stack = ExitStack()
         self.socket: ClientConnection = self._stack.enter_context(
-            connect(address, max_size=None, compression=None, open_timeout=20, **options)
+            connect(address, max_size=None, max_queue=None, compression=None, open_timeout=20, **options)
         )
         self.control = 0
         self.hello: dict[str, Any] = {}
