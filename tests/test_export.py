@@ -81,9 +81,9 @@ def test_weights_are_written_once_and_shared_by_all_graphs(exported: Path, stude
                 assert int(entries["offset"]) % ALIGNMENT == 0
                 named.add(tensor.name)
             else:
-                assert len(tensor.raw_data) <= 64 << 10, f"{path.name} carries {tensor.name} itself"
+                assert len(tensor.raw_data) <= 16 << 10, f"{path.name} carries {tensor.name} itself"
     table = WeightTable.of(student, torch.float32)
-    assert {n for n in table.places if n.startswith("transformer.")} <= named
+    assert {n for n in table.places if n.startswith(("transformer.", "text_encoder."))} <= named
     assert (exported / "onnx" / "fp32" / weights.WEIGHTS).stat().st_size == table.nbytes
 
 
@@ -160,8 +160,8 @@ def test_finished_files_survive_an_interruption(
 ) -> None:
     folder = tmp_path / "bundle"
 
-    def interrupted(self: Exporter, name: str) -> None:
-        keep(self, name)
+    def interrupted(self: Exporter, name: str, digest: str | None = None) -> None:
+        keep(self, name, digest)
         if name.endswith("condition.onnx"):
             raise KeyboardInterrupt
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 GRAPH_VERSION = 1
 """Counts changes of the exported graphs: a new number makes old bundles out of date."""
 PROGRESS = ".export.json"
-Build = Callable[["Exporter", str], tuple[str, EngineSpec]]
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,6 @@ def _resized(student: Student, options: ExportOptions) -> Student:
         head = TrackHead(config)
         assert student.track_head is not None, "it was there a line ago"
         head.load_state_dict(student.track_head.state_dict(), assign=True)
-    import dataclasses
-
     return dataclasses.replace(student, config=config, track_head=head)
 
 
@@ -138,12 +135,18 @@ class Exporter:
         except BundleError as error:
             logger.info("making the bundle again: %s", error)
             return None
-        targets = {"cpu": "openvino", "rtx": "tensorrt", "trt": "tensorrt"}
-        kinds = {engine.kind for engine in manifest.engines.values()}
-        complete = all(dtype in manifest.graphs for dtype in self.options.graph_dtypes())
-        complete &= all(targets[target] in kinds for target in self.options.targets if target in targets)
-        same = manifest.key == self.key and complete and "rtx" not in self.options.targets
-        return manifest if same and "trt" not in self.options.targets else None
+        graphs = all(dtype in manifest.graphs for dtype in self.options.graph_dtypes())
+        engines = all(self._is_built(manifest, target) for target in self.options.targets)
+        return manifest if manifest.key == self.key and graphs and engines else None
+
+    def _is_built(self, manifest: Manifest, target: str) -> bool:
+        """Whether the bundle holds the engines of a target."""
+        if target == "onnx":
+            return True
+        wanted = {"cpu": ("openvino", "fp32"), "rtx": ("tensorrt_rtx", self.options.dtype or "bf16")}
+        wanted["trt"] = ("tensorrt", self.options.dtype or "bf16")
+        built = [(engine.options.get("library", engine.kind), engine.dtype) for engine in manifest.engines.values()]
+        return wanted[target] in built
 
     def run(self) -> None:
         """Make everything that is not there yet, then the manifest."""
@@ -182,10 +185,10 @@ class Exporter:
             folder=self.folder,
         )
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str, digest: str | None = None) -> None:
         """Count a file that was just written, and remember it for a run after an interruption."""
         path = self.folder / name
-        self.files[name] = FileSpec(path.stat().st_size, file_digest(path))
+        self.files[name] = FileSpec(path.stat().st_size, digest or file_digest(path))
         self.made.append(name)
         self._save_progress()
 
@@ -232,8 +235,7 @@ class Exporter:
         (self.folder / weights).parent.mkdir(parents=True, exist_ok=True)
         if not self.has(weights):
             with self._timed(weights):
-                write_weights(self.student, table, self.folder / weights)
-                self.keep(weights)
+                self.keep(weights, write_weights(self.student, table, self.folder / weights))
         missing = [spec for spec in self.specs[dtype].values() if not self.has(graph_path(dtype, spec.name))]
         if missing:
             self._trace(missing, dtype, table)
@@ -279,13 +281,12 @@ class Exporter:
         self.engines[name] = EngineSpec("openvino", "cpu", installed, "fp32", stages)
         self._save_progress()
 
-    def _build_tensorrt(self, target: str) -> None:
+    def _build_tensorrt(self, target: Literal["rtx", "trt"]) -> None:
         try:
             from ms_export.tensorrt import build_engines
         except ImportError as error:
             raise MissingExtraError(f"target {target} needs pip install 'ms-infer[{target}]' ({error})") from None
-        build: Build = build_engines
-        name, engine = build(self, target)
+        name, engine = build_engines(self, target)
         self.engines[name] = engine
         self._save_progress()
 

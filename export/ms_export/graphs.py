@@ -140,7 +140,8 @@ class TracksStage(Stage):
         self.track_head, self.vae, self.dtype = track_head, vae, dtype
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        latents, state = None, []
+        latents: Tensor | None = None
+        state: list[Tensor] = []
         if self.vae is not None:
             opening = "encoder_0" not in inputs
             old = _state(inputs, "encoder", self.vae.encoder_state, (self.config.height, self.config.width), self.dtype)

@@ -64,7 +64,7 @@ def parse_context(text: str, base: ContextConfig) -> ContextConfig:
             raise ConfigError(f"--context {text!r} is not like c3s3w3: latent frames of chunk, sink and window")
         values[names[letter]] = int(digits)
         rest = rest[1 + len(digits) :]
-    return replace(base, **values)
+    return replace(base, **values)  # type: ignore[arg-type]  # only the three integer fields
 
 
 def default_folder(source: str, name: str) -> Path:

@@ -25,7 +25,7 @@ from ms_infer.model.transformer import Transformer
 from ms_infer.stages import StageSpec, TensorSpec
 
 OPSET = 24
-FOLDED_ELEMENTS = 4096  # constants above this are never recomputed at export: they stay in the weights file
+FOLDED_ELEMENTS = 4096  # larger results are left to the engine: graphs stay small, weights are in their file only
 
 
 def module_parts(student: Student, dtype: torch.dtype) -> Student:
@@ -118,7 +118,7 @@ def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> N
     """Let every initializer that is a weight of the student point into the shared file."""
     for name, value in model.graph.initializers.items():
         place = table.places.get(name)
-        if place is None:
+        if place is None or value.dtype is None:
             continue
         value.const_value = ir.ExternalTensor(
             weights.name,
@@ -136,9 +136,9 @@ def _simplify(model: ir.Model) -> None:
 
     def should_fold(node: ir.Node) -> bool | None:
         inputs = [value.const_value for value in node.inputs if value is not None]
-        return False if any(t is not None and t.size > FOLDED_ELEMENTS for t in inputs) else None
+        return False if any(isinstance(tensor, ir.ExternalTensor) for tensor in inputs) else None
 
-    optimize_ir(model, should_fold=should_fold, onnx_shape_inference=False)
+    optimize_ir(model, should_fold=should_fold, output_size_limit=FOLDED_ELEMENTS, onnx_shape_inference=False)
 
 
 def _finish(proto: onnx.ModelProto, stage: Stage, spec: StageSpec) -> None:

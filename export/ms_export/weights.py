@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,7 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+def _bytes(tensor: Tensor, dtype: torch.dtype) -> Any:
+    """The values as a buffer, without a copy where the type is right already."""
     host = tensor.detach().to("cpu", dtype).contiguous().reshape(-1)
-    return memoryview(host.view(torch.uint8).numpy())
+    return host.view(torch.uint8).numpy()

@@ -51,8 +51,8 @@ class StagedEngine(Engine):
         self._rolls = relative_sink(config)
         if self._rolls:
             sink = {s.name: s for s in self.specs["roll"].inputs}
-            tables = (self._array("roll", sink[name]) for name in ("sink_cos", "sink_sin"))
-            self._sink_tables = RotationTables(*tables, config.token_grid, head_dim)
+            cos, sin = (self._array("roll", sink[name]) for name in ("sink_cos", "sink_sin"))
+            self._sink_tables = RotationTables(cos, sin, config.token_grid, head_dim)
         self._slots = {slot: self._host(slot) for slot, _ in model.layout if slot != "noise"}
         self._capacity = context.cache_frames + context.chunk_frames
         frame = (config.latent_height, config.latent_width)
