@@ -30,7 +30,7 @@ def make_stand_in(folder: Path) -> None:
         key="stand-in",
         stages={"fp32": stage_specs(config, dtype="fp32")},
         graphs={},
-        engines={"stand-in": EngineSpec("stand_in", "any", "1", "fp32", {"denoise": weights.name})},
+        engines={k: EngineSpec(k, "any", "1", "fp32", {"denoise": weights.name}) for k in ("stand_in", "stand_in_whole")},
         files={weights.name: FileSpec(weights.stat().st_size, file_digest(weights))},
         folder=folder,
     ).save(folder)

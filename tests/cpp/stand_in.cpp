@@ -22,7 +22,7 @@ std::span<const unsigned char> bytes_of(const std::vector<float>& values) {
   return {reinterpret_cast<const unsigned char*>(values.data()), values.size() * sizeof(float)};
 }
 
-class StandIn final : public StageRunner {
+class StandIn : public StageRunner {
  public:
   StandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
       : manifest_(manifest), engine_(engine), arrays_(arrays) {}
@@ -119,7 +119,55 @@ class StandIn final : public StageRunner {
   std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
 };
 
+// The same, taking chunks as a whole and keeping states by itself, as an engine on a GPU does.
+class WholeStandIn final : public StandIn {
+ public:
+  WholeStandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
+      : StandIn(manifest, engine, arrays), arrays_(arrays) {}
+
+  bool takes_whole_chunks() const override { return true; }
+  bool keeps_states() const override { return true; }
+
+  void start_chunk(bool opening, std::span<const PassInputs> passes) override {
+    run(opening ? Stage::points_first : Stage::points, 0);
+    run(opening ? Stage::tracks_first : Stage::tracks, 0);
+    for (std::size_t i = 0; i + 1 < passes.size(); ++i) {
+      denoise(passes[i]);
+      copy("x", arrays_.values<float>(Stage::denoise, "x_next"));
+    }
+    run(opening ? Stage::decode_first : Stage::decode, 0);
+    denoise(passes.back());
+  }
+
+  void commit_states(bool encoder, bool decoder) override {
+    for (const Stage stage : {Stage::tracks, Stage::decode}) {
+      if (!(stage == Stage::tracks ? encoder : decoder)) continue;
+      for (const auto& [input, output] : arrays_.spec(stage)->states) {
+        const auto written = arrays_.bytes(stage, output, 0);
+        std::copy(written.begin(), written.end(), arrays_.bytes(stage, input, 0).begin());
+      }
+    }
+  }
+
+ private:
+  void denoise(const PassInputs& pass) {
+    copy("time", pass.time), copy("sigma", pass.sigma), copy("next_sigma", pass.next_sigma), copy("noise", pass.noise);
+    run(Stage::denoise, 0);
+  }
+
+  void copy(const char* name, std::span<const float> values) {
+    std::copy(values.begin(), values.end(), arrays_.values<float>(Stage::denoise, name).begin());
+  }
+
+  HostArrays& arrays_;
+};
+
 }  // namespace
+
+std::unique_ptr<StageRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
+                                                 HostArrays& arrays, const RunnerOptions&) {
+  return std::make_unique<WholeStandIn>(manifest, engine, arrays);
+}
 
 std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions&) {

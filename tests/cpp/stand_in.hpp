@@ -8,6 +8,10 @@ namespace ms_infer {
 std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options);
 
+// The same results from an engine that takes chunks as a whole.
+std::unique_ptr<StageRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
+                                                 HostArrays& arrays, const RunnerOptions& options);
+
 // The run-th stage from now on fails, once; 0: none does.
 void fail_stand_in_after(int runs);
 

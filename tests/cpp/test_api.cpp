@@ -199,6 +199,28 @@ TEST(a_failed_step_changes_nothing) {
   CHECK(run(a.stream, 6) == run(b.stream, 6));
 }
 
+TEST(an_engine_that_takes_whole_chunks_makes_the_same_frames) {
+  StreamHolder a, b, c;
+  must(open(bundle, a));
+  const std::string folder = bundle.string(), path = (scratch / "whole.snapshot").string();
+  auto params = params_of(folder);
+  params.engine = "stand_in_whole";
+  must(ms_stream_create(&params, &b.stream));
+  must(ms_stream_create(&params, &c.stream));
+  ms_prompt prompt;
+  must(ms_prompt_default(&prompt, sizeof prompt));
+  prompt.text = "a dog", prompt.recache = 1;
+  for (auto* stream : {a.stream, b.stream}) start_with_image(stream, 5), run(stream, 2);
+  ms_infer::fail_stand_in_after(5);
+  ms_chunk chunk = new_chunk();
+  expect(ms_stream_step(b.stream, &chunk), MS_ERROR_DEVICE, "told to fail");
+  for (auto* stream : {a.stream, b.stream}) must(ms_stream_set_prompt(stream, &prompt, nullptr));
+  CHECK(run(a.stream, 6) == run(b.stream, 6));
+  must(ms_stream_snapshot(b.stream, path.c_str()));
+  must(ms_stream_restore(c.stream, path.c_str()));
+  CHECK(run(c.stream, 3) == run(a.stream, 3));
+}
+
 TEST(a_snapshot_goes_on_where_it_stood) {
   StreamHolder a, b;
   must(open(bundle, a)), must(open(bundle, b));
@@ -429,7 +451,12 @@ TEST(an_engine_that_cannot_be_is_refused) {
   params.engine = "openvino";
   const auto status = ms_stream_create(&params, &none);
   CHECK(status == MS_ERROR_ENGINE || status == MS_ERROR_MISSING);
-  refused(changed_bundle("\"kind\": \"stand_in\"", "\"kind\": \"unknown\""), MS_ERROR_MISSING, "unknown");
+  auto copy = changed_bundle("\"kind\": \"stand_in\"", "\"kind\": \"unknown\"");
+  std::string text = read_text(copy / "manifest.json");
+  const std::string other = "\"kind\": \"stand_in_whole\"";
+  text.replace(text.find(other), other.size(), "\"kind\": \"other\"");
+  std::ofstream(copy / "manifest.json", std::ios::binary) << text;
+  refused(copy, MS_ERROR_MISSING, "unknown, other");
 }
 
 int main(int count, char** arguments) {

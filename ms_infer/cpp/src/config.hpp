@@ -26,7 +26,7 @@ struct Placement {
   int valid_frames = 0;
   std::int64_t sink_position = 0;
 
-  int written() const { return static_cast<int>(start + frames - first_written); }
+  int written() const { return start + frames > first_written ? static_cast<int>(start + frames - first_written) : 0; }
 };
 
 struct ContextConfig {

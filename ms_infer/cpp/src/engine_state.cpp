@@ -40,6 +40,7 @@ std::span<unsigned char> StagedEngine::state_bytes(Stage stage, const std::strin
 
 std::map<std::string, HostTensor> StagedEngine::state() {
   std::map<std::string, HostTensor> all;
+  if (runner_->keeps_states()) runner_->fetch_states();
   for (auto& [name, cache] : runner_->read_caches()) all["cache." + name] = std::move(cache);
   for (const auto& [stage, name] : state_names()) {
     const TensorSpec& spec = arrays_->tensor(stage, name);
@@ -73,6 +74,7 @@ void StagedEngine::restore(const std::map<std::string, TensorView>& state) {
     const auto& saved = state.at("state." + name).data;
     std::copy(saved.begin(), saved.end(), state_bytes(stage, name).begin());
   }
+  if (runner_->keeps_states()) runner_->put_states();
   std::memcpy(history_.data(), remembered.data.data(), remembered.data.size());
   made_ = counters[0], sink_start_ = counters[1];
 }

@@ -17,27 +17,35 @@ namespace {
 
 using Open = std::unique_ptr<StageRunner> (*)(const Manifest&, const EngineSpec&, HostArrays&, const RunnerOptions&);
 
+using Choose = const EngineSpec* (*)(const Manifest&, const std::string& kind, const RunnerOptions&);
+
 struct Known {
   const char* kind;
-  Open open;             // nullptr: not in this build
-  bool (*usable)();      // whether "auto" may take it on this machine
+  Open open;         // nullptr: not in this build
+  Choose choose;     // among the bundle's engines of this kind; nullptr when there are none
+  bool (*usable)();  // whether "auto" may take it on this machine
 };
 
 [[maybe_unused]] bool always() { return true; }
 
+const EngineSpec* first(const Manifest& manifest, const std::string& kind, const RunnerOptions&) {
+  return manifest.engine(kind);
+}
+
 constexpr Known kEngines[] = {
 #if defined(MS_INFER_WITH_TENSORRT)
-    {"tensorrt", open_tensorrt, tensorrt_usable},
+    {"tensorrt", open_tensorrt, choose_tensorrt, tensorrt_usable},
 #else
-    {"tensorrt", nullptr, nullptr},
+    {"tensorrt", nullptr, first, nullptr},
 #endif
 #if defined(MS_INFER_WITH_OPENVINO)
-    {"openvino", open_openvino, always},
+    {"openvino", open_openvino, first, always},
 #else
-    {"openvino", nullptr, nullptr},
+    {"openvino", nullptr, first, nullptr},
 #endif
 #if defined(MS_INFER_WITH_STAND_IN)
-    {"stand_in", open_stand_in, always},
+    {"stand_in", open_stand_in, first, always},
+    {"stand_in_whole", open_whole_stand_in, first, always},
 #endif
 };
 
@@ -49,8 +57,9 @@ std::string bundle_kinds(const Manifest& manifest) {
 
 OpenedEngine open_known(const Known& known, const EngineSpec& engine, const Manifest& manifest,
                         const RunnerOptions& options) {
-  const auto specs = manifest.stages.find(engine.dtype);
-  require(specs != manifest.stages.end(), MS_ERROR_BUNDLE, "the manifest does not describe the ", engine.dtype,
+  const auto& graphs = engine.graphs;
+  const auto specs = manifest.stages.find(graphs);
+  require(specs != manifest.stages.end(), MS_ERROR_BUNDLE, "the manifest does not describe the ", graphs,
           " stages of the engine ", engine.name, "; export again");
   OpenedEngine opened;
   opened.arrays = std::make_unique<HostArrays>(specs->second);
@@ -60,8 +69,9 @@ OpenedEngine open_known(const Known& known, const EngineSpec& engine, const Mani
 
 OpenedEngine open_best(const Manifest& manifest, const RunnerOptions& options) {
   for (const Known& known : kEngines) {
-    const EngineSpec* engine = manifest.engine(known.kind);
-    if (engine && known.open && known.usable()) return open_known(known, *engine, manifest, options);
+    if (!known.open || !known.usable()) continue;
+    if (const EngineSpec* engine = known.choose(manifest, known.kind, options))
+      return open_known(known, *engine, manifest, options);
   }
   fail(MS_ERROR_MISSING, "no engine of this build runs the bundle ", manifest.folder.string(), ", which holds ",
        bundle_kinds(manifest), "; add OpenVINO stages with ms-export --target cpu, or build ms_infer with OpenVINO");
@@ -75,7 +85,7 @@ OpenedEngine open_engine(const Manifest& manifest, const RunnerOptions& options)
     if (options.engine != known.kind) continue;
     require(known.open != nullptr, MS_ERROR_MISSING, "this ms_infer was built without the engine '", known.kind,
             "'; configure it again where the library is found (MS_INFER_WITH_...)");
-    const EngineSpec* engine = manifest.engine(known.kind);
+    const EngineSpec* engine = known.choose(manifest, known.kind, options);
     require(engine != nullptr, MS_ERROR_ENGINE, "the bundle ", manifest.folder.string(), " holds no ", known.kind,
             " stages (", bundle_kinds(manifest), "); add them with ms-export --target");
     return open_known(known, *engine, manifest, options);

@@ -52,7 +52,10 @@ StageSpec read_stage(const Json& json) {
 
 EngineSpec read_engine(const std::string& name, const Json& json) {
   EngineSpec engine{name, json.at("kind").string(), json.at("arch").string(), json.at("version").string(),
-                    json.at("dtype").string(), {}};
+                    json.at("dtype").string(), {}, json.at("dtype").string(), {}};
+  const Json& options = json.at("options");
+  if (const Json* graphs = options.find("graphs")) engine.graphs = graphs->string();
+  if (const Json* library = options.find("library")) engine.library = library->string();
   for (const auto& [stage, file] : json.at("stages").object()) engine.stages[stage] = file.string();
   return engine;
 }

@@ -34,6 +34,8 @@ struct FileSpec {
 struct EngineSpec {
   std::string name, kind, arch, version, dtype;
   std::map<std::string, std::string> stages;  // stage -> file
+  std::string graphs;                         // precision of the graphs it was built from: the stages' description
+  std::string library;                        // "tensorrt" or "tensorrt_rtx"; "" for others
 };
 
 class Manifest {

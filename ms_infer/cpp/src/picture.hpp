@@ -1,4 +1,4 @@
-// The first frame: cropped to the stream's aspect and resized as Pillow's Lanczos filter does, bit for bit.
+// The first frame: cropped to the stream's aspect and resized as Pillow's Lanczos filter does, rows first.
 #pragma once
 
 #include <cstdint>

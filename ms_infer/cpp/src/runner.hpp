@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "manifest.hpp"
 
@@ -61,6 +62,12 @@ class HostArrays {
 
 using Caches = std::map<std::string, HostTensor>;
 
+// Inputs of `denoise` that differ between the passes of a chunk, filled before the first of them runs.
+struct PassInputs {
+  std::vector<float> values;  // one after the other
+  std::span<float> time, sigma, next_sigma, noise;
+};
+
 // Runs stages on the host arrays and owns the attention caches. One thread at a time, but `run(Stage::text)` may be
 // called while another thread runs other stages.
 class StageRunner {
@@ -78,6 +85,20 @@ class StageRunner {
   virtual void write_caches(const std::map<std::string, TensorView>& caches) = 0;
   // Fills all caches with zeros.
   virtual void reset_caches() = 0;
+
+  // An engine may take a chunk as a whole (one CUDA graph) instead of stage by stage: `start_chunk` begins everything
+  // from the roll to the clean pass and leaves the last `x_next` in the host's `x`; `finish_frames` waits for the
+  // frames alone, `finish_chunk` for the rest.
+  virtual bool takes_whole_chunks() const { return false; }
+  virtual void start_chunk(bool /*opening*/, std::span<const PassInputs> /*passes*/) {}
+  virtual void finish_frames() {}
+  virtual void finish_chunk() {}
+  // Encoder and decoder states that live on a device: side 0 of the host's arrays is their copy, and a commit makes
+  // what was written into what is read. On the host (false) the loop swaps sides by itself.
+  virtual bool keeps_states() const { return false; }
+  virtual void commit_states(bool /*encoder*/, bool /*decoder*/) {}
+  virtual void fetch_states() {}
+  virtual void put_states() {}
 };
 
 struct RunnerOptions {

@@ -47,11 +47,25 @@ void StagedEngine::bind_inputs() {
   for (const bool opening : {false, true}) bind_opening(opening);
   capacity_ = config_.context.cache_frames() + config_.context.chunk_frames;
   history_.resize(static_cast<std::size_t>(capacity_) * static_cast<std::size_t>(config_.in_channels()) * plane_);
+  bind_passes();
   std::vector<double> timesteps{0.0, config_.schedule.context_timestep};
   for (const auto& step : steps_) timesteps.push_back(step.timestep);
   for (const double timestep : timesteps) {
     Sinusoid& added = sinusoids_.emplace_back(Sinusoid{timestep, std::vector<float>(std::size_t(config_.freq_dim))});
     fill_timestep_sinusoids(timestep, added.values);
+  }
+}
+
+void StagedEngine::bind_passes() {
+  passes_.resize(steps_.size() + 1);
+  for (PassInputs& pass : passes_) {
+    pass.values.resize(time_.size() + sigma_.size() + next_sigma_.size() + noise_.size());
+    std::span<float> left(pass.values);
+    for (auto [part, size] : {std::pair{&pass.time, time_.size()}, {&pass.sigma, sigma_.size()},
+                              {&pass.next_sigma, next_sigma_.size()}, {&pass.noise, noise_.size()}}) {
+      *part = left.first(size);
+      left = left.subspan(size);
+    }
   }
 }
 
@@ -130,23 +144,31 @@ void StagedEngine::prefill() {
   std::fill(x_.begin(), x_.end(), 0.0f);
   std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
   place(0, 1);
+  roll();
   fill_image_slots(0, 1);
-  pass(0.0, 0.0, 0.0, false);
+  clean_pass(0.0);
   runner_->run(arrays_->has(Stage::decode_given) ? Stage::decode_given : Stage::decode_first, decoder_side_);
-  decoder_side_ = 1 - decoder_side_;
+  swap_states(false, true);
   remember(0, 1);
   made_ = given_ = 1;
 }
 
 void StagedEngine::begin(const ChunkPlan& plan) {
+  const bool whole = runner_->takes_whole_chunks();
+  if (whole) runner_->finish_chunk();  // after a failed chunk its upload may still read what is filled now
   plan_ = plan;
-  swap_encoder_ = swap_decoder_ = false;
   place(plan.placement.start, plan.placement.frames);
   fill_image_slots(plan.placement.start, plan.placement.frames);
-  if (plan.player) make_track_latents();
+  if (plan.player) fill_points();
+  if (!whole) {
+    roll();
+    if (plan.player) make_track_latents();
+  }
   std::fill(x_.begin(), x_.end(), 0.0f);
   fill_noise(x_, 0);
   pin_image();
+  fill_passes();
+  if (whole) runner_->start_chunk(plan.opening, passes_);
 }
 
 void StagedEngine::place(std::int64_t start, int frames) {
@@ -158,7 +180,10 @@ void StagedEngine::place(std::int64_t start, int frames) {
   if (!config_.rolls()) return;
   sink_tables_.move_to(placement.sink_position);
   sink_index_[0] = std::min<std::int64_t>(start - sink_start_, config_.context.sink_frames) * cells;
-  if (arrays_->has(Stage::roll)) runner_->run(Stage::roll, 0);
+}
+
+void StagedEngine::roll() {
+  if (config_.rolls()) runner_->run(Stage::roll, 0);
 }
 
 // Cache slot of the chunk's first latent frame, or of each. A chunk shorter than the graph is filled up with frames of
@@ -190,14 +215,15 @@ void StagedEngine::fill_image_slots(std::int64_t start, int frames) {
   }
 }
 
-void StagedEngine::make_track_latents() {
-  const Stage points = plan_.opening ? Stage::points_first : Stage::points;
+void StagedEngine::fill_points() {
   const PointInputs& inputs = point_inputs_[plan_.opening];
   plan_.player->fill(plan_.first_rgb_frame, static_cast<int>(rgb_frames(plan_.placement.frames, plan_.opening)),
                      inputs.points, inputs.visible, inputs.ids, inputs.anchors);
-  runner_->run(points, 0);
+}
+
+void StagedEngine::make_track_latents() {
+  runner_->run(plan_.opening ? Stage::points_first : Stage::points, 0);
   runner_->run(plan_.opening ? Stage::tracks_first : Stage::tracks, encoder_side_);
-  swap_encoder_ = true;
 }
 
 void StagedEngine::fill_noise(std::span<float> target, std::uint32_t denoise_pass) {
@@ -220,43 +246,77 @@ std::span<const float> StagedEngine::sinusoid(double timestep) const {
   fail(MS_ERROR_INTERNAL, "no sinusoids of timestep ", timestep);
 }
 
-// Runs `denoise` over `x`; a pinned first frame stays as it is.
-void StagedEngine::pass(double timestep, double sigma, double next_sigma, bool pinned) {
+// A pinned first frame stays as it is.
+void StagedEngine::fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned) {
   const auto width = static_cast<std::size_t>(config_.freq_dim);
   for (std::size_t j = 0; j < sigma_.size(); ++j) {
     const bool still = pinned && j == 0;
     const auto angles = sinusoid(still ? 0.0 : timestep);
-    std::copy(angles.begin(), angles.end(), time_.begin() + static_cast<std::ptrdiff_t>(j * width));
-    sigma_[j] = still ? 0.0f : static_cast<float>(sigma);
-    next_sigma_[j] = still ? 0.0f : static_cast<float>(next_sigma);
+    std::copy(angles.begin(), angles.end(), pass.time.begin() + static_cast<std::ptrdiff_t>(j * width));
+    pass.sigma[j] = still ? 0.0f : static_cast<float>(sigma);
+    pass.next_sigma[j] = still ? 0.0f : static_cast<float>(next_sigma);
   }
+}
+
+void StagedEngine::fill_passes() {
+  for (std::size_t step = 0; step < steps_.size(); ++step) {
+    const DenoiseStep& now = steps_[step];
+    const bool renoised = now.next_sigma != 0 && config_.schedule.fresh_noise;
+    const double sigma = renoised ? now.sigma : now.sigma - now.next_sigma;  // an Euler step in the graph's own form
+    fill_pass(passes_[step], now.timestep, sigma, renoised ? now.next_sigma : 0.0, pins_image());
+    if (renoised) fill_noise(passes_[step].noise, static_cast<std::uint32_t>(step + 1));
+  }
+  fill_pass(passes_.back(), config_.schedule.context_timestep, 0.0, 0.0, false);
+}
+
+// Runs `denoise` over `x`.
+void StagedEngine::run_pass(const PassInputs& pass) {
+  std::copy(pass.time.begin(), pass.time.end(), time_.begin());
+  std::copy(pass.sigma.begin(), pass.sigma.end(), sigma_.begin());
+  std::copy(pass.next_sigma.begin(), pass.next_sigma.end(), next_sigma_.begin());
+  std::copy(pass.noise.begin(), pass.noise.end(), noise_.begin());
   runner_->run(Stage::denoise, 0);
 }
 
+void StagedEngine::clean_pass(double timestep) {
+  fill_pass(passes_.back(), timestep, 0.0, 0.0, false);
+  run_pass(passes_.back());
+}
+
 void StagedEngine::denoise(std::size_t step) {
-  const DenoiseStep& now = steps_[step];
-  double sigma = now.sigma, next_sigma = now.next_sigma;
-  if (next_sigma != 0 && config_.schedule.fresh_noise) {
-    fill_noise(noise_, static_cast<std::uint32_t>(step + 1));
-  } else if (next_sigma != 0) {  // an Euler step in the graph's own form
-    sigma -= next_sigma, next_sigma = 0;
-  }
-  pass(now.timestep, sigma, next_sigma, pins_image());
+  if (runner_->takes_whole_chunks()) return;  // part of what `begin` started
+  run_pass(passes_[step]);
   std::copy(x_next_.begin(), x_next_.end(), x_.begin());
 }
 
 std::span<const std::uint8_t> StagedEngine::decode() {
-  const Stage stage = plan_.opening ? Stage::decode_first : Stage::decode;
-  runner_->run(stage, decoder_side_);
-  swap_decoder_ = true;
+  if (runner_->takes_whole_chunks()) {
+    runner_->finish_frames();
+  } else {
+    runner_->run(plan_.opening ? Stage::decode_first : Stage::decode, decoder_side_);
+  }
   return frames_[plan_.opening][static_cast<std::size_t>(decoder_side_)];
 }
 
-void StagedEngine::write_cache() { pass(config_.schedule.context_timestep, 0.0, 0.0, false); }
+void StagedEngine::write_cache() {
+  if (runner_->takes_whole_chunks()) {
+    runner_->finish_chunk();
+  } else {
+    run_pass(passes_.back());
+  }
+}
+
+void StagedEngine::swap_states(bool encoder, bool decoder) {
+  if (runner_->keeps_states()) {
+    runner_->commit_states(encoder, decoder);
+    return;
+  }
+  encoder_side_ ^= int(encoder);
+  decoder_side_ ^= int(decoder);
+}
 
 void StagedEngine::commit() {
-  encoder_side_ ^= int(swap_encoder_);
-  decoder_side_ ^= int(swap_decoder_);
+  swap_states(plan_.player != nullptr, true);
   remember(plan_.placement.start, plan_.placement.frames);
   made_ = plan_.placement.start + plan_.placement.frames;
 }
@@ -300,8 +360,9 @@ void StagedEngine::recache(bool replace_sink) {
   for (const std::int64_t first : firsts) {
     const int count = static_cast<int>(std::min<std::int64_t>(chunk, made_ - first));
     place(first, count);
+    roll();
     recall(first, count);
-    write_cache();
+    clean_pass(config_.schedule.context_timestep);
   }
 }
 
@@ -314,6 +375,7 @@ void StagedEngine::reset() {
   image_latent_.clear();
   made_ = sink_start_ = given_ = 0;
   runner_->reset_caches();
+  if (runner_->keeps_states()) runner_->put_states();
 }
 
 }  // namespace ms_infer

@@ -78,12 +78,19 @@ class StagedEngine {
 
   void bind_inputs();
   void bind_opening(bool opening);
+  void bind_passes();
   void place(std::int64_t start, int frames);
+  void roll();
   void write_slots(std::int64_t start);
   void fill_image_slots(std::int64_t start, int frames);
+  void fill_points();
   void make_track_latents();
   void fill_noise(std::span<float> target, std::uint32_t denoise_pass);
-  void pass(double timestep, double sigma, double next_sigma, bool pinned);
+  void fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned);
+  void fill_passes();
+  void run_pass(const PassInputs& pass);
+  void clean_pass(double timestep);
+  void swap_states(bool encoder, bool decoder);
   void prefill();
   void check_prefill() const;
   bool pins_image() const;
@@ -105,6 +112,7 @@ class StagedEngine {
 
   std::span<float> x_, x_next_, noise_, time_, sigma_, next_sigma_;
   std::span<std::int64_t> write_index_, n_valid_, sink_index_;
+  std::vector<PassInputs> passes_;  // of the chunk, the clean one last
   std::vector<Slot> slots_;  // in the order of the layout, the noise slot is x
   std::array<PointInputs, 2> point_inputs_;                                // [opening]
   std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;     // [opening][side]
@@ -119,7 +127,6 @@ class StagedEngine {
   ChunkPlan plan_;
   std::int64_t made_ = 0, sink_start_ = 0, given_ = 0;
   int encoder_side_ = 0, decoder_side_ = 0;
-  bool swap_encoder_ = false, swap_decoder_ = false;
 };
 
 }  // namespace ms_infer

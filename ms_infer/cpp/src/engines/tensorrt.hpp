@@ -1,0 +1,18 @@
+// The GPU engine: TensorRT plans of a bundle, a whole chunk as one CUDA graph.
+#pragma once
+
+#include "../runner.hpp"
+
+namespace ms_infer {
+
+// Whether there is a CUDA device.
+bool tensorrt_usable();
+
+// The bundle's engines for this library, its version, the device and the precision; nullptr when the bundle holds no
+// TensorRT engines, MS_ERROR_ENGINE when none of those it holds fits.
+const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const RunnerOptions& options);
+
+std::unique_ptr<StageRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+                                           const RunnerOptions& options);
+
+}  // namespace ms_infer
