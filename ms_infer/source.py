@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_infer.config import env
+from ms_infer.config import env, preset
 from ms_infer.engines.base import Engine
 from ms_infer.errors import ConfigError
 from ms_infer.manifest import MANIFEST, Manifest, cache_folder, cached_digest, load_manifest
@@ -52,7 +55,7 @@ def find_bundle(source: str | Path, engine: str, device: str | None) -> Path | N
     if str(source) != "demo" or engine == "torch" or (engine == "auto" and device not in (None, "cpu")):
         return None
     folder = demo_bundle()
-    if (folder / MANIFEST).is_file() and (engine != "auto" or not _has_cuda()):
+    if (folder / MANIFEST).is_file() and (engine != "auto" or (find_spec("openvino") and not _has_cuda())):
         return folder
     if engine == "auto":
         logger.info("for a faster engine, make a bundle once with: ms-export demo")
@@ -83,10 +86,12 @@ def open_bundle(
 
 
 def demo_bundle() -> Path:
-    """Where the demo model's bundle lies in the user's cache: one folder per checkpoint."""
+    """Where the demo model's bundle lies in the user's cache: one folder per checkpoint (or settings, without one)."""
     checkpoint = demo_checkpoint()
-    name = "random" if checkpoint is None else cached_digest(checkpoint)[:12]
-    return cache_folder() / "bundles" / f"demo-{name}"
+    if checkpoint is not None:
+        return cache_folder() / "bundles" / f"demo-{cached_digest(checkpoint)[:12]}"
+    settings = json.dumps(preset("demo").to_dict(), sort_keys=True)
+    return cache_folder() / "bundles" / f"demo-random-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def _has_cuda() -> bool:
@@ -104,8 +109,6 @@ def load_source(source: str | Path | Student) -> Student:
         shipped = demo_checkpoint()
         if shipped is not None:
             return load_student(shipped)
-        from ms_infer.config import preset
-
         logger.warning("the demo model has no trained weights yet: the picture will be noise")
         return random_student(preset("demo"))
     return load_student(Path(source))

@@ -209,6 +209,7 @@ class Exporter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BundleError(f"cannot make the folder {self.folder}: {error}") from None
+        self._forget_others()
         for name in (PROGRESS, MANIFEST):
             record = _read_record(self.folder / name)
             if record.get("key") == self.key and not self.options.force:
@@ -217,6 +218,18 @@ class Exporter:
                 self.files = {n: f for n, f in self.files.items() if self.has(n)}
                 break
         (self.folder / MANIFEST).unlink(missing_ok=True)  # a bundle in the making is no bundle
+
+    def _forget_others(self) -> None:
+        """Remove left-overs of an interruption, and the files of a bundle of other inputs."""
+        for unfinished in self.folder.rglob(".*.unfinished*"):
+            unfinished.unlink()
+        try:
+            old = load_manifest(self.folder)
+        except BundleError:
+            return  # none, or one whose list of files is not to be trusted
+        if old.key != self.key:
+            for name in old.files:
+                (self.folder / name).unlink(missing_ok=True)
 
     def _check_disk(self) -> None:
         needed = estimate_bytes(self.student.config, WeightTable.of(self.student, torch.float32), self.options)
@@ -273,7 +286,7 @@ class Exporter:
             with self._timed(stages[spec.name]):
                 rolls = spec.name == "denoise" and "roll" in specs
                 roll = self.folder / graph_path("fp32", "roll") if rolls else None
-                unfinished = self.folder / folder / f"unfinished-{spec.name}.xml"
+                unfinished = self.folder / folder / f".{spec.name}.unfinished.xml"
                 convert_stage(core, self.folder / graph_path("fp32", spec.name), spec, unfinished, roll)
                 for suffix in (".bin", ".xml"):
                     unfinished.with_suffix(suffix).replace(self.folder / folder / f"{spec.name}{suffix}")

@@ -120,6 +120,7 @@ def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> N
         place = table.places.get(name)
         if place is None or value.dtype is None:
             continue
+        assert value.dtype.itemsize == table.dtype.itemsize, f"{name} is {value.dtype}, the file holds {table.dtype}"
         value.const_value = ir.ExternalTensor(
             weights.name,
             place.offset,
