@@ -15,7 +15,7 @@ from ms_infer.tracks import Tracks
 ID_RANGE, ID_STRIDE = 100_000, 7919  # ids jump about the range that models are trained with
 MAX_STEP = 0.05  # of the picture per RGB frame; a faster pointer is followed a little later
 MARGIN = 0.3  # how far outside of the picture a point is kept
-FIRM = 0.75  # share of a drag's radius within which points move as one; beyond it the pull falls off to nothing
+RIM = 1.4  # points beyond a drag's radius but within this many are let go: where a thing ends is not known
 COVER = 0.8  # of the grid's spacing
 NEAR = 0.04  # a grabbed point this close is the one that is meant
 
@@ -128,8 +128,11 @@ class Board:
 
     def brush(self, places: Sequence[Place]) -> None:
         """Add points that move together when one of them is dragged."""
-        added = self._add(np.array(places, np.float64), Kind.DRAG)
+        painted = np.array(places, np.float64)
+        added = self._add(painted, Kind.DRAG)
         self._grouped[np.isin(self._ids, added)] = True
+        gap = (self._rest[:, None] - painted[None]) * (self._cols, self._rows)
+        self._free |= (self._kind == Kind.GRID) & (np.hypot(gap[..., 0], gap[..., 1]).min(1) < RIM)
 
     def path(self, places: Sequence[Place], seconds: float, radius: float) -> None:
         """Take the points near the path's start along it, from the next chunk on."""
@@ -242,9 +245,9 @@ class Board:
         if group.any() and distance[group].min() < max(NEAR, radius / 2):
             weights = group.astype(np.float64)
         else:
-            edge = np.clip((distance / max(radius, 1e-6) - FIRM) / (1 - FIRM), 0, 1)
-            weights = np.where(movable, 0.5 + 0.5 * np.cos(np.pi * edge), 0.0)
-            weights[movable & (distance < NEAR)] = 1.0
+            weights = (movable & (distance < max(radius, NEAR))).astype(np.float64)
+            loose = movable & (weights == 0) & (distance < RIM * radius) & (self._kind == Kind.GRID)
+            self._free[loose] = True
         taken = weights > 0.02
         if not (weights[taken] > 0.99).any():
             self._add(np.array([place]), kind)

@@ -11,6 +11,8 @@ from ms_infer.serve.movers import Field, Stick
 from ms_infer.serve.session import Session
 from ms_infer.serve.uploads import WebcamMotion
 
+LOOKS = ("plain", "night", "dusk", "fog", "snow", "sepia")  # words that the page proposes where the model knows them
+
 
 def hello(session: Session, client: Client) -> dict[str, Any]:
     """The first message to a client: what there is and what it may do."""
@@ -30,7 +32,7 @@ def hello(session: Session, client: Client) -> dict[str, Any]:
         "chunk_frames": session.chunk_frames,
         "codec": serve.codec,
         "prompt": session.prompt if isinstance(session.prompt, str) else "",
-        "words": list(config.model.text.vocabulary[:64]),
+        "words": [word for word in LOOKS if word in config.model.text.vocabulary],
         "follows_tracks": session.follows_tracks,
         "has_image": session.image is not None,
         "last_control": session.last_control,

@@ -89,15 +89,15 @@ def _balloon(width: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     _hills(pen, width, 400, 20, 0.4, (122, 168, 128))
     _hills(pen, width, 448, 16, 2.2, (82, 138, 92))
-    x, y, radius = width * 0.5, 190.0, 92
+    x, y, radius = width * 0.5, 186.0, 66
     for side in (-1, 1):
-        pen.line([(x + side * radius * 0.55, y + radius * 0.7), (x + side * 20, y + 158)], fill=(90, 66, 48), width=4)
-    pen.polygon([(x - 64, y + 60), (x + 64, y + 60), (x + 20, y + 128), (x - 20, y + 128)], fill=(196, 52, 44))
+        pen.line([(x + side * 38, y + 46), (x + side * 15, y + 110)], fill=(90, 66, 48), width=4)
+    pen.polygon([(x - 46, y + 43), (x + 46, y + 43), (x + 16, y + 90), (x - 16, y + 90)], fill=(196, 52, 44))
     _sphere(image, x, y, radius, (226, 66, 54))
     pen = ImageDraw.Draw(image)
     for part in (0.72, 0.3):
-        pen.arc(_box(x, y, radius * part, radius), 0, 360, fill=(250, 222, 150), width=7)
-    pen.rounded_rectangle(_box(x, y + 172, 25, 18), 6, fill=(138, 92, 56), outline=(92, 60, 38), width=4)
+        pen.arc(_box(x, y, radius * part, radius), 0, 360, fill=(250, 222, 150), width=6)
+    pen.rounded_rectangle(_box(x, y + 118, 20, 14), 5, fill=(138, 92, 56), outline=(92, 60, 38), width=4)
     return image
 
 
@@ -133,11 +133,11 @@ def _boat(width: int) -> Image.Image:
         for left in range(row * 37 % 84 - 20, width + 84, 84):
             pen.line([(left, row), (left + 40, row)], fill=(light, light + 40, 176), width=3)
     x, y = width * 0.4, 330.0
-    pen.polygon([(x - 92, y), (x + 92, y), (x + 62, y + 46), (x - 66, y + 46)], fill=(150, 58, 46))
-    pen.rectangle((x - 92, y - 4, x + 92, y + 6), fill=(240, 226, 206))
-    pen.line([(x, y), (x, y - 186)], fill=(84, 60, 44), width=8)
-    pen.polygon([(x + 8, y - 182), (x + 8, y - 16), (x + 92, y - 16)], fill=(250, 246, 236))
-    pen.polygon([(x - 8, y - 160), (x - 8, y - 16), (x - 68, y - 16)], fill=(236, 220, 196))
+    pen.polygon([(x - 72, y), (x + 72, y), (x + 48, y + 36), (x - 52, y + 36)], fill=(150, 58, 46))
+    pen.rectangle((x - 72, y - 4, x + 72, y + 5), fill=(240, 226, 206))
+    pen.line([(x, y), (x, y - 146)], fill=(84, 60, 44), width=7)
+    pen.polygon([(x + 7, y - 142), (x + 7, y - 13), (x + 72, y - 13)], fill=(250, 246, 236))
+    pen.polygon([(x - 7, y - 125), (x - 7, y - 13), (x - 53, y - 13)], fill=(236, 220, 196))
     return image
 
 
@@ -150,9 +150,9 @@ def _planet(width: int) -> Image.Image:
         x, y, radius = rng.uniform(0, width), rng.uniform(0, UNIT), rng.uniform(0.8, 2.6)
         pen.ellipse(_box(x, y, radius), fill=(255, 250, 230))
     x, y = width * 0.52, 250.0
-    pen.arc(_box(x, y, 172, 46), 180, 360, fill=(214, 190, 150), width=16)
-    _sphere(image, x, y, 98, (92, 168, 196))
-    ImageDraw.Draw(image).arc(_box(x, y, 172, 46), 0, 180, fill=(236, 212, 170), width=16)
+    pen.arc(_box(x, y, 106, 30), 180, 360, fill=(214, 190, 150), width=11)
+    _sphere(image, x, y, 66, (92, 168, 196))
+    ImageDraw.Draw(image).arc(_box(x, y, 106, 30), 0, 180, fill=(236, 212, 170), width=11)
     _sphere(image, width * 0.83, 110, 28, (206, 200, 190))
     return image
 
@@ -165,13 +165,13 @@ def _fish(width: int) -> Image.Image:
         line = [(width * stem + 12 * math.sin(y / 26 + stem * 40), y) for y in range(466, 270, -8)]
         pen.line(line, fill=(42, 126, 82), width=13, joint="curve")
     x, y = width * 0.5, 236.0
-    pen.polygon([(x + 78, y), (x + 148, y - 56), (x + 130, y), (x + 148, y + 56)], fill=(236, 116, 40))
-    pen.polygon([(x - 10, y - 60), (x + 52, y - 106), (x + 58, y - 44)], fill=(236, 116, 40))
-    pen.ellipse(_box(x, y, 104, 68), fill=(250, 146, 56))
-    for stripe in (-36, 26):
-        pen.chord(_box(x + stripe, y, 14, 64), 0, 360, fill=(255, 240, 220))
-    pen.ellipse(_box(x - 66, y - 14, 15), fill="white")
-    pen.ellipse(_box(x - 69, y - 14, 8), fill=(20, 26, 40))
+    pen.polygon([(x + 56, y), (x + 104, y - 40), (x + 92, y), (x + 104, y + 40)], fill=(236, 116, 40))
+    pen.polygon([(x - 8, y - 44), (x + 36, y - 76), (x + 42, y - 30)], fill=(236, 116, 40))
+    pen.ellipse(_box(x, y, 76, 50), fill=(250, 146, 56))
+    for stripe in (-24, 20):
+        pen.chord(_box(x + stripe, y, 10, 47), 0, 360, fill=(255, 240, 220))
+    pen.ellipse(_box(x - 50, y - 10, 11), fill="white")
+    pen.ellipse(_box(x - 52, y - 10, 6), fill=(20, 26, 40))
     for dx, dy, radius in ((-130, -60, 10), (-150, -110, 14), (-122, -150, 8)):
         pen.ellipse(_box(x + dx, y + dy, radius), outline=(214, 244, 250), width=4)
     return image

@@ -122,8 +122,18 @@ def test_resting_points_under_a_dragged_thing_are_hidden() -> None:
     resting = applied.kinds == Kind.GRID
     under = np.hypot(*(applied.points[:, -1] - (0.7, 0.5)).T) < 0.1
     assert not applied.visible[resting & under].any()
-    far = np.hypot(*(applied.points[:, -1] - (0.7, 0.5)).T) > 0.4
+    far = np.minimum(*(np.hypot(*(applied.points[:, -1] - place).T) for place in ((0.7, 0.5), (0.3, 0.5)))) > 0.3
     assert applied.visible[resting & far].all()
+
+
+def test_points_just_beyond_the_reach_are_let_go() -> None:
+    target = board()
+    drag(target, (0.5, 0.5), (0.52, 0.5))
+    applied = target.advance(1000.0, FRAMES, FPS)
+    away = np.hypot(*(applied.points[:, 0] - (0.5, 0.5)).T)
+    assert applied.visible[away < 0.19].all()
+    assert not applied.visible[(away > 0.21) & (away < 0.27)].any()
+    assert applied.visible[away > 0.3].all()
 
 
 def test_static_points_stay_whatever_happens() -> None:
