@@ -258,7 +258,8 @@ def test_the_settings_have_the_same_digest(probe: ctypes.CDLL, bundle: Path) -> 
     length = probe.ms_probe_config(str(bundle).encode(), text, c_size_t(len(text)))
     values = json.loads((bundle / "manifest.json").read_text())["config"]
     expected = json.dumps(StreamConfig.from_dict(values).to_dict(), sort_keys=True)
-    assert length == len(expected) and text.value.decode() == expected
+    assert length == len(expected)
+    assert text.value.decode() == expected
 
 
 def test_50_chunks_of_one_bundle_have_equal_frames(library: Library, bundle: Path) -> None:

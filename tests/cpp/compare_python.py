@@ -65,7 +65,8 @@ def _run(python: Stream, native: NativeStream, chunks: int) -> Comparison:
         made, chunk = native.step()
         end = time.perf_counter()
         assert (chunk.index, chunk.first_rgb_frame) == (expected.index, expected.first_rgb_frame)
-        assert chunk.control_id == expected.control_id and made.shape == expected.frames.shape
+        assert chunk.control_id == expected.control_id
+        assert made.shape == expected.frames.shape
         difference = np.abs(made.astype(np.int16) - expected.frames)
         result.largest = max(result.largest, int(difference.max()))
         result.differing += int((difference > 0).sum())

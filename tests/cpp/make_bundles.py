@@ -30,7 +30,9 @@ def make_stand_in(folder: Path) -> None:
         key="stand-in",
         stages={"fp32": stage_specs(config, dtype="fp32")},
         graphs={},
-        engines={k: EngineSpec(k, "any", "1", "fp32", {"denoise": weights.name}) for k in ("stand_in", "stand_in_whole")},
+        engines={
+            k: EngineSpec(k, "any", "1", "fp32", {"denoise": weights.name}) for k in ("stand_in", "stand_in_whole")
+        },
         files={weights.name: FileSpec(weights.stat().st_size, file_digest(weights))},
         folder=folder,
     ).save(folder)
@@ -59,9 +61,9 @@ def stand_in_config() -> StreamConfig:
 def make_openvino(folder: Path) -> None:
     """A tiny student with random weights, exported; a second run with the same inputs is over at once."""
     import torch
-
     from ms_export.bundle import checkpoint_digest, export_bundle
     from ms_export.options import ExportOptions
+
     from tests.tiny import tiny_student
 
     torch.set_num_threads(1)

@@ -89,7 +89,8 @@ class TensorRtRunner final : public StageRunner {
       auto& needed = scratch[lane_of(stage)];
       needed = std::max(needed, static_cast<std::size_t>(loaded(stage).engine->getDeviceMemorySizeV2()));
     }
-    for (std::size_t lane = 0; lane < kLanes; ++lane) scratch_[lane] = DeviceBuffer(std::max<std::size_t>(scratch[lane], 256));
+    for (std::size_t lane = 0; lane < kLanes; ++lane)
+      scratch_[lane] = DeviceBuffer(std::max<std::size_t>(scratch[lane], 256));
     bind(Stage::denoise);  // first: other stages lie in its inputs
     for (std::size_t i = 0; i < kStageNames.size(); ++i)
       if (static_cast<Stage>(i) != Stage::denoise && loaded_[i].engine) bind(static_cast<Stage>(i));
@@ -104,7 +105,8 @@ class TensorRtRunner final : public StageRunner {
       if (on_host(input.name) && !caches_.contains(input.name)) upload(stage, input.name, lane);
     enqueue(stage, lane);
     for (const auto& output : spec.outputs)
-      if (on_host(output.name) && output.name != "track" && !aliased(spec, output.name)) download(stage, output.name, lane);
+      if (on_host(output.name) && output.name != "track" && !aliased(spec, output.name))
+        download(stage, output.name, lane);
     check_cuda(cudaStreamSynchronize(lane), "waiting for a stage");
   }
 
@@ -190,7 +192,8 @@ class TensorRtRunner final : public StageRunner {
       require(written && input == written, MS_ERROR_ENGINE, "the plan of ", spec.name, " does not write ", input,
               " in place; run ms-export again");
     }
-    target.context.reset(target.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    constexpr auto kOurs = nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
+    target.context.reset(target.engine->createExecutionContext(kOurs));
     require(target.context != nullptr, MS_ERROR_DEVICE, "TensorRT cannot make a context for ", spec.name, ": ",
             logger_.newest());
   }
@@ -238,8 +241,8 @@ class TensorRtRunner final : public StageRunner {
 
   void enqueue(Stage stage, cudaStream_t lane) {
     if (!loaded(stage).context) return;
-    require(loaded(stage).context->enqueueV3(lane), MS_ERROR_DEVICE, "TensorRT failed to start ", stage_name(stage), ": ",
-            logger_.newest());
+    if (!loaded(stage).context->enqueueV3(lane))
+      fail(MS_ERROR_DEVICE, "TensorRT failed to start ", stage_name(stage), ": ", logger_.newest());
   }
 
   // The work of a chunk in stream order; the decoder runs beside the clean pass.
@@ -367,12 +370,13 @@ const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& k
     if (engine.kind != kind) continue;
     have += (have.empty() ? "" : "; ") + engine.library + " " + engine.version + " " + engine.arch + " " + engine.dtype;
     const bool precise = options.precision.empty() || options.precision == engine.dtype;
-    if (engine.library == MS_INFER_TENSORRT_LIBRARY && same_release(engine.version) && runs_on(engine.arch, device) && precise)
-      return &engine;
+    const bool ours = engine.library == MS_INFER_TENSORRT_LIBRARY && same_release(engine.version);
+    if (ours && runs_on(engine.arch, device) && precise) return &engine;
   }
-  fail(MS_ERROR_ENGINE, manifest.folder.string(), " holds engines for ", have, "; here is " MS_INFER_TENSORRT_LIBRARY " ",
-       this_version(), " on ", device, options.precision.empty() ? "" : " and precision " + options.precision,
-       " is asked for; build others with ms-export --target");
+  const std::string asked = options.precision.empty() ? "" : ", asked for is " + options.precision;
+  fail(MS_ERROR_ENGINE, manifest.folder.string(), " holds engines for ", have,
+       "; here is " MS_INFER_TENSORRT_LIBRARY " ", this_version(), " on ", device, asked,
+       "; build others with ms-export --target");
 }
 
 std::unique_ptr<StageRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
