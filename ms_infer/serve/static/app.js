@@ -342,6 +342,7 @@ function setMode(mode, text) {
   const words = { waiting: "Ready", running: "Live", paused: "Paused", stopped: "Stopped", lost: "Connecting" };
   const about = state.hello ? ` · ${state.hello.model} ${state.hello.width}×${state.hello.height}` : "";
   $("status").textContent = text || words[mode] + (mode === "lost" ? "" : about + (state.hello.owner ? "" : " · watching"));
+  $("status").title = state.hello?.engine ?? "";
   $("play").textContent = mode === "running" || mode === "paused" ? "Stop" : "Start";
   $("pause").textContent = mode === "paused" ? "Resume" : "Pause";
   $("pause").disabled = !state.hello?.owner || !["running", "paused"].includes(mode);
