@@ -88,15 +88,14 @@ def build_plan(
     with listening(library.kind) as messages:
         plugins = options.attention == "plugin"
         network = networks.parse(library, graph, plugins=plugins)
-        networks.repair(library, network)
+        kept = networks.repair(library, network)  # numbers that the network refers to until it is built
         counts = networks.check(library, network, spec, plugins=plugins)
-        kept: list[Any] = []  # numbers that the network refers to until it is built
         if options.dtype == "fp8" and spec.name == "denoise":
             if scales is None:
                 raise ConfigError("fp8 needs scales from a calibration: see ms_export.tensorrt_fp8.calibrate")
             from ms_export.tensorrt_fp8 import quantise
 
-            kept = quantise(library, network, graph, scales)
+            kept += quantise(library, network, graph, scales)
         config = _config(library, network, spec, options, timing_cache)
         data = _serialize(library, network, config, timing_cache)
         del kept

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ms_export.graphs import ATTENTION
@@ -83,8 +85,8 @@ def parse(library: TensorRt, graph: Path, *, plugins: bool = False) -> Network:
     return Network(builder, definition, parser)
 
 
-def repair(library: TensorRt, network: Network) -> None:
-    """Put back what the parser leaves out.
+def repair(library: TensorRt, network: Network) -> list[Any]:
+    """Put back what the parser leaves out; returns numbers that must stay alive until the engine is built.
 
     The parser ignores input 6 of Attention-24 (`nonpad_kv_seqlen`) with a warning: the number of valid keys is
     attached again as int32. float32 attention has no fused kernel and is allowed to decompose. ConfigError for head
@@ -110,6 +112,32 @@ def repair(library: TensorRt, network: Network) -> None:
             attention.decomposable = True
         else:
             _check_head_dim(query.shape[-1])
+    return _separate_queries(library, network) if library.kind == "rtx" else []
+
+
+def _separate_queries(library: TensorRt, network: Network) -> list[Any]:
+    """Give attentions that share their queries (text and image of one block) a copy each.
+
+    TensorRT-RTX 1.7.1 crashes while it compiles such a pair after a norm (seen at 4680 tokens of 12 heads of 128,
+    whatever the keys' length). A gather of all rows in order is a copy that its compiler does not look through.
+    Returns the numbers that must stay alive until the engine is built.
+    """
+    trt, definition = library.module, network.definition
+    makers = {layer.get_output(i).name: layer for layer in network.layers() for i in range(layer.num_outputs)}
+    shared: dict[str, list[Any]] = {}
+    for layer in network.layers():
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            scaled = makers.get(layer.get_input(0).name)  # queries times the root of the scale
+            if scaled is not None and scaled.type == trt.LayerType.ELEMENTWISE:
+                shared.setdefault(scaled.get_input(0).name, []).append(layer)
+    kept: list[Any] = []
+    for layer in itertools.chain.from_iterable(pair for pair in shared.values() if len(pair) > 1):
+        queries = layer.get_input(0)
+        rows = np.arange(queries.shape[2], dtype=np.int32)
+        kept.append(rows)
+        every = definition.add_constant(rows.shape, trt.Weights(rows)).get_output(0)
+        layer.set_input(0, definition.add_gather(queries, every, 2).get_output(0))
+    return kept
 
 
 def _check_head_dim(head_dim: int) -> None:
