@@ -53,7 +53,7 @@ def test_dragged_object_moves_along_and_only_then(visit: Open, server: str) -> N
     page.until(lambda: len(page.frames) >= 30, 120)
     still = moved_by(page, 9, 30, START)
     begin = len(page.frames)
-    page.drag(START, (START[0] + DRAG, START[1]))
+    page.drag(START, (START[0] + DRAG, START[1]), steps=60)  # about a pixel a frame, as the demo has learnt
     page.until(lambda: page.acks[-1].kinds.any() and still_at_the_end(page), 120)
     settled = page.acks[-1].chunk
     page.until(lambda: page.frames[-1][0] > settled, 120)
