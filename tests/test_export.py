@@ -83,7 +83,8 @@ def test_weights_are_written_once_and_shared_by_all_graphs(exported: Path, stude
             else:
                 assert len(tensor.raw_data) <= 16 << 10, f"{path.name} carries {tensor.name} itself"
     table = WeightTable.of(student, torch.float32)
-    assert {n for n in table.places if n.startswith(("transformer.", "text_encoder."))} <= named
+    matrices = {name for name, place in table.places.items() if len(place.shape) > 1}  # equal vectors are merged
+    assert {name for name in matrices if name.startswith(("transformer.", "text_encoder."))} <= named
     assert (exported / "onnx" / "fp32" / weights.WEIGHTS).stat().st_size == table.nbytes
 
 
@@ -368,7 +369,7 @@ def test_the_last_line_says_what_was_made(
     logging.getLogger("ms_export").setLevel(logging.NOTSET)
     assert code(tmp_path / "student.safetensors", "-o", copied, "--target", "onnx") == 0
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"ms-export: up to date → {copied} (5 graphs, 0 engine stages, ")
+    assert last.startswith(f"ms-export: up to date → {copied} (6 graphs, 0 engine stages, ")
 
 
 def test_a_failed_verification_is_code_1(

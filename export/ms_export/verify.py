@@ -245,7 +245,7 @@ def relative_l2(value: Array, reference: Array) -> float:
 def psnr(frames: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
     """PSNR in dB of frames, at most 99."""
     error = float(np.mean((frames.astype(np.float64) - expected.astype(np.float64)) ** 2))
-    return LOSSLESS_PSNR if error == 0 else min(LOSSLESS_PSNR, 10 * np.log10(255.0**2 / error))
+    return LOSSLESS_PSNR if error == 0 else min(LOSSLESS_PSNR, float(10 * np.log10(255.0**2 / error)))
 
 
 def format_checks(checks: Sequence[Check]) -> str:

@@ -78,9 +78,7 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        raise BundleError(
-            f"cannot write {path}: {error}; free {table.nbytes >> 20} MiB or give another folder"
-        ) from None
+        raise BundleError(f"cannot write {path}: {error}; it needs {table.nbytes >> 20} MiB") from None
     finally:
         unfinished.unlink(missing_ok=True)
     return digest.hexdigest()
