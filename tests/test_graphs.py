@@ -20,7 +20,7 @@ from ms_infer.checkpoint import Student
 from ms_infer.config import TrackHeadConfig
 from ms_infer.context import ContextCache
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.torch_cuda import FusedEngine, open_torch_engine
+from ms_infer.engines.torch_cuda import FusedEngine, _channels_last_, open_torch_engine
 from ms_infer.fused import Fp8Operations, FusedOperations, join_layers, load_kernels
 from ms_infer.model.transformer import PLAIN, Transformer, full_attention
 from tests.tiny import tiny_config, tiny_student, without_tracks
@@ -311,6 +311,21 @@ def test_fp8_and_bf16_streams_follow_the_full_precision_one(over: Open) -> None:
     exact = latents(precision="fp32")
     errors = [float((latents(precision=p) - exact).norm() / exact.norm()) for p in ("bf16", "fp8")]
     assert 0 < errors[0] < errors[1] < 0.2
+
+
+def test_channels_last_weights_decode_the_same() -> None:
+    student = tiny_student()
+    assert student.vae is not None
+    state = student.vae.decoder_state(1, 4, 4)
+    latents = torch.randn(1, 2, 16, 4, 4)
+    with torch.no_grad():
+        before, _ = student.vae.decode(latents, state, opening=False)
+        _channels_last_(student.vae)
+        after, _ = student.vae.decode(latents, state, opening=False)
+
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    weights = [p for p in student.vae.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
 
 
 def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:
