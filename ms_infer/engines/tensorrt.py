@@ -17,8 +17,9 @@ from ms_infer.engines.trt_choose import choose, installed_library
 from ms_infer.engines.trt_cuda import Arena, Cuda, tensor_bytes
 from ms_infer.engines.trt_library import TensorRt
 from ms_infer.engines.trt_memory import PASS_INPUTS, STATES, StageMemory
+from ms_infer.engines.trt_noise import NoiseAhead
 from ms_infer.engines.trt_stage import LoadedStage, new_runtime
-from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.errors import DeviceError
 from ms_infer.manifest import EngineSpec, Manifest, cache_folder, load_manifest
 from ms_infer.stages import TensorSpec, relative_sink
 
@@ -89,7 +90,8 @@ class TensorRtEngine(StagedEngine):
         self._frames = [self._cuda.allocate_host(self._frame_bytes()) for _ in range(2)]
         self._image_latent: NDArray[np.float32] | None = None
         self._recalled: tuple[int, int] | None = None
-        self._ahead: tuple[int, int, list[NDArray[np.float32]]] | None = None
+        fresh = config.schedule.renoise == "fresh"
+        self._noise_ahead = NoiseAhead(self._x.shape[2:], len(self.steps) if fresh else 1)
         self._made = 0
 
     def _rotation(self, stage: str, cos: str, sin: str) -> RotationTables:
@@ -192,7 +194,7 @@ class TensorRtEngine(StagedEngine):
         """First noise, and timestep, sigmas and fresh noise of every pass."""
         frames, fresh = self._plan.placement.frames, self.config.schedule.renoise == "fresh"
         self._x[...] = 0
-        noises = self._noises()
+        noises = self._noise_ahead.take(self._plan.seed, self._plan.index, frames)
         self._x[:, :frames] = noises[0]
         self._pin_image()
         pinned = self._pins_image()
@@ -209,27 +211,6 @@ class TensorRtEngine(StagedEngine):
         time[...], sigmas[...], following[...], noise[...] = self._sinusoid(timestep), sigma, next_sigma, 0
         if pinned:
             time[:, 0], sigmas[:, 0], following[:, 0] = self._sinusoid(0.0), 0, 0
-
-    def _noises(self) -> list[NDArray[np.float32]]:
-        """Noise of the chunk: first, and of each pass but the last. Taken from `_draw_ahead` where it was right."""
-        plan = self._plan
-        if self._ahead is not None and self._ahead[:2] == (plan.seed, plan.index):
-            return self._ahead[2]
-        return self._draw(plan.seed, plan.index, plan.placement.frames)
-
-    def _draw(self, seed: int, index: int, frames: int) -> list[NDArray[np.float32]]:
-        from ms_infer import noise
-
-        shape = (1, frames, *self._x.shape[2:])
-        count = int(np.prod(shape))
-        fresh = self.config.schedule.renoise == "fresh"
-        draws = len(self.steps) if fresh else 1
-        return [noise.normal(seed, index, i, count).reshape(shape) for i in range(draws)]
-
-    def _draw_ahead(self) -> None:
-        """Draw the next chunk's noise while the GPU works on this one."""
-        index = self._plan.index + 1
-        self._ahead = (self._plan.seed, index, self._draw(self._plan.seed, index, self.config.context.chunk_frames))
 
     def _launch(self, opening: bool) -> None:
         """Start a chunk. Opening chunks and the first steady one run as they come, which warms every stage up; the
@@ -302,7 +283,7 @@ class TensorRtEngine(StagedEngine):
         self._frames_turn ^= 1
         self._cuda.wait(side, self._events["frames"])
         self._cuda.copy(int(target.ctypes.data), self._memory.address(stage, output), tensor_bytes(output), side)
-        self._draw_ahead()
+        self._noise_ahead.prepare(self._plan.seed, self._plan.index + 1, self.config.context.chunk_frames)
         self._cuda.synchronize(side)
         self._in_flight = False
         return target[: tensor_bytes(output)].reshape(output.shape)
@@ -362,7 +343,7 @@ class TensorRtEngine(StagedEngine):
         main = self._streams["chunk"]
         for arena in (*self._memory.states.values(), self._memory.history):
             self._cuda.zero(arena.address, arena.nbytes, main)
-        self._image_latent, self._ahead = None, None
+        self._image_latent = None
         self._made = self.sink_start = 0
         self._reset_caches()
         self._cuda.synchronize(main)
@@ -372,17 +353,17 @@ class TensorRtEngine(StagedEngine):
         self._cuda.zero(caches.address, caches.nbytes, self._streams["chunk"])
 
     def _read_caches(self) -> dict[str, Array]:
-        return {"all": self._fetch(self._memory.caches)}
+        return {"all": self._memory.caches.fetch(self._streams["chunk"])}
 
     def _write_caches(self, caches: Mapping[str, Array]) -> None:
-        self._put(self._memory.caches, caches.get("all"), "caches")
+        self._memory.caches.put(caches.get("all"), "caches", self._streams["chunk"])
 
     def state(self) -> dict[str, Array]:
         """Whole arenas as bytes: they fit the engines and the precision they were taken from."""
-        memory = self._memory
-        arrays = {f"state.{kind}": self._fetch(memory.states[kind]) for kind in STATES}
+        memory, main = self._memory, self._streams["chunk"]
+        arrays = {f"state.{kind}": memory.states[kind].fetch(main) for kind in STATES}
         arrays |= {f"cache.{name}": array for name, array in self._read_caches().items()}
-        arrays["history"] = self._fetch(memory.history)
+        arrays["history"] = memory.history.fetch(main)
         arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
         return arrays
 
@@ -391,30 +372,10 @@ class TensorRtEngine(StagedEngine):
         wanted = {f"state.{kind}": memory.states[kind] for kind in STATES}
         wanted |= {"history": memory.history, "cache.all": memory.caches}
         for name, arena in wanted.items():
-            self._check_bytes(arena, state.get(name), name)
+            arena.check(state.get(name), name)
         for name, arena in wanted.items():
-            self._put(arena, state[name], name)
+            arena.put(state[name], name, self._streams["chunk"])
         self._made, self.sink_start = (int(n) for n in state["counters"])
-
-    def _fetch(self, arena: Arena) -> NDArray[np.uint8]:
-        array = np.empty(arena.nbytes, np.uint8)
-        self._cuda.copy(int(array.ctypes.data), arena.address, arena.nbytes, self._streams["chunk"])
-        self._cuda.synchronize(self._streams["chunk"])
-        return array
-
-    def _put(self, arena: Arena, array: Array | None, name: str) -> None:
-        kept = np.ascontiguousarray(self._check_bytes(arena, array, name))
-        self._cuda.copy(arena.address, int(kept.ctypes.data), arena.nbytes, self._streams["chunk"])
-        self._cuda.synchronize(self._streams["chunk"])
-
-    def _check_bytes(self, arena: Arena, array: Array | None, name: str) -> Array:
-        if array is None or array.dtype != np.uint8 or array.size != arena.nbytes:
-            found = "nothing" if array is None else f"{array.size} {array.dtype}"
-            raise ConfigError(
-                f"the snapshot's {name} does not fit ({found}, expected {arena.nbytes} uint8); restore with the "
-                "engine, bundle and precision it was made with"
-            )
-        return array
 
     def close(self) -> None:
         for stage in self._stages.values():

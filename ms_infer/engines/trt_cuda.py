@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.errors import DeviceError, MissingExtraError
+from ms_infer.errors import ConfigError, DeviceError, MissingExtraError
 from ms_infer.stages import TensorSpec
 
 ALIGNMENT = 256
@@ -176,6 +176,7 @@ class Arena:
     """Named tensors in one device allocation, and in a pinned twin of the same layout where the host fills them."""
 
     def __init__(self, cuda: Cuda, specs: Iterable[tuple[str, TensorSpec]], *, twin: bool = False) -> None:
+        self._cuda = cuda
         self._places: dict[str, tuple[int, TensorSpec]] = {}
         end = 0
         for name, spec in specs:
@@ -208,3 +209,26 @@ class Arena:
         start, spec = self._places[name]
         view = self._twin[start : start + tensor_bytes(spec)].view(np.dtype(spec.dtype))
         return view.reshape(spec.shape)
+
+    def fetch(self, cuda_stream: int) -> NDArray[np.uint8]:
+        """The bytes of all tensors, when the work of the stream is done."""
+        array = np.empty(self.nbytes, np.uint8)
+        self._cuda.copy(int(array.ctypes.data), self.address, self.nbytes, cuda_stream)
+        self._cuda.synchronize(cuda_stream)
+        return array
+
+    def put(self, array: NDArray[Any] | None, name: str, cuda_stream: int) -> None:
+        """Put back what `fetch` returned; ConfigError when it does not fit."""
+        kept = np.ascontiguousarray(self.check(array, name))
+        self._cuda.copy(self.address, int(kept.ctypes.data), self.nbytes, cuda_stream)
+        self._cuda.synchronize(cuda_stream)
+
+    def check(self, array: NDArray[Any] | None, name: str) -> NDArray[Any]:
+        """The array, if it could be put back; else a ConfigError that calls it `name`."""
+        if array is None or array.dtype != np.uint8 or array.size != self.nbytes:
+            found = "nothing" if array is None else f"{array.size} {array.dtype}"
+            raise ConfigError(
+                f"the snapshot's {name} does not fit ({found}, expected {self.nbytes} uint8); restore with the "
+                "engine, bundle and precision it was made with"
+            )
+        return array

@@ -166,6 +166,36 @@ def test_no_two_tensors_overlap(machine: Machine) -> None:
             assert start + size <= following, f"{context.spec.name}: {name} runs into {other}"
 
 
+def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
+    from ms_infer.engines.trt_cuda import tensor_bytes
+    from ms_infer.engines.trt_memory import StageMemory
+    from ms_infer.stages import stage_specs
+
+    cuda, specs = FakeCuda(), stage_specs(student.config, dtype="bf16")
+    memory = StageMemory(Cuda(cuda), student.config, specs, passes=4)
+    spans = {}
+    for stage, spec in specs.items():
+        aliased = {new for _, new in spec.aliases}
+        for tensor in (*spec.inputs, *spec.outputs):
+            if tensor.name not in aliased:
+                spans[memory.address(stage, tensor)] = tensor_bytes(tensor)
+                assert cuda.owns(memory.address(stage, tensor), tensor_bytes(tensor)), f"{stage}.{tensor.name}"
+    assert len(spans) > 40
+    assert memory.pass_address(1) - memory.pass_address(0) == memory.bound.nbytes
+
+
+def test_noise_is_drawn_ahead_and_only_taken_where_it_fits() -> None:
+    from ms_infer import noise
+    from ms_infer.engines.trt_noise import NoiseAhead
+
+    ahead = NoiseAhead((4, 2, 2), draws=2)
+    ahead.prepare(seed=1, chunk=5, frames=3)
+    for seed, chunk, frames in ((1, 5, 3), (1, 6, 3), (2, 5, 3), (1, 5, 1)):
+        made = ahead.take(seed, chunk, frames)
+        assert [m.shape for m in made] == [(1, frames, 4, 2, 2)] * 2
+        np.testing.assert_array_equal(made[1].ravel(), noise.normal(seed, chunk, 1, frames * 16))
+
+
 def test_decoder_and_clean_pass_have_scratch_memory_of_their_own(machine: Machine) -> None:
     machine.open()
     scratch = {name: context.scratch for name, context in machine.trt.contexts.items()}
