@@ -22,7 +22,7 @@ class Examples:
 
     def __init__(self, source: str) -> None:
         shipped = demo_examples() if source == "demo" else []
-        self._shipped = {path.stem: path for path in shipped}
+        self._shipped = {example.image.stem: example.image for example in shipped}
         self.names = (*self._shipped, *(name for name in DRAWINGS if name not in self._shipped))
 
     def picture(self, name: str, height: int, width: int) -> NDArray[np.uint8]:

@@ -515,10 +515,13 @@ function wire() {
   $("picture").onchange = (event) => event.target.files[0] && upload(event.target.files[0], "image");
   $("video").onchange = (event) => event.target.files[0] && upload(event.target.files[0], "video");
   $("density").onchange = () => send({ do: "grid", rows: Number($("density").value), cols: Number($("density").value) });
-  for (const id of ["density", "radius"]) ($(id).oninput = () => {
-    $(`${id}-out`).textContent = id === "density" ? `${$(id).value} × ${$(id).value}` : `${$(id).value} %`;
-    requestDraw();
-  })();
+  for (const id of ["density", "radius"]) {
+    $(id).oninput = () => {
+      $(`${id}-out`).textContent = id === "density" ? `${$(id).value} × ${$(id).value}` : `${$(id).value} %`;
+      requestDraw();
+    };
+    $(id).oninput();
+  }
   for (const id of ["rest", "released"]) $(id).onchange = () => send({ do: "options", [`hold_${id}`]: $(id).checked });
   for (const id of ["zoom", "roll"]) {
     $(id).oninput = () => moveCamera({ [id]: Number($(id).value) });
