@@ -48,6 +48,8 @@ class ExportCommand:
     """Adapter to merge."""
     verify: bool = False
     """Run every stage and a short stream on every engine this machine has, against PyTorch."""
+    verify_chunks: int = 6
+    """Chunks of --verify."""
     dry_run: bool = False
     """Print what would be made; needs no engine library."""
     list: bool = False
@@ -71,6 +73,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def run(command: ExportCommand) -> str:
     """Do what the command asks for; returns the closing words."""
     cli.set_logging(verbose=command.verbose, quiet=command.quiet)
+    if command.verify_chunks < 1:
+        raise ConfigError(f"--verify-chunks must be at least 1, not {command.verify_chunks}")
     if not command.quiet:
         logging.getLogger("ms_export").setLevel(logging.INFO)  # a line per finished file
     if command.list:
@@ -136,7 +140,7 @@ def _export(command: ExportCommand, student: Student, options: ExportOptions) ->
     if command.verify:
         from ms_export.verify import format_checks, verify_bundle
 
-        checks = verify_bundle(student, result.manifest)
+        checks = verify_bundle(student, result.manifest, chunks=command.verify_chunks)
         summary["checks"] = [vars(check) for check in checks]
         print(format_checks(checks), file=sys.stderr)
         failed = [check.name for check in checks if not check.passed]

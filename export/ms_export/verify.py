@@ -53,6 +53,8 @@ def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = CHUNKS)
             checks += [check_stage(student, manifest, dtype, stage) for stage in manifest.stages[dtype]]
     for engine in runnable_engines(manifest):
         checks.append(check_chunks(student, engine, chunks=chunks))
+        if engine.name != "onnxruntime":
+            checks.append(check_chunks(student, engine, chunks=chunks, same_context=False))
         engine.close()
     return checks
 
@@ -133,16 +135,20 @@ def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator
     return array
 
 
-def check_chunks(student: Student, engine: StagedEngine, *, chunks: int = CHUNKS) -> Check:
-    """Chunks of an engine against PyTorch fp32, each from PyTorch's context; frames compared by PSNR."""
+def check_chunks(student: Student, engine: StagedEngine, *, chunks: int = CHUNKS, same_context: bool = True) -> Check:
+    """Frames of an engine against PyTorch fp32, by PSNR.
+
+    same_context: every chunk starts from PyTorch's state, and the limit holds. Else both run freely: small
+    differences grow from chunk to chunk, so this is a report and always passes.
+    """
     reference = TorchEngine(student, device="cpu", precision="fp32")
     worst, rel_l2, max_error = LOSSLESS_PSNR, 0.0, 0.0
-    for expected, frames in chunk_pairs(reference, engine, chunks):
+    for expected, frames in chunk_pairs(reference, engine, chunks, same_context=same_context):
         worst = min(worst, psnr(frames, expected))
         rel_l2 = max(rel_l2, relative_l2(frames, expected))
         max_error = max(max_error, float(np.abs(frames.astype(int) - expected.astype(int)).max()))
-    passed = worst >= PSNR_LIMITS[engine.precision]
-    name = f"{chunks} chunks"
+    passed = not same_context or worst >= PSNR_LIMITS[engine.precision]
+    name = f"{chunks} chunks" if same_context else f"{chunks} free"
     return Check(name, f"{engine.name} {engine.precision}", rel_l2, max_error, worst, passed)
 
 
