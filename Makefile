@@ -8,7 +8,7 @@ OUT ?= demo.mp4
 .PHONY: demo test install clean
 
 demo: $(VENV)/.installed
-	$(BIN)/ms-stream demo --drag 0.5,0.5:0.75,0.4 --seconds 4 --show-tracks -o $(OUT)
+	$(BIN)/ms-stream demo --seconds 4 --show-tracks -o $(OUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python scripts/test.py

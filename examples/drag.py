@@ -7,9 +7,9 @@ from ms_infer.media import open_writer
 from ms_infer.source import demo_examples
 
 source, picture, out = (sys.argv[1:] + ["demo", None, "drag.mp4"][len(sys.argv) - 1 :])[:3]
-picture = picture or next(iter(demo_examples()), None)
+picture = picture or next((example.image for example in demo_examples()), None)
 
-tracks = Tracks.grid(rows=4, cols=4).drag(point=(0.5, 0.5), to=(0.75, 0.4), seconds=1.5, radius=0.2)
+tracks = Tracks.grid(rows=4, cols=4).grab(point=(0.5, 0.5), to=(0.75, 0.4), seconds=1.5, radius=0.2)
 with Stream(source) as stream:
     stream.start(picture, tracks=tracks)
     with open_writer(out, height=stream.config.height, width=stream.config.width, fps=stream.config.fps) as writer:

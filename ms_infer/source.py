@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,9 +121,33 @@ def demo_checkpoint() -> Path | None:
     return path if path.is_file() else None
 
 
-def demo_examples() -> list[Path]:
-    """First frames that come with the demo."""
-    return sorted(_demo_folder().glob("*.png"))
+@dataclass(frozen=True)
+class Example:
+    """A first frame of the demo with a drag that suits it."""
+
+    image: Path
+    prompt: str
+    drags: tuple[str, ...]
+    """x0,y0:x1,y1 in 0..1."""
+    radius: float
+    """Of the things that the drags take along, in 0..1."""
+
+
+def demo_examples() -> list[Example]:
+    """First frames that come with the demo; empty where they are absent."""
+    folder = _demo_folder()
+    path = folder / "drags.json"
+    if not path.is_file():
+        return []
+    document = json.loads(path.read_text())
+    height, width = document["size"]
+    examples = []
+    for entry in document["examples"]:
+        ends = [(*drag["start"], *drag["end"]) for drag in entry["drags"]]
+        drags = tuple(f"{x0 / width:g},{y0 / height:g}:{x1 / width:g},{y1 / height:g}" for x0, y0, x1, y1 in ends)
+        radius = max(drag["radius"] for drag in entry["drags"]) / width
+        examples.append(Example(folder / entry["image"], entry["prompt"], drags, radius))
+    return examples
 
 
 def _demo_folder() -> Path:

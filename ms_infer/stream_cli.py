@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -33,7 +33,7 @@ class StreamOptions:
     drag: tuple[str, ...] = ()
     """x0,y0:x1,y1 in 0..1, more than once if you like: pull what is at x0,y0 to x1,y1."""
     radius: float = 0.15
-    """How much of the picture a drag takes along (0..1, with soft edges)."""
+    """How much of the picture around x0,y0 a drag takes along (0..1)."""
     camera: str | None = None
     """pan=0.2,0.0 zoom=1.2 roll=10 dolly=0.3, joined by blanks or semicolons."""
     prompt: str = ""
@@ -80,7 +80,9 @@ def stream_to_file(options: StreamOptions) -> str:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
     with Stream(options.source, engine=options.engine, precision=options.precision, seed=options.seed) as stream:
         config = stream.config
-        image = options.image or example_image(options)
+        if options.source == "demo" and options.image is None:
+            options = with_example(options)
+        image = options.image
         tracks = make_tracks(options, image, config) if config.model.track_head else None
         stream.start(image, options.prompt, tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
@@ -97,7 +99,7 @@ def make_tracks(options: StreamOptions, image: str | None, config: StreamConfig)
     tracks = Tracks.grid(options.grid, options.grid)
     for drag in options.drag:
         start, end = parse_drag(drag)
-        tracks = tracks.drag(start, end, seconds=options.motion_seconds, radius=options.radius)
+        tracks = tracks.grab(start, end, seconds=options.motion_seconds, radius=options.radius)
     if options.camera:
         aspect = config.width / config.height
         tracks = tracks.camera(**parse_camera(options.camera), seconds=options.motion_seconds, aspect=aspect)
@@ -138,12 +140,18 @@ def parse_camera(text: str) -> dict[str, Any]:
     return wanted
 
 
-def example_image(options: StreamOptions) -> str | None:
-    """The demo's own first frame, when the source is the demo and no picture was given."""
+def with_example(options: StreamOptions) -> StreamOptions:
+    """The demo's own first frame and, when nothing else moves the points, the drags that suit it."""
     from ms_infer.source import demo_examples
 
-    examples = demo_examples() if options.source == "demo" else []
-    return str(examples[0]) if examples else None
+    examples = demo_examples()
+    if not examples:
+        return options
+    example = examples[0]
+    options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
+    if options.tracks or options.drag or options.camera:
+        return options
+    return replace(options, drag=tuple(example.drags), radius=example.radius)
 
 
 def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:

@@ -30,6 +30,9 @@ IntArray = NDArray[np.int64]
 Point = tuple[float, float]
 
 
+RIM = 1.4  # share of a grab's radius within which points that do not move along are let go
+
+
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Tracks:
     """Point paths over time. Immutable: every method returns new Tracks.
@@ -152,6 +155,20 @@ class Tracks:
         point already does, and is held afterwards. T grows where needed. TrackShapeError when no point is visible.
         """
         return self.path(point, [to], seconds=seconds, radius=radius, start=start, smooth=smooth)
+
+    def grab(self, point: Point, to: Point, *, radius: float, seconds: float = 1.0, start: float = 0.0) -> Tracks:
+        """Move everything within `radius` of `point` as one stiff thing by `to - point`, easing in and out.
+
+        Points between `radius` and 1.4 `radius` become invisible from `start` on: where the thing ends is not known.
+        Units, growth of T and errors as in `drag`.
+        """
+        corners = np.array([point, to], np.float64)
+        first, progress, longer = self._timeline(start, seconds, smooth=True)
+        near = longer._falloff(corners[0], first, radius) > 0
+        rim = longer._falloff(corners[0], first, RIM * radius) > 0
+        offset = _along(corners, progress) - corners[0]
+        hidden = (rim & ~near)[:, None] & (np.arange(longer.rgb_frames) >= first)
+        return longer._moved(longer.points + near[:, None, None] * offset[None], longer.visible & ~hidden)
 
     def path(
         self,

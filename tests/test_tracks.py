@@ -442,3 +442,15 @@ def test_a_damaged_state_is_refused() -> None:
     with pytest.raises(TrackShapeError, match="anchors"):
         player.restore(state | {"anchors": np.zeros((5, 2), np.float32)})
     assert player.chunk(0, 1).visible.sum() == 2
+
+
+def test_a_grab_moves_a_stiff_thing_and_lets_go_of_its_rim() -> None:
+    tracks = Tracks.grid(10, 10).grab((0.45, 0.45), (0.75, 0.35), radius=0.2, seconds=1.0)
+
+    moved = tracks.points[:, -1] - tracks.points[:, 0]
+    distance = np.linalg.norm(tracks.points[:, 0] - (0.45, 0.45), axis=-1)
+    near, rim = distance < 0.2, (distance >= 0.2) & (distance < 0.28)
+    np.testing.assert_allclose(moved[near], [[0.3, -0.1]] * int(near.sum()), atol=1e-6)
+    assert np.abs(moved[~near]).max() == 0
+    assert not tracks.visible[rim].any()
+    assert tracks.visible[~rim].all()

@@ -23,7 +23,8 @@ class Examples:
     def __init__(self, source: str) -> None:
         shipped = demo_examples() if source == "demo" else []
         self._shipped = {example.image.stem: example.image for example in shipped}
-        self.names = (*self._shipped, *(name for name in DRAWINGS if name not in self._shipped))
+        first, *others = DRAWINGS
+        self.names = (first, *self._shipped, *(name for name in others if name not in self._shipped))
 
     def picture(self, name: str, height: int, width: int) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], the same every time; ConfigError for an unknown name."""
