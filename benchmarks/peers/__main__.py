@@ -31,7 +31,7 @@ class PeerOptions:
     preset: str | None = None
     """With --random-weights: settings of a named model."""
     random_weights: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Seeded random weights for the preset."""
+    """Seeded random weights for the preset (of both, or of the reference loop beside a bundle)."""
     size: str | None = None
     """HEIGHTxWIDTH of the picture, with --random-weights."""
     engine: str = "auto"
@@ -83,7 +83,7 @@ def measure(options: PeerOptions) -> str:
         size=options.size,
     )
     student = load_source(open_source(shared))
-    own = student if options.weights is None and options.random_weights else options.source
+    own = student if options.random_weights and options.source == "demo" else options.source  # a bundle stays itself
     makers: list[Any] = [
         lambda: Stream(own, engine=options.engine, device=options.device, precision=options.precision),
         lambda: reference_stream(student, options, compiled=False),
