@@ -5,10 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo.mp4
 
-.PHONY: demo test install clean
+.PHONY: demo test live install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ms-stream demo --seconds 4 --show-tracks -o $(OUT)
+
+live: $(VENV)/.installed
+	$(BIN)/ms-export demo
+	$(BIN)/ms-serve demo --open
 
 test: $(VENV)/.installed
 	$(BIN)/python scripts/test.py

@@ -147,7 +147,7 @@ def with_example(options: StreamOptions) -> StreamOptions:
     examples = demo_examples()
     if not examples:
         return options
-    example = examples[0]
+    example = min(examples, key=lambda one: len(one.drags))
     options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
     if options.tracks or options.drag or options.camera:
         return options

@@ -159,15 +159,16 @@ class Tracks:
     def grab(self, point: Point, to: Point, *, radius: float, seconds: float = 1.0, start: float = 0.0) -> Tracks:
         """Move everything within `radius` of `point` as one stiff thing by `to - point`, easing in and out.
 
-        Points between `radius` and 1.4 `radius` become invisible from `start` on: where the thing ends is not known.
-        Units, growth of T and errors as in `drag`.
+        From `start` on points between `radius` and 1.4 `radius` are invisible, as where the thing ends is not known,
+        and so is every other point while the thing covers it. Units, growth of T and errors as in `drag`.
         """
         corners = np.array([point, to], np.float64)
         first, progress, longer = self._timeline(start, seconds, smooth=True)
         near = longer._falloff(corners[0], first, radius) > 0
         rim = longer._falloff(corners[0], first, RIM * radius) > 0
         offset = _along(corners, progress) - corners[0]
-        hidden = (rim & ~near)[:, None] & (np.arange(longer.rgb_frames) >= first)
+        covered = np.linalg.norm(longer.points - (corners[0] + offset), axis=-1) < RIM * radius
+        hidden = ~near[:, None] & (rim[:, None] | covered) & (np.arange(longer.rgb_frames) >= first)
         return longer._moved(longer.points + near[:, None, None] * offset[None], longer.visible & ~hidden)
 
     def path(

@@ -444,7 +444,7 @@ def test_a_damaged_state_is_refused() -> None:
     assert player.chunk(0, 1).visible.sum() == 2
 
 
-def test_a_grab_moves_a_stiff_thing_and_lets_go_of_its_rim() -> None:
+def test_a_grab_moves_a_stiff_thing_and_hides_what_it_covers() -> None:
     tracks = Tracks.grid(10, 10).grab((0.45, 0.45), (0.75, 0.35), radius=0.2, seconds=1.0)
 
     moved = tracks.points[:, -1] - tracks.points[:, 0]
@@ -453,4 +453,10 @@ def test_a_grab_moves_a_stiff_thing_and_lets_go_of_its_rim() -> None:
     np.testing.assert_allclose(moved[near], [[0.3, -0.1]] * int(near.sum()), atol=1e-6)
     assert np.abs(moved[~near]).max() == 0
     assert not tracks.visible[rim].any()
-    assert tracks.visible[~rim].all()
+    assert tracks.visible[near].all()
+    ends_on = np.linalg.norm(tracks.points[:, 0] - (0.75, 0.35), axis=-1) < 0.28
+    passed = ~near & ~rim & ends_on
+    assert passed.any()
+    assert tracks.visible[passed, 0].all()
+    assert not tracks.visible[passed, -1].any()
+    assert tracks.visible[~near & ~rim & (tracks.points[:, 0, 0] > 0.9) & (tracks.points[:, 0, 1] > 0.9)].all()
