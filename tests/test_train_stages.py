@@ -66,7 +66,13 @@ def makers(stream: StreamConfig, source: ClipSource) -> dict[str, Callable[[int]
 
     def distill(steps: int) -> Stage:
         config = DistillConfig(
-            stream=stream, loop=loop(steps), batch=2, rollout_chunks=4, critic_updates=1, regression_weight=1.0
+            stream=stream,
+            loop=loop(steps),
+            batch=2,
+            rollout_chunks=4,
+            critic_updates=1,
+            regression_weight=1.0,
+            dmd_weight=0.01,
         )
         stage = Distill(config, source, CPU)
         start = Network(stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 import tyro
 
@@ -15,7 +16,7 @@ from ms_train import commands, evaluate
 def main() -> int:
     """Parse, call one command, report errors in words. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    table = {
+    table: dict[str, Any] = {
         "render": commands.render_clips,
         "autoencoder": commands.autoencoder,
         "teacher": commands.teacher,

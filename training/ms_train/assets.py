@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,9 +46,13 @@ class Assets:
 
     def to(self, device: torch.device) -> Assets:
         """The same assets on another device."""
-        names = (self.panorama_names, self.sprite_names, self.texture_names)
-        tensors = (self.panoramas, self.sprites, self.sprite_points, self.textures)
-        return Assets(*(t.to(device) for t in tensors), *names)
+        return replace(
+            self,
+            panoramas=self.panoramas.to(device),
+            sprites=self.sprites.to(device),
+            sprite_points=self.sprite_points.to(device),
+            textures=self.textures.to(device),
+        )
 
 
 def load_assets(folder: Path | str, split: Split = "train") -> Assets:

@@ -80,7 +80,7 @@ class Distill(FlowStage):
             losses = [self._critic_update() for _ in range(config.critic_updates)]
             numbers["critic"] = sum(losses) / len(losses)
         clips = self._long_batch()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             made = self._rollout(clips, gradient=True)
         loss = torch.zeros((), device=self.device)
         if config.dmd_weight:
@@ -141,7 +141,7 @@ class Distill(FlowStage):
 
     def _critic_update(self) -> float:
         clips = self._long_batch()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             with torch.no_grad():
                 clips, made = self._window(clips, self._rollout(clips, gradient=False))
             sigma, noise = self._levels(made), self.normal(made)
@@ -152,17 +152,16 @@ class Distill(FlowStage):
 
     def _matching_loss(self, clips: Clips, made: Tensor) -> Tensor:
         """A loss whose gradient is the difference of the scores, divided by the teacher's mean error."""
+        variants = guidance_variants(clips)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             latents = made.detach()
             sigma, noise = self._levels(latents), self.normal(latents)
             noisy = noised(latents, noise, sigma)
             level = sigma[:, :, None, None, None]
             fake = noisy - level * self._scored_flow(self.critic, clips, noisy, sigma).float()
-            flows = self._scored_flow(
-                self.teacher, guidance_variants(clips), noisy.repeat(3, 1, 1, 1, 1), sigma.repeat(3, 1)
-            )
-            parts = flows.float().chunk(3)
-            real = noisy - level * joint_guidance(*parts, self.config.text, self.config.motion)
+            flows = self._scored_flow(self.teacher, variants, noisy.repeat(3, 1, 1, 1, 1), sigma.repeat(3, 1))
+            full, motion_only, text_only = flows.float().chunk(3)
+            real = noisy - level * joint_guidance(full, motion_only, text_only, self.config.text, self.config.motion)
             scale = (latents - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
             gradient = torch.nan_to_num((fake - real) / scale)
         return 0.5 * F.mse_loss(made, (made - gradient).detach())

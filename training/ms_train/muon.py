@@ -29,7 +29,8 @@ def matrix_groups(
     named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, plain: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Parameter groups: matrices and kernels for Muon; vectors, and names that hold a word of `plain`, for AdamW."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in named:
         wide = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= 16
         (others if not wide or any(word in name for word in plain) else matrices).append(parameter)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ms_infer.config import Placement
 from ms_infer.context import ContextCache
 from ms_infer.model.transformer import CrossKeys
 from ms_infer.schedule import denoise_steps
@@ -14,6 +15,15 @@ from ms_train.students import Network, image_slots
 
 Noise = Callable[[int, int, torch.Size], Tensor]
 """(chunk, pass, shape) -> standard normal values."""
+
+
+class RolloutCache(ContextCache):
+    """The inference cache with fresh rotary tables for every chunk: a gradient still needs the older ones."""
+
+    def place_(self, start: int, frames: int) -> Placement:
+        """See `ContextCache.place_`."""
+        self._rotations = {}
+        return super().place_(start, frames)
 
 
 def generator_noise(generator: torch.Generator) -> Noise:
@@ -40,11 +50,13 @@ def rollout(
     track: track latents `[B, F, channels, h, w]`; first: latent of the first frame `[B, 1, C, h, w]`.
     exits: the pass whose x0 ends each chunk (Self Forcing section 3.2), None for the last one: then the result is
     that of `Stream`. Chunks from number `gradient_from` on carry a gradient through their last pass; what is in the
-    cache is constant.
+    cache is constant. Under autocast use `cache_enabled=False`: a cast made without gradient would be reused with it.
     """
     stream, context = network.stream, network.stream.context
     batch, frames = track.shape[:2]
-    cache = ContextCache(stream, batch=batch, device=track.device, dtype=track.dtype)
+    kind = track.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else track.dtype
+    cache = RolloutCache(stream, batch=batch, device=track.device, dtype=dtype)
     steps, chunks = denoise_steps(stream.schedule), []
     count, start = 0, 0
     while start < frames:
