@@ -12,7 +12,7 @@ TORCH = "torch>=2.11,<2.14"
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (this script runs before pip can refuse)
         sys.exit(f"ms-infer needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".venv")
     if not (folder / "bin" / "python").exists():

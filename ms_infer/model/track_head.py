@@ -114,7 +114,7 @@ class TrackHead(nn.Module):
 
     def combine(self, volume: Tensor, content: Tensor | None, validity: Tensor | None) -> Tensor:
         """The convolutions, over packed ids and, for heads with content, `[B, F, C, h, w]` and `[B, F, 1, h, w]`."""
-        dtype = self.convs[0].weight.dtype
+        dtype = next(self.convs.parameters()).dtype
         x = volume.to(dtype)
         if self.content_channels:
             if content is None or validity is None:
@@ -174,11 +174,11 @@ class TrackHead(nn.Module):
     @torch.no_grad()
     def _pass_content_through_(self) -> None:
         """Start as the identity on the content; ids and validity start weak."""
-        first = self.convs[0]
+        first, *others = (conv for conv in self.convs if isinstance(conv, nn.Conv3d))
         first.weight.mul_(0.1)
         start = STRIDE * self.config.id_dim
         first.weight[:, start : start + self.content_channels] = torch.eye(self.content_channels)[..., None, None, None]
         if first.bias is not None:
             first.bias.zero_()
-        for conv in list(self.convs)[1:]:
+        for conv in others:
             conv.weight.copy_(torch.eye(self.config.channels)[..., None, None, None])
