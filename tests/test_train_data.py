@@ -118,5 +118,8 @@ def test_the_analytic_encoder_equals_its_layers_and_keeps_most_of_the_picture(as
         torch.nn.init.zeros_(vae.decoder[-1].bias)
         write_colour_path_(vae, frames, torch.eye(3), offset=0.1)
         vae.decoder[-1].weight[:, 3:] = 0  # the colour path alone
-        error = (decode_clip(vae, encode_clip(vae, frames)) - frames).abs().mean()
-    assert error < 0.5 * (frames - frames.mean((-1, -2), keepdim=True)).abs().mean()
+        decoded = decode_clip(vae, encode_clip(vae, frames))
+    blocks = torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 8)
+    smooth = torch.nn.functional.interpolate(blocks, scale_factor=8, mode="bilinear").unflatten(0, frames.shape[:2])
+    inside = (..., slice(20, -20), slice(20, -20))  # zero padding darkens the border until training mends it
+    assert (decoded - frames)[inside].abs().mean() < 1.25 * (smooth - frames)[inside].abs().mean()

@@ -59,7 +59,7 @@ def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: fl
 
     colours: [K, 3], what of red, green and blue is carried; `offset` keeps it positive, so that it passes every
     ReLU. The path starts as the least-squares estimate from the latents of `frames`; the rest of the decoder then
-    has only detail to learn. Overwrites the first K channels of each layer.
+    has only detail, and the zero-padded border, to learn. Overwrites the first K channels of each layer.
     """
     count = len(colours)
     latents = encode_directly(vae, frames)[:, 1:].permute(0, 1, 3, 4, 2).flatten(0, 3)
