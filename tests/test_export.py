@@ -387,7 +387,7 @@ def test_a_failed_verification_is_code_1(
     arguments = (tmp_path / "student.safetensors", "-o", copied, "--target", "onnx", "--verify", "--json")
     assert code(*arguments) == 1
     printed = capsys.readouterr()
-    assert "verification failed: condition" in printed.err
+    assert "verification failed: text, condition" in printed.err
     assert any(not check["passed"] for check in json.loads(printed.out)["checks"])
 
 
