@@ -80,6 +80,8 @@ def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: fl
     for layer in layers[2:-1]:
         if isinstance(layer, MemoryBlock):
             last = layer.conv[-1]
+            assert isinstance(last, nn.Conv2d)
+            assert last.bias is not None
             last.weight[:count], last.bias[:count] = 0, 0
         elif isinstance(layer, Grow):
             width = layer.conv.in_channels

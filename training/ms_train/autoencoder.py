@@ -170,7 +170,9 @@ def initialise_(vae: TinyVae, frames: Tensor) -> None:
                 nn.init.constant_(module.bias, 0.05)  # keeps units alive in dark pictures
     for block in vae.modules():
         if isinstance(block, MemoryBlock):
-            block.conv[-1].weight.mul_(0.1)
+            residual = block.conv[-1]
+            assert isinstance(residual, nn.Conv2d)
+            residual.weight.mul_(0.1)
     normalise_(vae, encode_clip(vae, frames))
     final = vae.decoder[-1]
     assert isinstance(final, nn.Conv2d)
