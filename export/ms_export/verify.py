@@ -172,7 +172,7 @@ def chunk_pairs(
         if same_context and index:
             engine.restore(staged_state(reference, engine.specs, engine._capacity))
         expected = run_chunk(reference, plan).copy()
-        yield expected, run_chunk(engine, plan)
+        yield expected, run_chunk(engine, plan).copy()
 
 
 def run_chunk(engine: Any, plan: ChunkPlan) -> NDArray[np.uint8]:
