@@ -47,7 +47,7 @@ class StreamOptions:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "out.mp4"
     """NAME.mp4, NAME.gif, FOLDER/ for PNG files, or - for raw rgb24 frames on stdout."""
     show_tracks: bool = False
-    """Draw the points into the video."""
+    """Draw the points that move into the video."""
     seed: int = 0
     """Seed of the noise: same seed, same video."""
     engine: str = "auto"
@@ -177,7 +177,9 @@ def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
     whole = tracks.to_pixels(config.height, config.width)
     first = max(0, chunk.first_rgb_frame - TAIL_RGB_FRAMES)
     shown = player.chunk(first, chunk.first_rgb_frame + len(chunk.frames) - first)
-    return draw_tracks(chunk.frames, shown.points, shown.visible, guess_kinds(whole.points, whole.visible))
+    kinds = guess_kinds(whole.points, whole.visible)
+    drawn = [row for row, kind in enumerate(kinds) if kind != "static"] or list(range(len(kinds)))  # not the whole grid
+    return draw_tracks(chunk.frames, shown.points[drawn], shown.visible[drawn], [kinds[row] for row in drawn])
 
 
 class _progress:
