@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.serve.movers import Array, Field, Path, Place, Pointer, Stick
-from ms_infer.tracks import Tracks
+from ms_infer.tracks import RIM, Tracks
 
 ID_RANGE, ID_STRIDE = 100_000, 7919  # ids jump about the range that models are trained with
 MAX_STEP = 0.03  # of the picture per RGB frame; a faster pointer is followed a little later
 MARGIN = 0.3  # how far outside of the picture a point is kept
-RIM = 1.4  # points beyond a drag's radius but within this many are let go: where a thing ends is not known
 COVER = 0.8  # of the grid's spacing
 NEAR = 0.04  # a grabbed point this close is the one that is meant
 
