@@ -14,14 +14,19 @@ from ms_infer.checkpoint_files import check_finite, listed
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
-PARTS = ("transformer", "track_head", "text_encoder", "vae")
+PARTS = ("transformer", "track_head", "text_encoder", "vae", "refiner")
 
 _BIAS_SCALE = 0.02
 
 
 def parts_of(config: StreamConfig) -> tuple[str, ...]:
     """The parts that a student with these settings has."""
-    optional = {"track_head": config.model.track_head is not None, "text_encoder": config.model.text.kind == "words"}
+    model = config.model
+    optional = {
+        "track_head": model.track_head is not None,
+        "text_encoder": model.text.kind == "words",
+        "refiner": model.refiner is not None,
+    }
     return tuple(part for part in PARTS if optional.get(part, True))
 
 
@@ -90,7 +95,20 @@ def _vae(config: StreamConfig) -> nn.Module:
     return build_vae(config.model.vae)
 
 
-_BUILDERS = {"transformer": _transformer, "track_head": _track_head, "text_encoder": _text_encoder, "vae": _vae}
+def _refiner(config: StreamConfig) -> nn.Module:
+    from ms_infer.model.refiner import Refiner
+
+    assert config.model.refiner is not None, "parts_of names no other parts"
+    return Refiner(config.model.refiner)
+
+
+_BUILDERS = {
+    "transformer": _transformer,
+    "track_head": _track_head,
+    "text_encoder": _text_encoder,
+    "vae": _vae,
+    "refiner": _refiner,
+}
 
 
 def _random(name: str, shape: torch.Size, seed: str) -> Tensor:

@@ -108,6 +108,17 @@ class VaeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """Sharpens decoded frames with what the first frame, moved along the tracks, still shows."""
+
+    widths: tuple[int, int, int] = (40, 64, 96)
+    """Channels at a half, a quarter and an eighth of the frame's size."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) == 3 and min(self.widths) > 0, f"widths must be 3 positive sizes, not {self.widths}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A causal Wan student: sizes of the transformer, its input layout and its helpers."""
 
@@ -132,6 +143,8 @@ class ModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     track_head: TrackHeadConfig | None = None
+    refiner: RefinerConfig | None = None
+    """Works on decoded frames; needs a track head with content="warp"."""
 
     def __post_init__(self) -> None:
         _require(
@@ -154,6 +167,11 @@ class ModelConfig:
                 self.slot_channels("track") == self.track_head.channels,
                 f"track slot has {self.slot_channels('track')} channels, track_head makes {self.track_head.channels}",
             )
+        warps = self.track_head is not None and self.track_head.content == "warp"
+        _require(
+            self.refiner is None or (warps and self.image_input == "slot"),
+            "a refiner needs a track head with content='warp' and image_input='slot'",
+        )
 
     def slot_channels(self, slot: str) -> int:
         """Channels of one slot of the layout, 0 when absent."""
@@ -373,6 +391,8 @@ class StreamConfig:
         model["text"] = _build(TextConfig, _tuples(model.get("text", {}), "vocabulary"))
         model["vae"] = _build(VaeConfig, _tuples(model.get("vae", {}), "decoder_widths"))
         model["track_head"] = None if head is None else _build(TrackHeadConfig, head)
+        refiner = model.get("refiner")
+        model["refiner"] = None if refiner is None else _build(RefinerConfig, _tuples(refiner, "widths"))
         rest = {k: v for k, v in values.items() if k not in ("model", "context", "schedule")}
         return _build(
             cls,
@@ -447,6 +467,7 @@ MODELS: dict[str, ModelConfig] = {
             text=_DEMO_TEXT,
             vae=_DEMO_VAE,
             track_head=TrackHeadConfig(content="warp", max_tracks=256),
+            refiner=RefinerConfig(),
         ),
     )
 }

@@ -175,16 +175,25 @@ class _Stages:
         if self.warps:
             inputs.append(TensorSpec("anchors", (1, head.max_tracks, 2)))
             inputs.append(TensorSpec("image", (1, 3, config.height, config.width)))
-            outputs.append(TensorSpec("moved", (1, count, 3, config.height, config.width)))
+            outputs.append(self._picture("moved", count, 3))
             outputs.append(TensorSpec("validity", (1, frames, 1, *self.latent)))
+        if config.model.refiner is not None:
+            outputs += self.references(count)
         return StageSpec(f"points{suffix}", tuple(inputs), tuple(outputs), precise=True)
+
+    def _picture(self, name: str, count: int, channels: int) -> TensorSpec:
+        return TensorSpec(name, (1, count, channels, self.config.height, self.config.width))
+
+    def references(self, count: int) -> list[TensorSpec]:
+        """What the refiner sees beside the decoded and the moved frames."""
+        return [self._picture("moved_valid", count, 1), self._picture("backdrop", count, 4)]
 
     def tracks(self, opening: bool) -> StageSpec:
         """Maps to track latents."""
         head = self.config.model.track_head
         assert head is not None, "only models with a track head have this stage"
         suffix, frames = self._opening(opening)
-        inputs = list(self.points(opening).outputs)
+        inputs = [o for o in self.points(opening).outputs if o.name in ("track_ids", "moved", "validity")]
         outputs = [TensorSpec("track", (1, frames, head.channels, *self.latent))]
         shapes = state_shapes(self.config, "encoder") if self.warps else []
         return self._streaming(f"tracks{suffix}", inputs, outputs, "encoder", shapes, opening)
@@ -197,9 +206,12 @@ class _Stages:
 
     def _decode(self, name: str, frames: int, opening: bool) -> StageSpec:
         latents = TensorSpec("latents", (1, frames, *self.x[2:]))
-        size = (rgb_frames(frames, first=opening), self.config.height, self.config.width, 3)
-        shapes = state_shapes(self.config, "decoder")
-        return self._streaming(name, [latents], [TensorSpec("frames", size, "uint8")], "decoder", shapes, opening)
+        count = rgb_frames(frames, first=opening)
+        inputs = [latents]
+        if self.config.model.refiner is not None:
+            inputs += [self._picture("moved", count, 3), *self.references(count)]
+        pixels = TensorSpec("frames", (count, self.config.height, self.config.width, 3), "uint8")
+        return self._streaming(name, inputs, [pixels], "decoder", state_shapes(self.config, "decoder"), opening)
 
     def _streaming(
         self,

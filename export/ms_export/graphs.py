@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig
-from ms_infer.model.track_head import TrackHead, warp_first_frame
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import SelfAttention, Transformer, merge_heads
 from ms_infer.model.vae import Vae
+from ms_infer.model.warp import hold_backdrop, warp_first_frame
 from ms_infer.stages import StageSpec, relative_sink
 
 DOMAIN = "ms_infer"
@@ -127,6 +129,9 @@ class PointsStage(Stage):
         if "image" in inputs:
             outputs["moved"], valid = warp_first_frame(inputs["image"], points, visible, inputs["anchors"])
             outputs["validity"] = head.pool_validity(valid, opening=self.opening)
+            if self.config.model.refiner is not None:
+                outputs["moved_valid"] = valid
+                outputs["backdrop"] = hold_backdrop(inputs["image"], points, visible, inputs["anchors"])
         return outputs
 
 
@@ -151,17 +156,22 @@ class TracksStage(Stage):
 
 
 class DecodeStage(Stage):
-    """Latents to RGB frames as bytes."""
+    """Latents to RGB frames as bytes, refined where the student has a refiner."""
 
-    def __init__(self, spec: StageSpec, config: StreamConfig, vae: Vae, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: StageSpec, config: StreamConfig, vae: Vae, refiner: Refiner | None, dtype: torch.dtype
+    ) -> None:
         super().__init__(spec, config)
-        self.vae, self.dtype = vae, dtype
+        self.vae, self.refiner, self.dtype = vae, refiner, dtype
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         opening = "decoder_0" not in inputs
         size = (self.config.latent_height, self.config.latent_width)
         old = _state(inputs, "decoder", self.vae.decoder_state, size, self.dtype)
         frames, state = self.vae.decode(inputs["latents"].to(self.dtype), old, opening=opening)
+        if self.refiner is not None:
+            references = (inputs[name].to(self.dtype) for name in ("moved", "moved_valid", "backdrop"))
+            frames = self.refiner(frames, *references)
         pixels = frames[0].permute(0, 2, 3, 1).float().mul(255).round().to(torch.uint8)
         return {"frames": pixels} | {f"decoder_{i}_out": tensor for i, tensor in enumerate(state)}
 
@@ -262,7 +272,9 @@ def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:
     if name.startswith(("points", "tracks")):
         return _track_stage(spec, student, dtype)
     assert student.vae is not None, "plan_stages checked it"
-    return (EncodeStage if name == "encode" else DecodeStage)(spec, config, student.vae, dtype)
+    if name == "encode":
+        return EncodeStage(spec, config, student.vae, dtype)
+    return DecodeStage(spec, config, student.vae, student.refiner, dtype)
 
 
 def _track_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:

@@ -53,6 +53,8 @@ class TorchEngine(Engine):
         self.transformer = student.transformer.to(self.device, self.dtype)
         self.vae = student.vae.to(self.device, self.dtype)
         self.track_head = student.track_head.to(self.device, self.dtype) if student.track_head else None
+        self.refiner = student.refiner.to(self.device, self.dtype) if student.refiner else None
+        self._references: tuple[Tensor, ...] = ()
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
         self.attend: Attend = self.cache
@@ -171,15 +173,21 @@ class TorchEngine(Engine):
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
-        from ms_infer.model.track_head import warp_first_frame
+        from ms_infer.model.warp import hold_backdrop, warp_first_frame
 
         config = self.config
         image = self._image
         if image is None:
             image = torch.full((1, 3, config.height, config.width), 0.5, device=self.device, dtype=self.dtype)
         frames, valid = warp_first_frame(image.float(), points, visible, anchors)
+        if self.refiner is not None:
+            self._keep_references(frames, valid, hold_backdrop(image.float(), points, visible, anchors))
         latents, self._staged_warped = self.vae.encode(frames.to(self.dtype), self._warped, opening=self._opening)
         return latents, valid
+
+    def _keep_references(self, *references: Tensor) -> None:
+        """What the refiner sees of this chunk: moved frames, where they are valid, backdrop."""
+        self._references = tuple(picture.to(self.dtype) for picture in references)
 
     def _noise(self, denoise_pass: int) -> Tensor:
         plan, config = self._plan, self.config
@@ -228,6 +236,8 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def decode(self) -> NDArray[np.uint8]:
         frames, self._staged_decoder = self.vae.decode(self._x, self._decoder, opening=self._opening)
+        if self.refiner is not None:
+            frames = self.refiner(frames, *self._references)
         pixels = frames[0].permute(0, 2, 3, 1).mul(255).round_().to(torch.uint8)
         return pixels.cpu().contiguous().numpy()
 

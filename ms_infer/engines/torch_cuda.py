@@ -78,6 +78,8 @@ class FusedEngine(TorchEngine):
         super().__init__(student, device=device, precision=precision)
         if self.device.type == "cuda":
             _channels_last_(self.vae)
+            if self.refiner is not None:
+                _channels_last_(self.refiner)
         make = Fp8Operations if self.precision == "fp8" else FusedOperations
         self.operations = make(self.transformer, self.kernels)
         self.attention_measured: list[Measured] = []
@@ -240,6 +242,10 @@ class FusedEngine(TorchEngine):
             names.append(key)
         return tuple(self._buffers[name][None] for name in names)
 
+    def _keep_references(self, *references: Tensor) -> None:
+        pictures = [picture.to(self.dtype) for picture in references]
+        self._references = tuple(self._static(f"references {len(pictures[0][0])}", pictures))
+
     def _place_tracks(self, plan: ChunkPlan) -> None:
         """Track latents into the transformer's input: one captured kernel for the paper's head, else the module."""
         head = self.track_head
@@ -307,6 +313,8 @@ class FusedEngine(TorchEngine):
         """Captured: latents and decoder state to bytes and the staged state."""
         frames, state = self.vae.decode(self._x, self._decoder, opening=self._opening)
         self._static("staged decoder", state)
+        if self.refiner is not None:
+            frames = self.refiner(frames, *self._references)
         packed = frames[0].contiguous()
         self.kernels.frames_to_uint8(packed, out=self._buffers["frames"][: packed.shape[0]])
 
@@ -338,6 +346,7 @@ class FusedEngine(TorchEngine):
         tensors = {name: self._buffers[name] for name in ("latents", "noise", "frames", "state", "counters")}
         tensors |= {"input": self._input, "k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
         tensors |= {f"decoder {i}": tensor for i, tensor in enumerate(self._decoder)}
+        tensors |= {f"reference {len(picture[0])} {i}": picture for i, picture in enumerate(self._references)}
         return tensors | {f"keys {i}": keys[0] for i, keys in enumerate(self._keys)}
 
     @torch.no_grad()

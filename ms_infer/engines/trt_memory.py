@@ -82,7 +82,8 @@ class StageMemory:
                 return kind if is_input else f"{kind}_out"
         if stage in ONCE or (name == "image" and stage.startswith("points")):
             return "once"
-        made_by_stages = not is_input or stage.startswith("tracks") or (stage == "denoise" and self._is_track(name))
+        handed_on = stage.startswith(("tracks", "decode")) or (stage == "denoise" and self._is_track(name))
+        made_by_stages = not is_input or handed_on
         return "work" if made_by_stages else "chunk"
 
     def _is_track(self, name: str) -> bool:

@@ -11,6 +11,11 @@ GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a g
 NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 
+# Rounds of the robust fit in `dominant_motion`: residual in pixels at which a track counts a quarter, and how stiff
+# the terms beside the constant one are. It begins with a shift that most tracks share.
+ROUNDS = ((16.0, 100.0), (8.0, 100.0), (6.0, 10.0), (4.0, 1.0), (3.0, 1.0), (2.0, 1.0))
+STIFFNESS = (1e-3, 0.05, 0.05, 0.5, 0.5, 0.5)
+
 
 def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Move the first frame along the visible tracks, one RGB frame at a time.
@@ -48,6 +53,63 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     filled = fill_gaps(carried, valid, still)
     out = filled * followed + still * (1 - followed)
     return out.unflatten(0, (batch, frames)), (valid * followed).unflatten(0, (batch, frames))
+
+
+def hold_backdrop(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> Tensor:
+    """The first frame under the motion that most visible tracks share: what lies behind the things that move.
+
+    Arguments as in `warp_first_frame`. Returns float32 `[B, T, 4, H, W]`: the picture, and 1 where its source lies
+    inside the first frame. Without a visible track the frame stands still.
+    """
+    batch, _, height, width = image.shape
+    frames = points.shape[2]
+    limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
+    places = points.transpose(1, 2).flatten(0, 1)
+    moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+    terms = dominant_motion(places * (2 / limits) - 1, moved, visible.transpose(1, 2).flatten(0, 1))
+    pixels = _pixel_centres(height, width, image)
+    shift = _basis(pixels * (2 / limits) - 1).flatten(0, 1) @ terms  # [B T, H W, 2]
+    source = pixels - shift.view(-1, height, width, 2)
+    inside = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)
+    still = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
+    picture = F.grid_sample(still, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
+    return torch.cat([picture, inside[:, None]], dim=1).unflatten(0, (batch, frames))
+
+
+def dominant_motion(places: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
+    """Terms `[R, 6, 2]` of the quadratic displacement that most seen tracks follow.
+
+    places: `[R, N, 2]` in [-1, 1]; moved: `[R, N, 2]` pixels; seen: bool `[R, N]`. Least squares over 1, x, y, x^2,
+    x y, y^2, reweighted by 1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width.
+    """
+    basis, shown = _basis(places), seen.to(places.dtype)[..., None]
+    stiffness = torch.tensor(STIFFNESS, device=places.device, dtype=places.dtype)
+    constant = torch.tensor([1.0, 0, 0, 0, 0, 0], device=places.device, dtype=places.dtype)
+    weights, terms = shown, torch.zeros_like(basis[:, :1, :2])
+    for width, stiff in ROUNDS:
+        weighted = (basis * weights).transpose(1, 2)
+        ridge = torch.diag(stiffness * (constant + stiff * (1 - constant)))
+        terms = _solve(weighted @ basis + ridge, weighted @ moved)
+        residual = (basis @ terms - moved).square().sum(-1, keepdim=True)
+        weights = shown / (1 + residual / width**2).square()
+    return terms
+
+
+def _basis(places: Tensor) -> Tensor:
+    """1, x, y, x^2, x y, y^2 of `[..., 2]`."""
+    x, y = places[..., :1], places[..., 1:]
+    return torch.cat([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
+    rows = torch.cat([matrix, right], dim=-1)
+    size = matrix.shape[1]
+    for pivot in range(size):
+        scaled = rows[:, pivot : pivot + 1] / rows[:, pivot : pivot + 1, pivot : pivot + 1]
+        reduced = rows - rows[:, :, pivot : pivot + 1] * scaled
+        rows = torch.cat([reduced[:, :pivot], scaled, reduced[:, pivot + 1 :]], dim=1)
+    return rows[:, :, size:]
 
 
 def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:

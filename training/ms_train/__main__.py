@@ -22,6 +22,8 @@ def main() -> int:
         "teacher": commands.teacher,
         "adapt": commands.adapt,
         "distill": commands.distill,
+        "stream-frames": commands.stream_frames,
+        "refine": commands.refine,
         "export": commands.export_student,
         "recipe": commands.recipe,
         "evaluate": evaluate.evaluate,

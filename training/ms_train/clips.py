@@ -76,6 +76,23 @@ class Clips:
         return Clips(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """Clips with the pictures behind them."""
+
+    clips: Clips
+    frames: Tensor
+    """float32 [B, T, 3, H, W]: the truth."""
+    moved: Tensor
+    """float32 [B, T, 3, H, W]: the first frame warped along the tracks."""
+    moved_valid: Tensor
+    """float32 [B, T, 1, H, W]."""
+    anchors: Tensor
+    """float32 [B, N, 2]: places of the tracks in the first frame."""
+    owner: Tensor
+    """int64 [B, N]: object number, or -1 for the background."""
+
+
 def join(parts: list[Clips]) -> Clips:
     """One batch out of several."""
     return Clips(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Clips)})
@@ -92,11 +109,11 @@ class ClipMaker:
 
     def make(self, number: int, count: int) -> Clips:
         """`count` clips drawn together, as batch `number`."""
-        return self.make_with_frames(number, count)[0]
+        return self.make_with_frames(number, count).clips
 
     @torch.no_grad()
-    def make_with_frames(self, number: int, count: int) -> tuple[Clips, Tensor, Tensor, Tensor]:
-        """As `make`, with the true frames, the moved first frame [B, T, 3, H, W] and the tracks' owners [B, N]."""
+    def make_with_frames(self, number: int, count: int) -> Rendered:
+        """As `make`, with the pictures."""
         device = self.assets.device
         generator = torch.Generator(device=device)
         generator.manual_seed((self.seed << 32) + number)
@@ -119,7 +136,7 @@ class ClipMaker:
             visible=visible,
             words=torch.tensor(words, dtype=torch.int16, device=device),
         )
-        return clips, pictures, moved, tracks.owner
+        return Rendered(clips, pictures, moved, valid, tracks.anchors, tracks.owner)
 
     def _encode(self, frames: Tensor) -> Tensor:
         if self.direct:

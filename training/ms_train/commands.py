@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from ms_infer.config import StreamConfig, preset
-from ms_infer.errors import CheckpointError
+from ms_infer.checkpoint import load_student
+from ms_infer.config import RefinerConfig, StreamConfig, preset
+from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_train import parallel
 from ms_train.adapt import Adapt, AdaptConfig
@@ -22,10 +24,11 @@ from ms_train.captions import vocabulary
 from ms_train.clips import ClipConfig, ClipMaker, ClipSource, write_shards
 from ms_train.distill import Distill, DistillConfig
 from ms_train.loop import CHECKPOINT, LoopConfig, run
-from ms_train.students import Network, export
+from ms_train.refine import FrameSource, Refine, RefineConfig, write_frames
+from ms_train.students import Network, export, networks
 from ms_train.teacher import FlowConfig, FlowStage, Teacher
 
-StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig)
+StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,9 @@ class Recipe:
     teacher: FlowConfig
     adapt: AdaptConfig
     distill: DistillConfig
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    frames: int = 60
+    """Batches of 4 clips that the student streams for the refiner."""
     pool: int = 64
 
 
@@ -82,6 +88,8 @@ RECIPES = {
         teacher=FlowConfig(loop=_loop(2, 1e-3, 1), batch=2),
         adapt=AdaptConfig(loop=_loop(2, 1e-3, 1), batch=2),
         distill=DistillConfig(loop=_loop(1, 1e-4, 1), batch=1, critic_updates=1),
+        refine=RefineConfig(loop=_loop(2, 1e-3, 1), batch=2),
+        frames=1,
         pool=1,
     ),
 }
@@ -100,14 +108,24 @@ def demo_stream(assets: Assets, name: str = "demo") -> StreamConfig:
 
 
 def load_vae(path: Path, stream: StreamConfig, device: torch.device) -> TinyVae:
-    """The averaged autoencoder of a stage checkpoint, frozen."""
+    """The averaged autoencoder of a stage checkpoint or of a student file, frozen."""
     vae = TinyVae(stream.model.vae)
-    vae.load_state_dict(read_average(path, "average"))
+    vae.load_state_dict(_student_parts(path)[1].state_dict() if _is_student(path) else read_average(path))
     return vae.to(device).eval().requires_grad_(False)
 
 
+def _is_student(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _student_parts(path: Path) -> tuple[Network, TinyVae]:
+    return networks(load_student(path, dtype=torch.float32))
+
+
 def read_average(path: Path, part: str = "average") -> dict[str, Tensor]:
-    """Averaged weights of a stage checkpoint; CheckpointError when there are none."""
+    """Averaged weights of a stage checkpoint, or those of a student file; CheckpointError when there are none."""
+    if _is_student(path):
+        return dict(_student_parts(path)[0].state_dict())
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"{file} does not exist; run the stage that makes it first")
@@ -161,10 +179,56 @@ def distill(common: Common, student: Path, teacher: Path, config: DistillConfig 
     parallel.finish()
 
 
-def export_student(assets: Path, stage: Path, vae: Path, out: Path, preset: str = "demo") -> None:
-    """Write the averaged weights of a stage, with the autoencoder, as a student file in bf16."""
+def stream_frames(
+    common: Common, student: Path, first: int = 0, last: int = 60, count: int = 4, each: int = 16, seed: int = 2
+) -> None:
+    """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip."""
+    place = _start(common.device, common.threads)
+    assets = load_assets(common.assets).to(place)
+    stream = demo_stream(assets, common.preset)
+    vae = load_vae(common.vae, stream, place)
+    network = Network(stream).to(place).requires_grad_(False).eval()
+    network.load_state_dict(read_average(student))
+    maker = ClipMaker(stream, assets, vae, ClipConfig(), seed)
+    write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
+
+
+def refine(
+    frames: Path,
+    out: Path,
+    config: RefineConfig = DEFAULTS.refine,
+    init: Path | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+) -> None:
+    """Train the refiner on frames that the student streamed (`stream-frames`)."""
+    place = _start(device, threads)
+    stage = Refine(config, FrameSource(frames), place)
+    if init is not None:
+        stage.start_from_average(read_average(init))
+    run(stage, out)
+    parallel.finish()
+
+
+def load_refiner(path: Path, config: RefinerConfig) -> Refiner:
+    """The averaged refiner of a stage checkpoint, frozen."""
+    refiner = Refiner(config)
+    refiner.load_state_dict(read_average(path))
+    return refiner.eval().requires_grad_(False)
+
+
+def export_student(
+    assets: Path, stage: Path, vae: Path, out: Path, refiner: Path | None = None, preset: str = "demo"
+) -> None:
+    """Write the averaged weights of a stage, with autoencoder and refiner, as a student file in bf16."""
     stream = demo_stream(load_assets(assets), preset)
-    export(Network(stream), load_vae(vae, stream, torch.device("cpu")), read_average(stage), out)
+    sharpener = None
+    if refiner is not None:
+        if stream.model.refiner is None:
+            raise ConfigError(f"the preset {preset!r} has no refiner; leave --refiner out")
+        sharpener = load_refiner(refiner, stream.model.refiner)
+    decoder = load_vae(vae, stream, torch.device("cpu"))
+    export(Network(stream), decoder, read_average(stage), out, sharpener)
 
 
 def recipe(
@@ -177,15 +241,22 @@ def recipe(
     """All stages one after the other within `minutes`, clips rendered on the device; resumes like its stages."""
     began = time.monotonic()
     sizes = RECIPES[scale]
-    autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.25), device)
+    autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.2), device)
     common = Common(assets=assets, out=out / "teacher", vae=out / "autoencoder", device=device, pool=sizes.pool)
     teacher(common, _within(sizes.teacher, minutes * 0.25))
     common = dataclasses.replace(common, out=out / "adapt")
     adapt(common, _within(sizes.adapt, minutes * 0.3), init=out / "teacher")
     common = dataclasses.replace(common, out=out / "distill")
-    left = max(0.5, 0.95 * minutes - (time.monotonic() - began) / 60)
-    distill(common, out / "adapt", out / "teacher", _within(sizes.distill, left))
-    export_student(assets, out / "distill", out / "autoencoder", out / "demo.safetensors")
+    distill(common, out / "adapt", out / "teacher", _within(sizes.distill, _left(began, 0.85 * minutes)))
+    common = dataclasses.replace(common, out=out / "frames")
+    stream_frames(common, out / "distill", last=sizes.frames)
+    refine(out / "frames", out / "refine", _within(sizes.refine, _left(began, 0.98 * minutes)), device=device)
+    export_student(assets, out / "distill", out / "autoencoder", out / "demo.safetensors", out / "refine")
+
+
+def _left(began: float, minutes: float) -> float:
+    """Minutes left of `minutes` since `began`, half a minute at least."""
+    return max(0.5, minutes - (time.monotonic() - began) / 60)
 
 
 def _within(config: StageConfig, minutes: float) -> StageConfig:

@@ -14,9 +14,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from ms_infer.checkpoint import Student, load_student
+from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig
-from ms_infer.errors import ConfigError
 from ms_infer.model.taehv import TinyVae
 from ms_train.assets import Assets, load_assets
 from ms_train.autoencoder import decode_clip
@@ -29,7 +28,7 @@ from ms_train.pictures import save_sheet, to_bytes
 from ms_train.report import markdown
 from ms_train.rollout import generator_noise, rollout
 from ms_train.scene import SceneConfig
-from ms_train.students import Network, silence, track_inputs
+from ms_train.students import Network, networks, silence, track_inputs
 from ms_train.teacher import sample_teacher
 from ms_train.trackers import Tracker, best_tracker
 
@@ -121,16 +120,6 @@ def _write(result: dict[str, Any], config: EvaluateConfig) -> None:
         config.report.parent.mkdir(parents=True, exist_ok=True)
         config.report.write_text(text, encoding="utf-8")
     print(text)
-
-
-def networks(student: Student) -> tuple[Network, TinyVae]:
-    """A student's parts as the training code sees them; ConfigError without autoencoder or track head."""
-    if student.track_head is None or not isinstance(student.vae, TinyVae):
-        raise ConfigError(f"the evaluation needs a track head and a tiny autoencoder; {student.source} lacks one")
-    network = Network(student.config)
-    network.transformer, network.track_head = student.transformer, student.track_head
-    network.text_encoder = student.text_encoder
-    return network.eval().requires_grad_(False), student.vae.eval().requires_grad_(False)
 
 
 def make_set(

@@ -24,22 +24,27 @@ def psnr(made: Tensor, truth: Tensor) -> float:
 
 
 def ssim(made: Tensor, truth: Tensor) -> float:
-    """Mean structural similarity (Wang et al., 2004): 11x11 Gaussian of 1.5 pixels, per colour channel."""
+    """Mean structural similarity; float [..., 3, H, W] in [0, 1]."""
+    return float(ssim_map(made, truth).mean())
+
+
+def ssim_map(made: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004) at every pixel: 11x11 Gaussian of 1.5 pixels, per colour channel."""
     offset = torch.arange(11, dtype=torch.float32) - 5
     line = (-(offset**2) / (2 * 1.5**2)).exp()
-    window = torch.outer(line, line) / line.sum() ** 2
-    kernel = window.expand(3, 1, 11, 11).to(made)
+    line = (line / line.sum()).to(made)
     a, b = made.flatten(0, -4), truth.flatten(0, -4)
 
     def blur(x: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, groups=3)
+        across = F.conv2d(x, line.view(1, 1, 1, -1).expand(3, 1, 1, -1), groups=3)
+        return F.conv2d(across, line.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)
 
     mean_a, mean_b = blur(a), blur(b)
     var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
     cov = blur(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
-    ratio = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
-    return float((ratio / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean())
+    ratio: Tensor = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+    return ratio / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
 
 
 def sharpness(frames: Tensor) -> float:

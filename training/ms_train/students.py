@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ms_infer.checkpoint import Student, save_student
 from ms_infer.config import PATCH, StreamConfig
+from ms_infer.errors import ConfigError
+from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.text import WordEncoder
 from ms_infer.model.track_head import TrackHead
@@ -49,6 +51,16 @@ class Network(nn.Module):
         x = torch.cat([slots[slot].to(noisy.dtype) for slot, _ in self.stream.model.layout], dim=2)
         flow: Tensor = self.transformer(x, timestep, keys, attend)
         return flow
+
+
+def networks(student: Student) -> tuple[Network, TinyVae]:
+    """A student's parts as the training code sees them; ConfigError without autoencoder or track head."""
+    if student.track_head is None or not isinstance(student.vae, TinyVae):
+        raise ConfigError(f"a track head and a tiny autoencoder are needed; {student.source} lacks one")
+    network = Network(student.config)
+    network.transformer, network.track_head = student.transformer, student.track_head
+    network.text_encoder = student.text_encoder
+    return network.eval().requires_grad_(False), student.vae.eval().requires_grad_(False)
 
 
 def image_slots(stream: StreamConfig, first: Tensor, frames: int, start: int = 0) -> Tensor:
@@ -146,11 +158,15 @@ def track_inputs(head: TrackHead, clips: Clips, generator: torch.Generator) -> T
     return TrackInputs(volume, clips.content.float(), clips.validity.float())
 
 
-def export(network: Network, vae: TinyVae, values: dict[str, Tensor] | None, path: Path) -> None:
-    """Write a student file in bf16, with averaged weights `values` where given."""
+def export(
+    network: Network, vae: TinyVae, values: dict[str, Tensor] | None, path: Path, refiner: Refiner | None = None
+) -> None:
+    """Write a student file in bf16, with averaged weights `values` where given; without a refiner it names none."""
     network = copy.deepcopy(network)
     if values is not None:
         network.load_state_dict(values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    student = Student(network.stream, network.transformer, network.track_head, network.text_encoder, vae)
+    model = replace(network.stream.model, refiner=None if refiner is None else refiner.config)
+    stream = replace(network.stream, model=model)
+    student = Student(stream, network.transformer, network.track_head, network.text_encoder, vae, refiner)
     save_student(student, path, dtype=torch.bfloat16)

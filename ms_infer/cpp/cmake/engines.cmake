@@ -3,6 +3,7 @@ set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON) # their targets are used by every fold
 set(ms_infer_engine_sources "")
 set(ms_infer_engine_libraries "")
 set(ms_infer_engine_definitions "")
+set(ms_infer_engine_folders "") # of their libraries; an installed libms_infer finds them there
 
 # An engine that was asked for but not found is an error; with AUTO it is left out, with a line that says so.
 function(ms_infer_absent engine wanted hint)
@@ -28,6 +29,9 @@ if(MS_INFER_WITH_OPENVINO)
     message(STATUS "ms_infer: OpenVINO ${OpenVINO_VERSION} in ${OpenVINO_DIR}")
     list(APPEND ms_infer_engine_sources src/engines/openvino.cpp)
     list(APPEND ms_infer_engine_libraries openvino::runtime)
+    get_target_property(ms_infer_openvino_library openvino::runtime IMPORTED_LOCATION_RELEASE)
+    cmake_path(GET ms_infer_openvino_library PARENT_PATH ms_infer_openvino_folder)
+    list(APPEND ms_infer_engine_folders ${ms_infer_openvino_folder})
     list(APPEND ms_infer_engine_definitions MS_INFER_WITH_OPENVINO)
   else()
     ms_infer_absent(OpenVINO ${MS_INFER_WITH_OPENVINO}
@@ -50,6 +54,8 @@ if(MS_INFER_WITH_TENSORRT)
     target_link_libraries(ms_infer_tensorrt INTERFACE ${TensorRT_LIBRARY} CUDA::cudart_static ${CMAKE_DL_LIBS})
     list(APPEND ms_infer_engine_sources src/engines/tensorrt.cpp)
     list(APPEND ms_infer_engine_libraries ms_infer_tensorrt)
+    cmake_path(GET TensorRT_LIBRARY PARENT_PATH ms_infer_tensorrt_folder)
+    list(APPEND ms_infer_engine_folders ${ms_infer_tensorrt_folder})
     list(APPEND ms_infer_engine_definitions MS_INFER_WITH_TENSORRT
       MS_INFER_TENSORRT_LIBRARY="${ms_infer_tensorrt_kind}")
   else()

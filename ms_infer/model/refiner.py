@@ -1,0 +1,97 @@
+"""The refiner: what the first frame still shows, put into frames that a small decoder leaves soft."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_infer.config import RefinerConfig
+from ms_infer.errors import ConfigError
+
+SOURCES = 3  # decoded, moved, backdrop
+INPUTS = 3 * SOURCES + 2  # and where moved and backdrop are valid
+OUTPUTS = SOURCES + 3
+STRIDE = 8
+
+
+class Refiner(nn.Module):
+    """Every pixel is a mixture of the decoded, the moved and the backdrop frame, plus a correction.
+
+    A small U-Net, frame by frame and without a state, chooses the mixture. It starts as the decoded frame alone.
+    """
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        half, quarter, eighth = config.widths
+        self.enter = _conv(4 * INPUTS, half)
+        self.down = _conv(half, quarter, stride=2)
+        self.middle = Residual(quarter)
+        self.deepen = _conv(quarter, eighth, stride=2)
+        self.deep = Residual(eighth)
+        self.raise_quarter = nn.Conv2d(eighth, quarter, 1)
+        self.join = _conv(quarter, quarter)
+        self.raise_half = nn.Conv2d(quarter, half, 1)
+        self.last = Residual(half)
+        self.leave = _conv(half, 4 * OUTPUTS)
+        nn.init.zeros_(self.leave.weight)
+        start = torch.zeros(OUTPUTS, 4)
+        start[0] = 4.0  # logit of the decoded frame
+        with torch.no_grad():
+            assert self.leave.bias is not None
+            self.leave.bias.copy_(start.flatten())  # channel-major, as pixel_shuffle reads it
+
+    def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, backdrop: Tensor) -> Tensor:
+        """Frames `[B, T, 3, H, W]` in [0, 1]; H and W are multiples of 8.
+
+        decoded, moved: `[B, T, 3, H, W]` in [0, 1]; moved_valid: `[B, T, 1, H, W]`; backdrop: `[B, T, 4, H, W]`,
+        picture and validity, all as `warp_first_frame` and `hold_backdrop` make them. ConfigError when sizes differ.
+        """
+        return self.mix(decoded, moved, moved_valid, backdrop).clamp(0, 1)
+
+    def mix(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, backdrop: Tensor) -> Tensor:
+        """As `forward`, not clamped."""
+        height, width = decoded.shape[-2:]
+        if decoded.shape != moved.shape or backdrop.shape[-2:] != (height, width) or height % STRIDE or width % STRIDE:
+            raise ConfigError(
+                f"the refiner got frames of {height}x{width} and references of {tuple(moved.shape)}; both must have "
+                f"one size, a multiple of {STRIDE}"
+            )
+        seen = torch.cat([decoded, moved, backdrop, moved_valid], dim=2).flatten(0, 1)
+        chosen = self._choose(seen * 2 - 1)
+        weights = chosen[:, :SOURCES].softmax(dim=1)
+        pictures = (decoded, moved, backdrop[:, :, :3])
+        mixed = chosen[:, SOURCES:]
+        for source, picture in enumerate(pictures):
+            mixed = mixed + weights[:, source : source + 1] * picture.flatten(0, 1)
+        return mixed.view(decoded.shape)
+
+    def _choose(self, seen: Tensor) -> Tensor:
+        """Logits of the sources and the correction, `[B T, 6, H, W]`."""
+        half = F.relu(self.enter(F.pixel_unshuffle(seen, 2)))
+        quarter = self.middle(F.relu(self.down(half)))
+        eighth = self.deep(F.relu(self.deepen(quarter)))
+        quarter = F.relu(self.join(quarter + _twice(self.raise_quarter(eighth))))
+        half = self.last(half + _twice(self.raise_half(quarter)))
+        return F.pixel_shuffle(self.leave(half), 2)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = _conv(width, width), _conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, width, H, W]` to the same shape."""
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
