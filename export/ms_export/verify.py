@@ -120,7 +120,7 @@ def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator
         "words": lambda: random.integers(-1, len(config.model.text.vocabulary) + 1, spec.shape),
         "visible": lambda: random.random(spec.shape) < 0.8,
         "ids": lambda: random.integers(0, 1000, spec.shape),
-        "image": lambda: _waves(spec.shape),
+        "image": lambda: _waves(spec.shape) if len(spec.shape) == 4 else random.random(spec.shape),  # 5: a latent
         "moved": lambda: random.random(spec.shape),
         "moved_valid": lambda: random.random(spec.shape),
         "backdrop": lambda: random.random(spec.shape),

@@ -13,7 +13,7 @@ FAR = 1e9  # squared distance of an invisible track
 
 # Rounds of the robust fit in `dominant_motion`: residual in pixels at which a track counts a quarter, and how stiff
 # the terms beside the constant one are. It begins with a shift that most tracks share.
-ROUNDS = ((16.0, 100.0), (8.0, 100.0), (6.0, 10.0), (4.0, 1.0), (3.0, 1.0), (2.0, 1.0))
+ROUNDS = ((16.0, 100.0), (8.0, 30.0), (4.0, 1.0), (2.0, 1.0))
 STIFFNESS = (1e-3, 0.05, 0.05, 0.5, 0.5, 0.5)
 
 
@@ -105,10 +105,10 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
     rows = torch.cat([matrix, right], dim=-1)
     size = matrix.shape[1]
+    unit = torch.eye(size, device=matrix.device, dtype=matrix.dtype)
     for pivot in range(size):
         scaled = rows[:, pivot : pivot + 1] / rows[:, pivot : pivot + 1, pivot : pivot + 1]
-        reduced = rows - rows[:, :, pivot : pivot + 1] * scaled
-        rows = torch.cat([reduced[:, :pivot], scaled, reduced[:, pivot + 1 :]], dim=1)
+        rows = rows - (rows[:, :, pivot : pivot + 1] - unit[:, pivot : pivot + 1]) * scaled
     return rows[:, :, size:]
 
 
