@@ -104,6 +104,7 @@ def _basis(places: Tensor) -> Tensor:
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
     rows = torch.cat([matrix, right], dim=-1)
+    rows = rows / rows[:, :1, :1]  # pivots near 1 keep the steps below exact
     size = matrix.shape[1]
     unit = torch.eye(size, device=matrix.device, dtype=matrix.dtype)
     for pivot in range(size):

@@ -80,7 +80,7 @@ class Autoencoder(Stage):
             noise = torch.randn(latents.shape, generator=self.generator, device=self.device)
             decoded = decode_clip(self.vae, latents + config.latent_noise * noise).float()
         pixels = (decoded - frames).abs().mean()
-        edges = edge_loss(decoded, frames)
+        edges = edge_loss(decoded, frames) + 0.5 * (decoded - frames).diff(dim=1).abs().mean()
         statistics = statistics_loss(latents)
         loss = pixels + config.edge_weight * edges + config.colour_weight * colour_loss(decoded, frames)
         if not config.analytic_encoder:
@@ -140,13 +140,13 @@ def decode_clip(vae: TinyVae, latents: Tensor) -> Tensor:
 
 
 def edge_loss(decoded: Tensor, frames: Tensor) -> Tensor:
-    """L1 of differences between neighbours, in space at two scales and in time."""
+    """L1 of differences between neighbouring pixels at two scales."""
     error = (decoded - frames).flatten(0, 1)
     loss = torch.zeros((), device=error.device)
     for scale in (1, 2):
         pooled = F.avg_pool2d(error, scale) if scale > 1 else error
         loss = loss + pooled.diff(dim=-1).abs().mean() + pooled.diff(dim=-2).abs().mean()
-    return loss + 0.5 * (decoded - frames).diff(dim=1).abs().mean()
+    return loss
 
 
 def colour_loss(decoded: Tensor, frames: Tensor) -> Tensor:
