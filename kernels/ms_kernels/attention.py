@@ -14,7 +14,7 @@ from ms_kernels.checks import (
     FLOATS,
     heads_of,
     need,
-    need_contiguous,
+    need_caches,
     need_dtype,
     need_packed_rows,
     need_rank,
@@ -198,11 +198,8 @@ def _checked(q: Tensor, k_cache: Tensor, v_cache: Tensor, state: Tensor) -> tupl
     need_rank("q", q, "batch heads tokens head_dim")
     batch, heads, tokens, dim = q.shape
     heads_of(heads * dim, dim)
-    need_rank("k_cache", k_cache, "batch heads cache_tokens head_dim")
+    need_caches("k_cache", k_cache, "v_cache", v_cache)
     need_shape("k_cache", k_cache, (batch, heads, k_cache.shape[2], dim))
-    need_shape("v_cache", v_cache, k_cache.shape)
-    need_contiguous("k_cache", k_cache)
-    need_contiguous("v_cache", v_cache)
     need_packed_rows("q", q)
     need_dtype("q", q, *FLOATS)
     need_same("dtype", q=q, k_cache=k_cache, v_cache=v_cache)

@@ -11,6 +11,7 @@ from ms_kernels.checks import (
     FLOATS,
     heads_of,
     need,
+    need_caches,
     need_contiguous,
     need_dtype,
     need_packed_rows,
@@ -152,24 +153,22 @@ def roll_sink(cache: LayerCache, rotation: Rotation) -> None:
     Every call starts from the same copy, so errors do not add up. The window and the chunk are not touched.
     """
     _check_cache(cache)
-    if cache.sink_k is None:
-        raise ValueError("roll_sink needs the un-rotated sink_k; in absolute mode the sink is never re-rotated")
-    batch, heads, sink_tokens, dim = cache.sink_k.shape
+    kept = cache.kept_sink()
+    batch, heads, sink_tokens, dim = kept.shape
     _check_rotation(rotation, sink_tokens, dim, cache.k)
     launch(
         roll_sink_kernel,
         (triton.cdiv(sink_tokens, ROLL_BLOCK), batch * heads),
-        cache.sink_k, *rotation, sink_tokens, cache.k.shape[2], cache.k,
+        kept, *rotation, sink_tokens, cache.k.shape[2], cache.k,
         DIM=dim, DIM_BLOCK=block_of(dim), BLOCK=ROLL_BLOCK, num_warps=4,
     )  # fmt: skip
 
 
 def _check_cache(cache: LayerCache) -> None:
-    need_rank("cache.k", cache.k, "batch heads cache_tokens head_dim")
+    need_caches("cache.k", cache.k, "cache.v", cache.v)
     batch, heads, cache_tokens, dim = cache.k.shape
     heads_of(heads * dim, dim)
     need_dtype("cache.k", cache.k, *FLOATS)
-    need_shape("cache.v", cache.v, cache.k.shape)
     need(
         cache.tokens_per_frame >= 1 and cache_tokens % cache.tokens_per_frame == 0,
         f"the cache holds {cache_tokens} tokens, which is no number of frames of {cache.tokens_per_frame} tokens",
@@ -179,9 +178,8 @@ def _check_cache(cache: LayerCache) -> None:
         need_rank("cache.sink_k", cache.sink_k, "batch heads sink_tokens head_dim")
         need_shape("cache.sink_k", cache.sink_k, (batch, heads, cache.sink_k.shape[2], dim))
         need(cache.sink_k.shape[2] <= cache_tokens, "cache.sink_k holds more tokens than the cache")
+        need_contiguous("cache.sink_k", cache.sink_k)
         tensors["sink_k"] = cache.sink_k
-    for name, tensor in tensors.items():
-        need_contiguous(f"cache.{name}", tensor)
     need_same("dtype", **tensors)
     need_same("device", **tensors)
 

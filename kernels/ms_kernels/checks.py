@@ -52,6 +52,39 @@ def need_same(attribute: str, **tensors: Tensor) -> None:
     need(len(set(found.values())) == 1, f"tensors differ in {attribute}: {found}; move them together")
 
 
+def need_out(out: Tensor, shape: Sequence[int], **like: Tensor) -> None:
+    """The tensor given for a result has its shape, no gaps, and the device of the input `like`."""
+    need_shape("out", out, shape)
+    need_contiguous("out", out)
+    need_same("device", **like, out=out)
+
+
+def need_caches(k_name: str, k: Tensor, v_name: str, v: Tensor) -> None:
+    """Keys and values [batch, heads, cache_tokens, head_dim] of one layer: alike and without gaps."""
+    need_rank(k_name, k, "batch heads cache_tokens head_dim")
+    need_shape(v_name, v, k.shape)
+    need_contiguous(k_name, k)
+    need_contiguous(v_name, v)
+
+
+def need_frame_rows(x: Tensor, **rows: Tensor) -> None:
+    """x [batch, tokens, dim], and one row of `rows` [batch, frames, dim] for each of its latent frames."""
+    need_rank("x", x, "batch tokens dim")
+    name, first = next(iter(rows.items()))
+    need_rank(name, first, "batch frames dim")
+    for name, tensor in rows.items():
+        need_shape(name, tensor, (x.shape[0], first.shape[1], x.shape[2]))
+    need_float_rows(x=x, **rows)
+
+
+def need_float_rows(**tensors: Tensor) -> None:
+    """Floats with a packed last dimension, all on one device."""
+    for name, tensor in tensors.items():
+        need_dtype(name, tensor, *FLOATS)
+        need_packed_rows(name, tensor)
+    need_same("device", **tensors)
+
+
 def heads_of(dim: int, head_dim: int) -> int:
     """Number of heads, after checking the head size."""
     need(

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FLOATS, need, need_contiguous, need_dtype, need_rank, need_same, need_shape
+from ms_kernels.checks import FLOATS, need, need_dtype, need_out, need_rank
 from ms_kernels.jit import launch, round_half_even
 from ms_kernels.layout import INT32_MAX
 
@@ -45,10 +45,8 @@ def frames_to_uint8(frames: Tensor, *, out: Tensor | None = None) -> Tensor:
     need(3 * height * width <= INT32_MAX - BLOCK, f"pictures of {height}x{width} pixels are too large (2^31 bytes)")
     if out is None:
         out = torch.empty(count, height, width, 3, dtype=torch.uint8, device=frames.device)
-    need_shape("out", out, (count, height, width, 3))
     need_dtype("out", out, torch.uint8)
-    need_contiguous("out", out)
-    need_same("device", frames=frames, out=out)
+    need_out(out, (count, height, width, 3), frames=frames)
     launch(
         frames_to_uint8_kernel,
         (triton.cdiv(height * width * 3, BLOCK), count),

@@ -101,6 +101,12 @@ class LayerCache:
     sink_k: Tensor | None
     tokens_per_frame: int
 
+    def kept_sink(self) -> Tensor:
+        """`sink_k`; ValueError in absolute mode."""
+        if self.sink_k is None:
+            raise ValueError("roll_sink needs the un-rotated sink_k; in absolute mode the sink is never re-rotated")
+        return self.sink_k
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackGrid:

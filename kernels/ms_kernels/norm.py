@@ -7,17 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import (
-    FLOATS,
-    FP8,
-    frame_tokens,
-    need_contiguous,
-    need_dtype,
-    need_packed_rows,
-    need_rank,
-    need_same,
-    need_shape,
-)
+from ms_kernels.checks import FP8, frame_tokens, need_frame_rows, need_out
 from ms_kernels.jit import block_of, launch, quantised, row_scale
 from ms_kernels.tiles import row_warps
 
@@ -87,12 +77,10 @@ def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-6,
     each token takes its latent frame's row. fp16, bf16 or fp32. Returns [batch, tokens, dim] in x's dtype: `out`
     (contiguous), or a new tensor.
     """
-    _check(x, scale, shift)
+    need_frame_rows(x, scale=scale, shift=shift)
     if out is None:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    need_shape("out", out, x.shape)
-    need_contiguous("out", out)
-    need_same("device", x=x, out=out)
+    need_out(out, x.shape, x=x)
     _launch(norm_modulate_kernel, x, scale, shift, (out,), eps)
     return out
 
@@ -102,22 +90,11 @@ def norm_modulate_fp8(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1
 
     Returns (e4m3 [batch, tokens, dim], scales fp32 [batch, tokens, 1]) for `fp8_linear`.
     """
-    _check(x, scale, shift)
+    need_frame_rows(x, scale=scale, shift=shift)
     out = torch.empty(x.shape, dtype=FP8, device=x.device)
     row_scales = torch.empty((*x.shape[:2], 1), dtype=torch.float32, device=x.device)
     _launch(norm_modulate_fp8_kernel, x, scale, shift, (out, row_scales), eps)
     return out, row_scales
-
-
-def _check(x: Tensor, scale: Tensor, shift: Tensor) -> None:
-    need_rank("x", x, "batch tokens dim")
-    need_rank("scale", scale, "batch frames dim")
-    need_shape("scale", scale, (x.shape[0], scale.shape[1], x.shape[2]))
-    need_shape("shift", shift, scale.shape)
-    for name, tensor in (("x", x), ("scale", scale), ("shift", shift)):
-        need_dtype(name, tensor, *FLOATS)
-        need_packed_rows(name, tensor)
-    need_same("device", x=x, scale=scale, shift=shift)
 
 
 def _launch(kernel: object, x: Tensor, scale: Tensor, shift: Tensor, outputs: tuple[Tensor, ...], eps: float) -> None:

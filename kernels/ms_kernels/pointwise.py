@@ -14,8 +14,9 @@ from ms_kernels.checks import (
     need,
     need_contiguous,
     need_dtype,
-    need_packed_rows,
-    need_rank,
+    need_float_rows,
+    need_frame_rows,
+    need_out,
     need_same,
     need_shape,
 )
@@ -52,14 +53,9 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor) -> None:
     x, y [batch, tokens, dim], gate [batch, frames, dim], all with packed rows, fp16, bf16 or fp32 (x may be wider
     than y); each token takes its latent frame's gate.
     """
-    need_rank("x", x, "batch tokens dim")
+    need_frame_rows(x, gate=gate)
     need_shape("y", y, x.shape)
-    need_rank("gate", gate, "batch frames dim")
-    need_shape("gate", gate, (x.shape[0], gate.shape[1], x.shape[2]))
-    for name, tensor in (("x", x), ("y", y), ("gate", gate)):
-        need_dtype(name, tensor, *FLOATS)
-        need_packed_rows(name, tensor)
-    need_same("device", x=x, y=y, gate=gate)
+    need_float_rows(x=x, y=y)
     batch, tokens, dim = x.shape
     per_frame = frame_tokens(tokens, gate.shape[1], "gate")
     launch(
@@ -90,10 +86,8 @@ def gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     need_contiguous("x", x)
     if out is None:
         out = torch.empty_like(x)
-    need_shape("out", out, x.shape)
-    need_contiguous("out", out)
+    need_out(out, x.shape, x=x)
     need_same("dtype", x=x, out=out)
-    need_same("device", x=x, out=out)
     launch(gelu_kernel, (triton.cdiv(x.numel(), GELU_BLOCK),), x, x.numel(), out, BLOCK=GELU_BLOCK, num_warps=4)
     return out
 

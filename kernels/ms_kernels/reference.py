@@ -99,9 +99,8 @@ def roll_sink(cache: LayerCache, rotation: Rotation) -> None:
 
     rotation [sink_tokens, head_dim / 2] holds the angles of the sink's new positions.
     """
-    if cache.sink_k is None:
-        raise ValueError("roll_sink needs the un-rotated sink_k; in absolute mode the sink is never re-rotated")
-    cache.k[:, :, : cache.sink_k.shape[2]] = rotate(_wide(cache.sink_k), rotation).to(cache.k)
+    kept = cache.kept_sink()
+    cache.k[:, :, : kept.shape[2]] = rotate(_wide(kept), rotation).to(cache.k)
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-6, out: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FLOATS, need, need_contiguous, need_dtype, need_rank, need_same, need_shape
+from ms_kernels.checks import FLOATS, need, need_contiguous, need_dtype, need_out, need_rank, need_same, need_shape
 from ms_kernels.jit import block_of, dot, launch, round_half_even
 from ms_kernels.layout import PLACES, TrackGrid
 
@@ -130,9 +130,7 @@ def scatter_tracks(
     tracks, channels = _checked(points, visible, ids, weight, bias, grid)
     if out is None:
         out = weight.new_empty(frames, channels, grid.rows, grid.columns)
-    need_shape("out", out, (frames, channels, grid.rows, grid.columns))
-    need_contiguous("out", out)
-    need_same("device", weight=weight, out=out)
+    need_out(out, (frames, channels, grid.rows, grid.columns), weight=weight)
     table = torch.empty(tracks, PLACES, channels, dtype=torch.float32, device=weight.device)
     id_dim = weight.shape[1] // PLACES
     launch(
