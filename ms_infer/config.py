@@ -107,11 +107,17 @@ class VaeConfig:
         _require(0 <= self.blocks <= 64, f"blocks must be within 0..64, not {self.blocks}")
 
 
+MOTION_LAYERS = 3
+"""Motions of a track set that the refiner sees apart: the backdrop's, then those of two things."""
+LAYER_CHANNELS = 4
+"""A picture and a weight."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
     """Sharpens decoded frames with what the first frame, moved along the tracks, still shows."""
 
-    widths: tuple[int, int, int] = (40, 64, 96)
+    widths: tuple[int, int, int] = (32, 56, 80)
     """Channels at a half, a quarter and an eighth of the frame's size."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
+from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
 
 Shape = tuple[int, ...]
 
@@ -186,7 +186,7 @@ class _Stages:
 
     def references(self, count: int) -> list[TensorSpec]:
         """What the refiner sees beside the decoded and the moved frames."""
-        return [self._picture("moved_valid", count, 1), self._picture("backdrop", count, 4)]
+        return [self._picture("moved_valid", count, 1), self._picture("layers", count, MOTION_LAYERS * LAYER_CHANNELS)]
 
     def tracks(self, opening: bool) -> StageSpec:
         """Maps to track latents."""

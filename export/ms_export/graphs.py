@@ -13,7 +13,7 @@ from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import SelfAttention, Transformer, merge_heads
 from ms_infer.model.vae import Vae
-from ms_infer.model.warp import hold_backdrop, warp_first_frame
+from ms_infer.model.warp import motion_layers, warp_first_frame
 from ms_infer.stages import StageSpec, relative_sink
 
 DOMAIN = "ms_infer"
@@ -131,7 +131,7 @@ class PointsStage(Stage):
             outputs["validity"] = head.pool_validity(valid, opening=self.opening)
             if self.config.model.refiner is not None:
                 outputs["moved_valid"] = valid
-                outputs["backdrop"] = hold_backdrop(inputs["image"], points, visible, inputs["anchors"])
+                outputs["layers"] = motion_layers(inputs["image"], points, visible, inputs["anchors"])
         return outputs
 
 
@@ -170,7 +170,7 @@ class DecodeStage(Stage):
         old = _state(inputs, "decoder", self.vae.decoder_state, size, self.dtype)
         frames, state = self.vae.decode(inputs["latents"].to(self.dtype), old, opening=opening)
         if self.refiner is not None:
-            references = (inputs[name].to(self.dtype) for name in ("moved", "moved_valid", "backdrop"))
+            references = (inputs[name].to(self.dtype) for name in ("moved", "moved_valid", "layers"))
             frames = self.refiner(frames, *references)
         pixels = frames[0].permute(0, 2, 3, 1).float().mul(255).round().to(torch.uint8)
         return {"frames": pixels} | {f"decoder_{i}_out": tensor for i, tensor in enumerate(state)}

@@ -173,7 +173,7 @@ class TorchEngine(Engine):
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
-        from ms_infer.model.warp import hold_backdrop, warp_first_frame
+        from ms_infer.model.warp import motion_layers, warp_first_frame
 
         config = self.config
         image = self._image
@@ -181,12 +181,12 @@ class TorchEngine(Engine):
             image = torch.full((1, 3, config.height, config.width), 0.5, device=self.device, dtype=self.dtype)
         frames, valid = warp_first_frame(image.float(), points, visible, anchors)
         if self.refiner is not None:
-            self._keep_references(frames, valid, hold_backdrop(image.float(), points, visible, anchors))
+            self._keep_references(frames, valid, motion_layers(image.float(), points, visible, anchors))
         latents, self._staged_warped = self.vae.encode(frames.to(self.dtype), self._warped, opening=self._opening)
         return latents, valid
 
     def _keep_references(self, *references: Tensor) -> None:
-        """What the refiner sees of this chunk: moved frames, where they are valid, backdrop."""
+        """What the refiner sees of this chunk: moved frames, where they are valid, motion layers."""
         self._references = tuple(picture.to(self.dtype) for picture in references)
 
     def _noise(self, denoise_pass: int) -> Tensor:

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ms_infer.config import RefinerConfig
+from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RefinerConfig
 from ms_infer.errors import ConfigError
 
-SOURCES = 3  # decoded, moved, backdrop
-INPUTS = 3 * SOURCES + 2  # and where moved and backdrop are valid
+SOURCES = 2 + MOTION_LAYERS  # decoded, moved, and one per motion layer
+INPUTS = 2 * 3 + 1 + MOTION_LAYERS * LAYER_CHANNELS
 OUTPUTS = SOURCES + 3
 STRIDE = 8
 
 
 class Refiner(nn.Module):
-    """Every pixel is a mixture of the decoded, the moved and the backdrop frame, plus a correction.
+    """Every pixel is a mixture of the decoded frame, the moved one and the motion layers, plus a correction.
 
     A small U-Net, frame by frame and without a state, chooses the mixture. It starts as the decoded frame alone.
     """
@@ -42,33 +42,33 @@ class Refiner(nn.Module):
             assert self.leave.bias is not None
             self.leave.bias.copy_(start.flatten())  # channel-major, as pixel_shuffle reads it
 
-    def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, backdrop: Tensor) -> Tensor:
+    def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, layers: Tensor) -> Tensor:
         """Frames `[B, T, 3, H, W]` in [0, 1]; H and W are multiples of 8.
 
-        decoded, moved: `[B, T, 3, H, W]` in [0, 1]; moved_valid: `[B, T, 1, H, W]`; backdrop: `[B, T, 4, H, W]`,
-        picture and validity, all as `warp_first_frame` and `hold_backdrop` make them. ConfigError when sizes differ.
+        decoded, moved: `[B, T, 3, H, W]` in [0, 1]; moved_valid: `[B, T, 1, H, W]`; layers: `[B, T, 12, H, W]`; all
+        as `warp_first_frame` and `motion_layers` make them. ConfigError when sizes differ.
         """
-        return self.mix(decoded, moved, moved_valid, backdrop).clamp(0, 1)
+        return self.mix(decoded, moved, moved_valid, layers).clamp(0, 1)
 
-    def mix(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, backdrop: Tensor) -> Tensor:
+    def mix(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, layers: Tensor) -> Tensor:
         """As `forward`, not clamped."""
         height, width = decoded.shape[-2:]
-        if decoded.shape != moved.shape or backdrop.shape[-2:] != (height, width) or height % STRIDE or width % STRIDE:
+        if decoded.shape != moved.shape or layers.shape[-2:] != (height, width) or height % STRIDE or width % STRIDE:
             raise ConfigError(
                 f"the refiner got frames of {height}x{width} and references of {tuple(moved.shape)}; both must have "
                 f"one size, a multiple of {STRIDE}"
             )
-        seen = torch.cat([decoded, moved, backdrop, moved_valid], dim=2).flatten(0, 1)
+        seen = torch.cat([decoded, moved, moved_valid, layers], dim=2).flatten(0, 1)
         chosen = self._choose(seen * 2 - 1)
         weights = chosen[:, :SOURCES].softmax(dim=1)
-        pictures = (decoded, moved, backdrop[:, :, :3])
+        pictures = (decoded, moved, *(layer[:, :, :3] for layer in layers.chunk(MOTION_LAYERS, dim=2)))
         mixed = chosen[:, SOURCES:]
         for source, picture in enumerate(pictures):
             mixed = mixed + weights[:, source : source + 1] * picture.flatten(0, 1)
         return mixed.view(decoded.shape)
 
     def _choose(self, seen: Tensor) -> Tensor:
-        """Logits of the sources and the correction, `[B T, 6, H, W]`."""
+        """Logits of the sources and the correction, `[B T, SOURCES + 3, H, W]`."""
         half = F.relu(self.enter(F.pixel_unshuffle(seen, 2)))
         quarter = self.middle(F.relu(self.down(half)))
         eighth = self.deep(F.relu(self.deepen(quarter)))

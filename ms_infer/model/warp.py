@@ -6,15 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ms_infer.config import MOTION_LAYERS
+
 CELL = 4  # pixels between two places where the displacement is worked out
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
 NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 
-# Rounds of the robust fit in `dominant_motion`: residual in pixels at which a track counts a quarter, and how stiff
-# the terms beside the constant one are. It begins with a shift that most tracks share.
+SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
+# Rounds of the robust fit in `shared_motion`: residual in pixels at which a track counts a quarter, and how stiff the
+# terms beside the constant one are. It begins with a shift that most tracks share.
 ROUNDS = ((16.0, 100.0), (8.0, 30.0), (4.0, 1.0), (2.0, 1.0))
-STIFFNESS = (1e-3, 0.05, 0.05, 0.5, 0.5, 0.5)
+STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)
 
 
 def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,44 +58,57 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     return out.unflatten(0, (batch, frames)), (valid * followed).unflatten(0, (batch, frames))
 
 
-def hold_backdrop(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> Tensor:
-    """The first frame under the motion that most visible tracks share: what lies behind the things that move.
+def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> Tensor:
+    """The first frame under each of the motions that the visible tracks share, the commonest first.
 
-    Arguments as in `warp_first_frame`. Returns float32 `[B, T, 4, H, W]`: the picture, and 1 where its source lies
-    inside the first frame. Without a visible track the frame stands still.
+    Arguments as in `warp_first_frame`. Returns float32 `[B, T, 4 MOTION_LAYERS, H, W]`, for every layer a picture and a
+    weight. The first layer is the backdrop: what lies behind the things that move; its weight is 1 where its source
+    lies inside the first frame. The others follow the motions of what is left; their weight is 1 near the tracks
+    that share the motion. Without a visible track the first frame stands still.
     """
     batch, _, height, width = image.shape
     frames = points.shape[2]
     limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
-    places = points.transpose(1, 2).flatten(0, 1)
+    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
-    terms = dominant_motion(places * (2 / limits) - 1, moved, visible.transpose(1, 2).flatten(0, 1))
     pixels = _pixel_centres(height, width, image)
-    shift = _basis(pixels * (2 / limits) - 1).flatten(0, 1) @ terms  # [B T, H W, 2]
-    source = pixels - shift.view(-1, height, width, 2)
-    inside = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)
+    terms_at_pixels = _basis(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
+    cells = _cell_centres(height, width, image)
+    near = (-0.5 / SUPPORT**2 * squared_distances(cells.expand(len(places), -1, -1), places)).exp()
     still = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
-    picture = F.grid_sample(still, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
-    return torch.cat([picture, inside[:, None]], dim=1).unflatten(0, (batch, frames))
+    left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
+    layers = []
+    for layer in range(MOTION_LAYERS):
+        terms, share = shared_motion(places * (2 / limits) - 1, moved, left)
+        source = pixels - (terms_at_pixels @ terms).view(-1, height, width, 2)
+        picture = F.grid_sample(still, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
+        weight = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)[:, None]
+        if layer:
+            support = (near @ share).clamp(max=1).transpose(1, 2).unflatten(2, (height // CELL, width // CELL))
+            weight = weight * F.interpolate(support, size=(height, width), mode="bilinear", align_corners=False)
+        layers += [picture, weight]
+        left = left - share
+    return torch.cat(layers, dim=1).unflatten(0, (batch, frames))
 
 
-def dominant_motion(places: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
-    """Terms `[R, 6, 2]` of the quadratic displacement that most seen tracks follow.
+def shared_motion(places: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Terms `[R, 6, 2]` of the quadratic displacement that most tracks share, and each track's share `[R, N, 1]`.
 
-    places: `[R, N, 2]` in [-1, 1]; moved: `[R, N, 2]` pixels; seen: bool `[R, N]`. Least squares over 1, x, y, x^2,
-    x y, y^2, reweighted by 1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width.
+    places: `[R, N, 2]` in [-1, 1]; moved: `[R, N, 2]` pixels; weights: `[R, N, 1]`, 0 for tracks that do not count;
+    a share is at most the weight. Least squares over 1, x, y, x^2, x y, y^2, reweighted by
+    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width.
     """
-    basis, shown = _basis(places), seen.to(places.dtype)[..., None]
+    basis = _basis(places)
     stiffness = torch.tensor(STIFFNESS, device=places.device, dtype=places.dtype)
     constant = torch.tensor([1.0, 0, 0, 0, 0, 0], device=places.device, dtype=places.dtype)
-    weights, terms = shown, torch.zeros_like(basis[:, :1, :2])
+    shares, terms = weights, torch.zeros_like(basis[:, :1, :2])
     for width, stiff in ROUNDS:
-        weighted = (basis * weights).transpose(1, 2)
+        weighted = (basis * shares).transpose(1, 2)
         ridge = torch.diag(stiffness * (constant + stiff * (1 - constant)))
         terms = _solve(weighted @ basis + ridge, weighted @ moved)
         residual = (basis @ terms - moved).square().sum(-1, keepdim=True)
-        weights = shown / (1 + residual / width**2).square()
-    return terms
+        shares = weights / (1 + residual / width**2).square()
+    return terms, shares
 
 
 def _basis(places: Tensor) -> Tensor:
@@ -120,14 +136,19 @@ def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor)
     between two tracks is short but not a step. Zero where nothing is seen.
     """
     shown = seen[..., None].to(tracks.dtype)
-    length = tracks.square().sum(-1, keepdim=True) + (1 - shown) * FAR
-    keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
-    squares = places.square().sum(-1, keepdim=True)
-    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
-    squared = (queries @ keys.transpose(1, 2)).clamp(min=NEAR)
+    squared = squared_distances(places, tracks, (1 - shown) * FAR).clamp(min=NEAR)
     weights = (squared.amin(-1, keepdim=True) / squared).square().square()
     summed = weights @ torch.cat([moved * shown, shown], dim=-1)
     return summed[..., :2] / summed[..., 2:].clamp(min=1e-6)
+
+
+def squared_distances(places: Tensor, tracks: Tensor, added: Tensor | float = 0.0) -> Tensor:
+    """`[R, P, N]` between places `[R, P, 2]` and tracks `[R, N, 2]`, plus `added` `[R, N, 1]`, as one product."""
+    length = tracks.square().sum(-1, keepdim=True) + added
+    keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
+    squares = places.square().sum(-1, keepdim=True)
+    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
+    return queries @ keys.transpose(1, 2)
 
 
 def fill_gaps(picture: Tensor, weight: Tensor, fallback: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ms_infer.config import rgb_frames
+from ms_infer.config import StreamConfig, rgb_frames
 from ms_infer.context import ContextCache
-from ms_infer.model.taehv import TinyVae
-from ms_infer.model.track_head import warp_first_frame
+from ms_infer.model.warp import motion_layers, warp_first_frame
 from ms_infer.schedule import denoise_steps
 from ms_train.assets import Assets
 from ms_train.captions import captions
 from ms_train.metrics import FlowTracker, offset_errors, sharpness
 from ms_train.pictures import save_sheet, to_bytes
+from ms_train.refine import Decoder
 from ms_train.render import render
 from ms_train.scene import Scene, SceneConfig, draw_scene
 from ms_train.students import Network, image_slots
@@ -29,14 +29,19 @@ SEGMENT = 100
 EVERY = 20  # RGB frames between two looked-at frames
 
 
+def without_sink(stream: StreamConfig) -> StreamConfig:
+    """The same number of latent frames in the context, all of them window."""
+    context, wide = stream.context, stream.context.sink_frames + stream.context.window_frames
+    return dataclasses.replace(stream, context=dataclasses.replace(context, sink_frames=0, window_frames=wide))
+
+
 def measure_drift(
-    network: Network, vae: TinyVae, assets: Assets, frames: int, seed: int, sheets: Path | None
+    network: Network, decoder: Decoder, assets: Assets, frames: int, seed: int, sheets: Path | None
 ) -> dict[str, Any]:
     """Per 100 frames: offset from the truth at the tracks, sharpness and mean colour; with and without the sink.
 
     The scene has waves only, so that objects and camera stay near for ever. The offset is the optical flow from the
-    true to the made picture at visible track points (0 on the truth itself); the truth is passed through the
-    autoencoder first, so that softness does not count.
+    true to the made picture at visible track points (0 on the truth itself).
     """
     generator = torch.Generator(device=assets.device).manual_seed(seed)
     scene = draw_scene(assets, 1, generator, SceneConfig(drag_share=0.0, look_share=0.0, solid_share=0.0))
@@ -45,7 +50,9 @@ def measure_drift(
         tracker, kept, segments = FlowTracker(), [], []
         draws = torch.Generator().manual_seed(seed)
         numbers: list[tuple[float, float, Tensor]] = []
-        for first, made, truth, points, visible in stream_scene(network, vae, assets, scene, frames, draws, sink=sink):
+        for first, made, truth, points, visible in stream_scene(
+            network, decoder, assets, scene, frames, draws, sink=sink
+        ):
             for t in range((-first) % EVERY, made.shape[0], EVERY):
                 pictures = to_bytes(made[t]), to_bytes(truth[t])
                 offset = offset_errors(tracker, *pictures, points[:, t].numpy(), visible[:, t].numpy())
@@ -71,7 +78,7 @@ def measure_drift(
 @torch.no_grad()
 def stream_scene(
     network: Network,
-    vae: TinyVae,
+    decoder: Decoder,
     assets: Assets,
     scene: Scene,
     frames: int,
@@ -81,21 +88,16 @@ def stream_scene(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Stream one scene chunk by chunk.
 
-    Yields (first frame, made [T, 3, H, W], truth through the autoencoder, points [N, T, 2], visible [N, T]).
+    Yields (first frame, made [T, 3, H, W], truth [T, 3, H, W], points [N, T, 2], visible [N, T]).
     """
-    stream = network.stream
-    if not sink:
-        wide = stream.context.sink_frames + stream.context.window_frames
-        context = dataclasses.replace(stream.context, sink_frames=0, window_frames=wide)
-        stream = dataclasses.replace(stream, context=context)
+    stream, vae = network.stream if sink else without_sink(network.stream), decoder.vae
     text = network.text_encoder.tokenize(captions(assets, scene, 57)[0]) if network.text_encoder else []
     keys = network.keys(torch.tensor([text]))
     image = render(assets, scene, torch.zeros(1, 1))[:, 0]
     size = (stream.height, stream.width)
     first_latent, _ = vae.encode(image[:, None], vae.encoder_state(1, *size), opening=True)
-    moved_state, true_state = vae.encoder_state(1, *size), vae.encoder_state(1, *size)
+    moved_state = vae.encoder_state(1, *size)
     made_state = vae.decoder_state(1, stream.latent_height, stream.latent_width)
-    through_state = vae.decoder_state(1, stream.latent_height, stream.latent_width)
     ids = torch.randint(network.track_head.config.id_range, (1, 1024), generator=generator)
     jitter = torch.Generator(device=assets.device)
     cache = ContextCache(stream)
@@ -107,8 +109,8 @@ def stream_scene(
         times = torch.arange(time, time + count, dtype=torch.float32)[None]
         jitter.manual_seed(1)  # the same points in every chunk
         tracks = draw_tracks(assets, scene, times, jitter)
-        frames_moved, valid = warp_first_frame(image, tracks.points, tracks.visible, tracks.anchors)
-        content, moved_state = vae.encode(frames_moved, moved_state, opening=opening)
+        moved, valid = warp_first_frame(image, tracks.points, tracks.visible, tracks.anchors)
+        content, moved_state = vae.encode(moved, moved_state, opening=opening)
         track = network.track_head(
             tracks.points,
             tracks.visible,
@@ -128,7 +130,9 @@ def stream_scene(
         clean = torch.full((1, length), stream.schedule.context_timestep, dtype=torch.float64)
         network.flow(x, clean, track, slots, keys, cache)
         made, made_state = vae.decode(x, made_state, opening=opening)
-        true_latents, true_state = vae.encode(render(assets, scene, times), true_state, opening=opening)
-        truth, through_state = vae.decode(true_latents, through_state, opening=opening)
+        if decoder.refiner is not None:
+            layers = motion_layers(image, tracks.points, tracks.visible, tracks.anchors)
+            made = decoder.refiner(made, moved, valid, layers)
+        truth = render(assets, scene, times)
         yield time, made[0], truth[0], tracks.points[0], tracks.visible[0]
         chunk, start, time = chunk + 1, start + length, time + count

@@ -18,13 +18,13 @@ from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig
 from ms_infer.model.taehv import TinyVae
 from ms_train.assets import Assets, load_assets
-from ms_train.autoencoder import decode_clip
-from ms_train.clips import ClipConfig, ClipMaker, Clips
+from ms_train.clips import ClipConfig, ClipMaker, Clips, Rendered
 from ms_train.commands import read_average
-from ms_train.drift import measure_drift
+from ms_train.drift import measure_drift, without_sink
 from ms_train.loop import write_json
 from ms_train.metrics import psnr, sharpness, ssim, summary, track_errors
 from ms_train.pictures import save_sheet, to_bytes
+from ms_train.refine import Decoder
 from ms_train.report import markdown
 from ms_train.rollout import generator_noise, rollout
 from ms_train.scene import SceneConfig
@@ -39,19 +39,6 @@ SETS = {
     "object drags": SceneConfig(still_camera=1.0, drag_share=1.0, look_share=0.0, solid_share=0.0),
     "camera moves": SceneConfig(still_camera=0.0, object_speed=0.01, look_share=0.0, solid_share=0.0),
 }
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Rendered clips with truth and tracks."""
-
-    clips: Clips
-    frames: Tensor
-    """float32 [B, T, 3, H, W]."""
-    moved: Tensor
-    """float32 [B, T, 3, H, W]: the first frame warped along the tracks."""
-    owner: Tensor
-    """int64 [B, N]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +70,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         torch.set_num_threads(config.threads)
     student = load_student(checkpoint, dtype=torch.float32)
     network, vae = networks(student)
+    decoder = Decoder(vae, student.refiner)
     held_out = load_assets(assets, "held_out")
     tracker = best_tracker(assets)
     result: dict[str, Any] = {
@@ -94,13 +82,13 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     guide = _guide(student.config, config.teacher)
     for name, scene in SETS.items():
         data = make_set(student.config, held_out, vae, scene, config.clips, config.seed)
-        rows = _methods(network, vae, data, guide, config.teacher_steps)
+        rows = _methods(network, decoder, data, guide, config.teacher_steps)
         result["sets"][name] = _measure(rows, data, tracker)
         if config.sheets is not None:
             _contact_sheet(config.sheets / f"{name.replace(' ', '_')}.png", data, rows)
         logger.info("%s: %s", name, result["sets"][name])
     if config.drift_frames:
-        result["drift"] = measure_drift(network, vae, held_out, config.drift_frames, config.seed, config.sheets)
+        result["drift"] = measure_drift(network, decoder, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)
 
 
@@ -124,62 +112,60 @@ def _write(result: dict[str, Any], config: EvaluateConfig) -> None:
 
 def make_set(
     stream: StreamConfig, assets: Assets, vae: TinyVae, scene: SceneConfig, count: int, seed: int, chunks: int = 3
-) -> EvaluationSet:
+) -> Rendered:
     """`count` clips of `chunks` chunks with all their tracks."""
     config = ClipConfig(chunks=chunks, scene=scene, dense_share=1.0, silent_share=0.0, whole_objects=True)
     maker = ClipMaker(stream, assets, vae, config, seed)
-    clips, frames, moved, owner = maker.make_with_frames(0, count)
-    return EvaluationSet(clips, frames, moved, owner)
+    return maker.make_with_frames(0, count)
 
 
 @torch.no_grad()
-def stream_clips(
-    network: Network, vae: TinyVae, clips: Clips, *, tracks: bool = True, sink: bool = True, seed: int = 0
-) -> Tensor:
-    """Frames [B, T, 3, H, W] that the student streams for these clips."""
+def stream_clips(network: Network, clips: Clips, *, sink: bool = True, seed: int = 0) -> Tensor:
+    """Latents [B, F, C, h, w] that the student streams for these clips."""
     generator = torch.Generator().manual_seed(seed)
-    if not tracks:
-        clips = silence(clips, torch.ones(clips.latents.shape[:2], dtype=torch.bool))
     inputs = track_inputs(network.track_head, clips, generator)
     track = network.track_head.combine(inputs.volume, inputs.content, inputs.validity)
+    first, keys = clips.latents[:, :1].float(), network.keys(clips.words)
     stream = network.stream
-    if not sink:  # the same number of latent frames, all of them window
-        context = dataclasses.replace(
-            stream.context, sink_frames=0, window_frames=stream.context.sink_frames + stream.context.window_frames
-        )
-        network.stream = dataclasses.replace(stream, context=context)
     try:
-        latents = rollout(
-            network, track, clips.latents[:, :1].float(), network.keys(clips.words), generator_noise(generator)
-        )
+        network.stream = stream if sink else without_sink(stream)
+        return rollout(network, track, first, keys, generator_noise(generator))
     finally:
         network.stream = stream
-    return decode_clip(vae, latents).clamp(0, 1)
+
+
+def without_tracks(data: Rendered) -> Rendered:
+    """The same clips with no track visible: the first frame stands still."""
+    silent = torch.ones(data.clips.latents.shape[:2], dtype=torch.bool)
+    still = data.frames[:, :1].expand_as(data.frames)
+    return dataclasses.replace(
+        data, clips=silence(data.clips, silent), moved=still, moved_valid=torch.zeros_like(data.moved_valid)
+    )
 
 
 @torch.no_grad()
 def _methods(
-    network: Network, vae: TinyVae, data: EvaluationSet, guide: Network | None, teacher_steps: int
+    network: Network, decoder: Decoder, data: Rendered, guide: Network | None, teacher_steps: int
 ) -> dict[str, Tensor]:
-    clips = data.clips
+    clips, mute = data.clips, without_tracks(data)
+    made = stream_clips(network, clips)
     rows = {
         "truth": data.frames,
-        "truth through the autoencoder": decode_clip(vae, clips.latents.float()).clamp(0, 1),
+        "truth through the autoencoder": decoder.alone(clips.latents.float()),
         "first frame held still": data.frames[:, :1].expand_as(data.frames),
         "first frame warped": data.moved,
-        "student": stream_clips(network, vae, clips),
-        "student without sink": stream_clips(network, vae, clips, sink=False),
-        "student without tracks": stream_clips(network, vae, clips, tracks=False),
+        "student": decoder(made, data),
+        "student, decoder alone": decoder.alone(made),
+        "student without sink": decoder(stream_clips(network, clips, sink=False), data),
+        "student without tracks": decoder(stream_clips(network, mute.clips), mute),
     }
     if guide is not None:
         generator = torch.Generator().manual_seed(0)
-        rows["teacher, joint guidance"] = decode_clip(
-            vae, sample_teacher(guide, clips, generator, steps=teacher_steps)
-        ).clamp(0, 1)
+        rows["teacher, joint guidance"] = decoder(sample_teacher(guide, clips, generator, steps=teacher_steps), data)
     return rows
 
 
-def _measure(rows: dict[str, Tensor], data: EvaluationSet, tracker: Tracker) -> dict[str, dict[str, float]]:
+def _measure(rows: dict[str, Tensor], data: Rendered, tracker: Tracker) -> dict[str, dict[str, float]]:
     """Per method: PSNR, SSIM, sharpness, and EPE of object and background points (mean and median)."""
     followed = {
         name: [_follow(tracker, data, row, frames) for row in range(len(frames))] for name, frames in rows.items()
@@ -206,11 +192,11 @@ def _measure(rows: dict[str, Tensor], data: EvaluationSet, tracker: Tracker) -> 
     return table
 
 
-def _starts(data: EvaluationSet, row: int) -> Tensor:
+def _starts(data: Rendered, row: int) -> Tensor:
     return data.clips.visible[row, :, 0]
 
 
-def _wanted(tracker: Tracker, data: EvaluationSet, row: int) -> tuple[np.ndarray, np.ndarray]:
+def _wanted(tracker: Tracker, data: Rendered, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Wanted places [N, hops, 2] and visibility of the tracks that start visible, at the looked-at frames."""
     starts = _starts(data, row)
     points = data.clips.points[row, starts][:, :: tracker.hop].float().numpy()
@@ -218,12 +204,12 @@ def _wanted(tracker: Tracker, data: EvaluationSet, row: int) -> tuple[np.ndarray
     return points, visible[:, :: tracker.hop]
 
 
-def _follow(tracker: Tracker, data: EvaluationSet, row: int, frames: Tensor) -> np.ndarray:
+def _follow(tracker: Tracker, data: Rendered, row: int, frames: Tensor) -> np.ndarray:
     wanted, _ = _wanted(tracker, data, row)
     return tracker.follow(to_bytes(frames[row]), wanted[:, 0])
 
 
-def _contact_sheet(path: Path, data: EvaluationSet, rows: dict[str, Tensor]) -> None:
+def _contact_sheet(path: Path, data: Rendered, rows: dict[str, Tensor]) -> None:
     """Per clip: first frame, then truth, warped, student and student without tracks at the last frame, and midway."""
     last = data.frames.shape[1] - 1
     names = ("truth", "first frame warped", "student")

@@ -12,11 +12,11 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ms_infer.config import RefinerConfig
+from ms_infer.config import MOTION_LAYERS, RefinerConfig
 from ms_infer.errors import ConfigError
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
-from ms_infer.model.warp import hold_backdrop
+from ms_infer.model.warp import motion_layers
 from ms_train import parallel
 from ms_train.autoencoder import decode_clip, edge_loss
 from ms_train.clips import ClipMaker, Rendered
@@ -52,8 +52,8 @@ class Frames:
     """[B, 3, H, W]."""
     moved_valid: Tensor
     """[B, 1, H, W]."""
-    backdrop: Tensor
-    """[B, 4, H, W]."""
+    layers: Tensor
+    """[B, 4 MOTION_LAYERS, H, W]."""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -64,7 +64,7 @@ class Frames:
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Arguments of the refiner: float32 `[B, 1, C, H, W]`."""
-        return tuple(as_float(getattr(self, name)) for name in ("decoded", "moved", "moved_valid", "backdrop"))
+        return tuple(as_float(getattr(self, name)) for name in ("decoded", "moved", "moved_valid", "layers"))
 
 
 def as_float(frames: Tensor) -> Tensor:
@@ -77,14 +77,37 @@ def as_bytes(frames: Tensor) -> Tensor:
     return frames.clamp(0, 1).mul(255).round().byte()
 
 
-def references(rendered: Rendered) -> tuple[Tensor, Tensor, Tensor]:
-    """Moved frames, where they are valid, and the backdrop of rendered clips, as `Refiner` takes them."""
+def layers_of(rendered: Rendered, picked: Tensor) -> Tensor:
+    """Motion layers `[B, K, 4 MOTION_LAYERS, H, W]` of RGB frames `picked` [B, K] of rendered clips."""
     clips = rendered.clips
-    backdrop = [  # frame by frame: it fits the cache of a CPU
-        hold_backdrop(rendered.frames[:, 0], points, visible, rendered.anchors)
-        for points, visible in zip(clips.points.float().split(1, dim=2), clips.visible.split(1, dim=2), strict=True)
-    ]
-    return rendered.moved, rendered.moved_valid, torch.cat(backdrop, dim=1)
+    rows = torch.arange(len(picked), device=picked.device)[:, None]
+    points = clips.points.transpose(1, 2)[rows, picked].transpose(1, 2).float()
+    visible = clips.visible.transpose(1, 2)[rows, picked].transpose(1, 2)
+    image, anchors = rendered.frames[:, 0], rendered.anchors
+    parts = zip(points.split(1, dim=2), visible.split(1, dim=2), strict=True)  # one frame fits the cache of a CPU
+    return torch.cat([motion_layers(image, *part, anchors) for part in parts], dim=1)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """From latents to frames as a stream shows them: decoder and, where there is one, refiner."""
+
+    vae: TinyVae
+    refiner: Refiner | None = None
+
+    def alone(self, latents: Tensor) -> Tensor:
+        """Frames `[B, T, 3, H, W]` without the refiner."""
+        return decode_clip(self.vae, latents).clamp(0, 1)
+
+    def __call__(self, latents: Tensor, rendered: Rendered) -> Tensor:
+        """Frames `[B, T, 3, H, W]` of whole clips that `rendered` holds the tracks of."""
+        decoded = self.alone(latents)
+        if self.refiner is None:
+            return decoded
+        everything = torch.arange(decoded.shape[1], device=decoded.device).expand(len(decoded), -1)
+        sources = (decoded, rendered.moved, rendered.moved_valid, layers_of(rendered, everything))
+        parts = [self.refiner(*part) for part in zip(*(source.split(4, dim=1) for source in sources), strict=True)]
+        return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
@@ -97,12 +120,13 @@ def make_frames(maker: ClipMaker, network: Network, vae: TinyVae, number: int, c
     track = network.track_head.combine(inputs.volume, inputs.content, inputs.validity)
     keys = network.keys(rendered.clips.words)
     first = rendered.clips.latents[:, :1].float()
-    decoded = decode_clip(vae, rollout(network, track, first, keys, generator_noise(generator)))
-    sources = (rendered.frames, decoded, *references(rendered))
+    decoded = Decoder(vae).alone(rollout(network, track, first, keys, generator_noise(generator)))
     draw = torch.rand(rendered.frames.shape[:2], generator=generator, device=device)
     picked = draw.argsort(1)[:, :each]
     rows = torch.arange(clips, device=device)[:, None]
-    return Frames(*(as_bytes(source[rows, picked].flatten(0, 1)) for source in sources))
+    whole = (rendered.frames, decoded, rendered.moved, rendered.moved_valid)
+    sources = (*(source[rows, picked] for source in whole), layers_of(rendered, picked))
+    return Frames(*(as_bytes(source.flatten(0, 1)) for source in sources))
 
 
 def write_frames(
@@ -187,10 +211,11 @@ class Refine(Stage):
 
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
-        """Truth, decoded, moved, backdrop and refined, from the averaged weights."""
+        """Truth, decoded, moved, motion layers and refined, from the averaged weights."""
         refiner = Refiner(self.config.refiner)
         refiner.load_state_dict(self.average.values)
         frames = self.source.draw(torch.Generator().manual_seed(7), 8)
         refined = refiner(*frames.inputs())[:, 0]
-        shown = [frames.truth, frames.decoded, frames.moved, frames.backdrop[:, :3]]
+        layers = [layer[:, :3] for layer in frames.layers.chunk(MOTION_LAYERS, dim=1)]
+        shown = [frames.truth, frames.decoded, frames.moved, *layers]
         save_sheet(path, torch.stack([*(picture.float() / 255 for picture in shown), refined.float()], dim=1))

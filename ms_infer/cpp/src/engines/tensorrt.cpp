@@ -58,7 +58,7 @@ struct Loaded {
 };
 
 // What a stage takes and gives outside of the loop, on the host's side.
-const std::set<std::string> kDeviceOnly{"track_ids", "moved", "validity", "moved_valid", "backdrop"};
+const std::set<std::string> kDeviceOnly{"track_ids", "moved", "validity", "moved_valid", "layers"};
 bool on_host(const std::string& name) {
   return !kDeviceOnly.contains(name) && !name.starts_with("cross_") && !name.starts_with("encoder_") &&
          !name.starts_with("decoder_");
