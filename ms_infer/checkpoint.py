@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from ms_infer.checkpoint_names import (
 from ms_infer.checkpoint_sizes import Sizes, check_sizes, stream_config, with_head_of
 from ms_infer.config import StreamConfig, VaeConfig
 from ms_infer.errors import CheckpointError
+from ms_infer.files import whole_file
 from ms_infer.lora import merge_lora, read_lora
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def load_student(
 
 
 def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a student in our own format, whole or not at all (a temporary file is renamed).
+    """Write a student in our own format, whole or not at all.
 
     dtype: stored type of all weights; None keeps theirs. CheckpointError: NaN weights, no .safetensors suffix, a
     write that failed (an older file at `path` is then untouched).
@@ -127,17 +127,8 @@ def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | Non
     }
     check_finite(tensors, f"cannot save {path}")
     metadata = {"format": FORMAT, "config": json.dumps(student.config.to_dict())}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # save_file makes the file private
+    with whole_file(path, CheckpointError, failures=(OSError, SafetensorError)) as unfinished:
         save_file(tensors, unfinished, metadata)
-        unfinished.chmod(mode)
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {path}: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def random_student(

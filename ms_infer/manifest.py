@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from typing import Any
 
 from ms_infer.config import StreamConfig, env
 from ms_infer.errors import BundleError, ConfigError
+from ms_infer.files import whole_file
 from ms_infer.stages import GRAPH_DTYPES, StageSpec, TensorSpec
 
 MANIFEST = "manifest.json"
@@ -171,15 +171,9 @@ def cached_digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file beside its target and rename it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
+    """Write a small file, whole or not at all."""
+    with whole_file(path, BundleError) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ms_infer.config import TextConfig, env
 from ms_infer.errors import ConfigError, MissingExtraError
+from ms_infer.files import whole_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,9 +52,8 @@ def _umt5_cached(prompt: str, tokens: int) -> NDArray[np.float32]:
         return np.load(path, allow_pickle=False).astype(np.float32)  # type: ignore[no-any-return]
     embedding = _umt5(prompt, tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.npy")
-    np.save(unfinished, embedding)
-    unfinished.replace(path)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, embedding)
     return embedding
 
 

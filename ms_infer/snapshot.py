@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ms_infer.controls import Control
 from ms_infer.errors import ConfigError
+from ms_infer.files import whole_file
 
 if TYPE_CHECKING:
     from ms_infer.stream import Stream
@@ -27,7 +27,8 @@ def config_digest(stream: Stream) -> str:
 
 
 def save_snapshot(path: Path, stream: Stream) -> None:
-    """Written beside the target and renamed, so a snapshot is whole or absent."""
+    """Write a snapshot, whole or not at all; ConfigError when it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if not stream._started:
@@ -46,12 +47,8 @@ def save_snapshot(path: Path, stream: Stream) -> None:
         "seed": str(stream.seed),
         "control_id": str(stream._applied.id),
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path, ConfigError, failures=(OSError, SafetensorError)) as unfinished:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=header)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load_snapshot(path: Path, stream: Stream) -> None:

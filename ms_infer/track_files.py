@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import pickle
 import struct
 import tokenize
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, TrackShapeError
+from ms_infer.files import whole_file
 from ms_infer.track_checks import MAX_SAMPLES
 from ms_infer.tracks import Tracks
 
@@ -81,14 +80,8 @@ def save_tracks(tracks: Tracks, path: str | Path) -> None:
         raise ConfigError(f"{target.name}: tracks are written as {', '.join(_WRITERS)}")
     files = _WRITERS[target.suffix](tracks, target)
     for name, data in files.items():
-        partial = name.with_name(name.name + ".partial")
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, name)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise ConfigError(f"cannot write {name}: {error.strerror or error}") from error
+        with whole_file(name, ConfigError) as unfinished:
+            unfinished.write_bytes(data)
 
 
 # ---- ours

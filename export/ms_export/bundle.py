@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from ms_export.weights import WEIGHTS, WeightTable, named_tensors, write_weights
 from ms_infer._version import __version__
 from ms_infer.checkpoint import Student
 from ms_infer.errors import BundleError, MissingExtraError
+from ms_infer.files import whole_file
 from ms_infer.manifest import (
     MANIFEST,
     EngineSpec,
@@ -328,18 +328,10 @@ def graph_path(dtype: str, stage: str) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file beside its target and rename it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error}; free disk space or give another folder") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write a file, whole and on the disk, or not at all."""
+    advice = "; free disk space or give another folder"
+    with whole_file(path, BundleError, advice=advice, sync=True) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def tool_versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint_modules import PARTS
 from ms_infer.errors import BundleError
+from ms_infer.files import whole_file
 
 ALIGNMENT = 4096  # so that engines may map the file
 WEIGHTS = "weights.bin"
@@ -63,24 +63,16 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
 
     The file appears under its name only when it is whole. BundleError when the disk is full.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    advice = f"; it needs {table.nbytes >> 20} MiB"
     digest = hashlib.sha256()
-    try:
-        with open(unfinished, "wb") as file:
-            for name, tensor in named_tensors(student):
-                place = table.places[name]
-                data = _bytes(tensor, table.dtype)
-                padding = bytes(-place.nbytes % ALIGNMENT)
-                for piece in (data, padding):
-                    file.write(piece)
-                    digest.update(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error}; it needs {table.nbytes >> 20} MiB") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path, BundleError, advice=advice, sync=True) as unfinished, unfinished.open("wb") as file:
+        for name, tensor in named_tensors(student):
+            place = table.places[name]
+            data = _bytes(tensor, table.dtype)
+            padding = bytes(-place.nbytes % ALIGNMENT)
+            for piece in (data, padding):
+                file.write(piece)
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ms_infer.engines.trt_library import TensorRt, errors_of, listening, log_of
 from ms_infer.errors import DeviceError, EngineMismatchError
+from ms_infer.files import whole_file
 from ms_infer.stages import StageSpec, TensorSpec
 
 DTYPES = {
@@ -95,9 +96,8 @@ class LoadedStage:
             return
         try:
             self._jit_cache.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self._jit_cache.with_suffix(".unfinished")
-            unfinished.write_bytes(bytes(self._runtime_cache.serialize()))
-            unfinished.replace(self._jit_cache)
+            with whole_file(self._jit_cache) as unfinished:
+                unfinished.write_bytes(bytes(self._runtime_cache.serialize()))
         except OSError:
             return
 

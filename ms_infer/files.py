@@ -1,0 +1,44 @@
+"""Files that are whole under their name or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ms_infer.errors import MotionStreamError
+
+
+@contextmanager
+def whole_file(
+    path: Path,
+    error: type[MotionStreamError] | None = None,
+    *,
+    advice: str = "",
+    failures: tuple[type[Exception], ...] = (OSError,),
+    sync: bool = False,
+) -> Iterator[Path]:
+    """A place beside `path` to write to: it takes the name when the block ends well, and is removed otherwise.
+
+    The file gets the permissions of any new file, whatever the block gives it. sync: it is on the disk before it takes
+    its name. `failures` are raised as `error`, with the advice, where one is given; an older file is then untouched.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        yield unfinished
+        unfinished.chmod(mode)  # safetensors makes its files private
+        if sync:
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    except failures as failure:
+        if error is None:
+            raise
+        raise error(f"cannot write {path}: {getattr(failure, 'strerror', None) or failure}{advice}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
