@@ -107,6 +107,10 @@ class ClipMaker:
         self.head = TrackHead(stream)
         self.direct = is_analytic(vae)
 
+    def seed_of(self, number: int) -> int:
+        """Seed of batch `number`, below 2^32: a CPU's generator drops higher bits."""
+        return (self.seed * 1_000_003 + number) % 2**32
+
     def make(self, number: int, count: int) -> Clips:
         """`count` clips drawn together, as batch `number`."""
         return self.make_with_frames(number, count).clips
@@ -115,8 +119,7 @@ class ClipMaker:
     def make_with_frames(self, number: int, count: int) -> Rendered:
         """As `make`, with the pictures."""
         device = self.assets.device
-        generator = torch.Generator(device=device)
-        generator.manual_seed((self.seed << 32) + number)
+        generator = torch.Generator(device=device).manual_seed(self.seed_of(number))
         frames = rgb_frames(self.config.chunks * self.stream.context.chunk_frames, first=True)
         scene = draw_scene(self.assets, count, generator, self.config.scene)
         times = torch.arange(frames, device=device, dtype=torch.float32).expand(count, -1)
@@ -201,11 +204,11 @@ class ClipSource:
     def refresh(self, step: int) -> None:
         """Read new shards, or make the batch that is due at `step`; the pool depends on `step` alone."""
         names = self._wanted(step)
+        if not names:
+            raise ConfigError(f"{self.folder} holds no clips_*.safetensors; run `ms_train render` first")
         if list(self._parts) == names:
             return
         self._parts = {name: self._parts.get(name) or self._load(name) for name in names}
-        if not self._parts:
-            raise ConfigError(f"{self.folder} holds no clips_*.safetensors; run `ms_train render` first")
         self._joined = join(list(self._parts.values()))
 
     def draw(self, generator: torch.Generator, count: int) -> Clips:

@@ -48,7 +48,9 @@ class Common:
     threads: int = 0
     """CPU threads of this process; 0 leaves torch's choice."""
     pool: int = 64
-    """Batches of 16 clips in the pool."""
+    """Batches in the pool."""
+    pool_clips: int = 16
+    """Clips a batch of the pool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ class Recipe:
     frames: int = 60
     """Batches of 4 clips that the student streams for the refiner."""
     pool: int = 64
+    pool_clips: int = 16
 
 
 def _loop(steps: int, rate: float, cooldown: int) -> LoopConfig:
@@ -91,6 +94,7 @@ RECIPES = {
         refine=RefineConfig(loop=_loop(2, 1e-3, 1), batch=2),
         frames=1,
         pool=1,
+        pool_clips=2,
     ),
 }
 
@@ -242,7 +246,14 @@ def recipe(
     began = time.monotonic()
     sizes = RECIPES[scale]
     autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.2), device)
-    common = Common(assets=assets, out=out / "teacher", vae=out / "autoencoder", device=device, pool=sizes.pool)
+    common = Common(
+        assets=assets,
+        out=out / "teacher",
+        vae=out / "autoencoder",
+        device=device,
+        pool=sizes.pool,
+        pool_clips=sizes.pool_clips,
+    )
     teacher(common, _within(sizes.teacher, minutes * 0.25))
     common = dataclasses.replace(common, out=out / "adapt")
     adapt(common, _within(sizes.adapt, minutes * 0.3), init=out / "teacher")
@@ -275,7 +286,7 @@ def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConf
     stream = demo_stream(assets, common.preset)
     vae = load_vae(common.vae, stream, place)
     maker = None if common.clips else ClipMaker(stream, assets, vae, ClipConfig(), 1 + parallel.rank())
-    return ClipSource(common.clips, maker, pool=common.pool), stream, vae
+    return ClipSource(common.clips, maker, pool=common.pool, batch=common.pool_clips), stream, vae
 
 
 def _run_flow(

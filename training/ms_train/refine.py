@@ -115,7 +115,7 @@ def make_frames(maker: ClipMaker, network: Network, vae: TinyVae, number: int, c
     """`each` random frames of `clips` clips, as batch `number`: the student streams every clip."""
     rendered = maker.make_with_frames(number, clips)
     device = rendered.frames.device
-    generator = torch.Generator(device=device).manual_seed((maker.seed << 32) + number)
+    generator = torch.Generator(device=device).manual_seed(maker.seed_of(number))
     inputs = track_inputs(network.track_head, rendered.clips, generator)
     track = network.track_head.combine(inputs.volume, inputs.content, inputs.validity)
     keys = network.keys(rendered.clips.words)
