@@ -90,6 +90,11 @@ class TrackPlayer:
         twin._control, twin._anchors, twin._start = self._control, self._anchors, self._start
         return twin
 
+    @property
+    def tracks(self) -> Tracks | None:
+        """The control that plays, in pixels and at the stream's fps; None: no tracks. Set again it plays the same."""
+        return self._control if self._control.count else None
+
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything that `restore` needs: points, visible, ids, anchors and start (int64 [1])."""
         control = self._control

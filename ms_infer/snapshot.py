@@ -67,7 +67,7 @@ def load_snapshot(path: Path, stream: Stream) -> None:
     stream._player.restore({k.removeprefix("player."): v for k, v in arrays.items() if k.startswith("player.")})
     stream._image = arrays.get("image")
     stream._index, stream._given, stream.seed = (int(header[k]) for k in ("index", "given", "seed"))
-    control = Control(id=int(header["control_id"]), text=text)
+    control = Control(id=int(header["control_id"]), tracks=stream._player.tracks, text=text)
     stream._controls.reset(control)
     stream._applied, stream._started = control, True
 

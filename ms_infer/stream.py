@@ -213,7 +213,10 @@ class Stream:
         save_snapshot(Path(path), self)
 
     def restore(self, path: str | Path) -> None:
-        """Go on where `snapshot` stood: the next frames are bit-equal on the same engine."""
+        """Go on where `snapshot` stood: the next frames are bit-equal on the same engine.
+
+        A `reset` then starts over with the image, prompt, tracks and seed of the snapshot.
+        """
         from ms_infer.snapshot import load_snapshot
 
         self._check_open()

@@ -289,6 +289,20 @@ def test_a_snapshot_of_python_goes_on_in_cpp_and_back(library: Library, bundle: 
         np.testing.assert_allclose(made.astype(int), again.frames.astype(int), atol=1)
 
 
+def test_reset_after_restore_starts_the_same_stream_in_both(library: Library, bundle: Path, tmp_path: Path) -> None:
+    with (
+        Stream(bundle, engine="openvino", precision="fp32") as python,
+        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
+    ):
+        python.start(picture(32, 32), "a cat", Tracks.grid(3, 3).drag((0.5, 0.5), (0.8, 0.5)), seed=7)
+        first = [python.step().numpy() for _ in range(3)]
+        python.snapshot(tmp_path / "python.snapshot")
+        native.restore(tmp_path / "python.snapshot")
+        native.reset()
+        for frames in first:
+            np.testing.assert_allclose(native.step()[0].astype(int), frames.astype(int), atol=1)
+
+
 def test_a_snapshot_of_another_precision_is_refused(library: Library, bundle: Path, tmp_path: Path) -> None:
     with (
         NativeStream(library, bundle, precision="fp32") as one,

@@ -210,6 +210,38 @@ def test_reset_starts_the_same_stream_again(student: Student, picture: Frames) -
         assert_same(first, chunks(stream, 3))
 
 
+@pytest.mark.parametrize("at", ["start", "later", "never"])
+def test_reset_after_restore_starts_what_the_snapshot_holds(
+    student: Student, picture: Frames, at: str, tmp_path: Path
+) -> None:
+    """Tracks in other units and at another rate, an image and a prompt, in a stream that had others."""
+    told = Tracks.grid(4, 4, size=(64, 48), fps=10).drag((20, 30), (40, 30), seconds=1.0, radius=20)
+    with Stream(student, seed=5) as stream, Stream(student, seed=99) as other:
+        stream.start(picture, "a cat", told if at == "start" else None)
+        chunks(stream, 2)
+        stream.set_prompt("dog night")
+        if at == "later":
+            stream.set_tracks(told)
+        chunks(stream, 1)
+        stream.snapshot(tmp_path / "s.safetensors")
+        other.start(255 - picture, "snow", moved())
+        other.restore(tmp_path / "s.safetensors")
+        chunks(other, 1)
+        for one in (stream, other):
+            one.reset()
+        assert_same(chunks(stream, 4), chunks(other, 4))
+
+
+def test_reset_after_restore_needs_no_tracks(picture: Frames, tmp_path: Path) -> None:
+    with Stream(without_tracks()) as stream:
+        stream.start(picture, "a cat")
+        first = chunks(stream, 2)
+        stream.snapshot(tmp_path / "s.safetensors")
+        stream.restore(tmp_path / "s.safetensors")
+        stream.reset()
+        assert_same(first, chunks(stream, 2))
+
+
 @pytest.mark.parametrize("first", [1, 3])
 @pytest.mark.parametrize("rope", ["relative", "absolute"])
 def test_other_contexts_stream_too(picture: Frames, first: int, rope: str) -> None:

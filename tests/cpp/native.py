@@ -172,6 +172,9 @@ class NativeStream:
     def restore(self, path: Path) -> None:
         self.library.call("ms_stream_restore", self.handle, str(path).encode())
 
+    def reset(self) -> None:
+        self.library.call("ms_stream_reset", self.handle)
+
     def close(self) -> None:
         self.library.handle.ms_stream_destroy(self.handle)
         self.handle = c_void_p()

@@ -233,6 +233,19 @@ TEST(a_snapshot_goes_on_where_it_stood) {
   CHECK(run(a.stream, 4) == run(b.stream, 4));
 }
 
+TEST(reset_after_restore_starts_what_the_snapshot_holds) {
+  StreamHolder a, b;
+  must(open(bundle, a)), must(open(bundle, b));
+  start_with_image(a.stream, 5);
+  run(a.stream, 2);
+  const std::string path = (scratch / "again.snapshot").string();
+  must(ms_stream_snapshot(a.stream, path.c_str()));
+  must(ms_stream_restore(b.stream, path.c_str()));
+  run(b.stream, 1);
+  must(ms_stream_reset(a.stream)), must(ms_stream_reset(b.stream));
+  CHECK(run(a.stream, 3) == run(b.stream, 3));
+}
+
 TEST(a_damaged_snapshot_leaves_the_stream_as_it_was) {
   StreamHolder a, b;
   must(open(bundle, a)), must(open(bundle, b));

@@ -112,6 +112,7 @@ void Stream::restore(const std::filesystem::path& path) {
   SavedPlayer saved = read_player(file, size, config().fps);
   TrackPlayer player = new_player();
   player.restore(std::move(saved.control), std::move(saved.anchors), saved.start);
+  if (player.control().count()) control.tracks = std::make_shared<const Tracks>(player.control());
   std::map<std::string, TensorView> state;
   for (const auto& [name, tensor] : file.tensors())
     if (name.starts_with("engine.")) state[name.substr(7)] = tensor;

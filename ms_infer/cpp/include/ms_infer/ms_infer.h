@@ -138,7 +138,7 @@ MS_API ms_status ms_stream_set_prompt(ms_stream *stream, const ms_prompt *prompt
 /* While paused a step is MS_ERROR_STATE; controls may still be set. */
 MS_API ms_status ms_stream_pause(ms_stream *stream);
 MS_API ms_status ms_stream_resume(ms_stream *stream);
-/* Start over with the same image, prompt, tracks and seed. */
+/* Start over with the same image, prompt, tracks and seed; after a restore with those of the snapshot. */
 MS_API ms_status ms_stream_reset(ms_stream *stream);
 /* Write everything the next chunk depends on, in the format of Python's Stream.snapshot; and go on from there. */
 MS_API ms_status ms_stream_snapshot(ms_stream *stream, const char *path);
