@@ -14,10 +14,9 @@ NEAR = 0.25  # least squared distance, so that a track on the very place does no
 FAR = 1e9  # squared distance of an invisible track
 
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
-# Rounds of the robust fit in `shared_motion`: residual in pixels at which a track counts a quarter, and how stiff the
-# terms beside the constant one are. It begins with a shift that most tracks share.
-ROUNDS = ((16.0, 100.0), (8.0, 30.0), (4.0, 1.0), (2.0, 1.0))
-STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)
+SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # of `shared_motion`: residuals at which a track counts a quarter
+STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
+THING_TERMS = 3  # things move by an affine map, the backdrop by a quadratic one
 
 
 def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,10 +76,11 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     near = (-0.5 / SUPPORT**2 * squared_distances(cells.expand(len(places), -1, -1), places)).exp()
     still = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
-    layers = []
+    basis, layers = _basis(places * (2 / limits) - 1), []
     for layer in range(MOTION_LAYERS):
-        terms, share = shared_motion(places * (2 / limits) - 1, moved, left)
-        source = pixels - (terms_at_pixels @ terms).view(-1, height, width, 2)
+        count = THING_TERMS if layer else len(STIFFNESS)
+        terms, share = shared_motion(basis[..., :count], moved, left)
+        source = pixels - (terms_at_pixels[:, :count] @ terms).view(-1, height, width, 2)
         picture = F.grid_sample(still, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
         weight = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)[:, None]
         if layer:
@@ -91,24 +91,29 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     return torch.cat(layers, dim=1).unflatten(0, (batch, frames))
 
 
-def shared_motion(places: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Terms `[R, 6, 2]` of the quadratic displacement that most tracks share, and each track's share `[R, N, 1]`.
+def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Terms `[R, K, 2]` of the displacement that most tracks share, and each track's share `[R, N, 1]`.
 
-    places: `[R, N, 2]` in [-1, 1]; moved: `[R, N, 2]` pixels; weights: `[R, N, 1]`, 0 for tracks that do not count;
-    a share is at most the weight. Least squares over 1, x, y, x^2, x y, y^2, reweighted by
-    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width.
+    basis: `[R, N, K]`, the first K of 1, x, y, x^2, x y, y^2 at the tracks; moved: `[R, N, 2]` pixels; weights:
+    `[R, N, 1]`, 0 for tracks that do not count; a share is at most the weight. Least squares, reweighted by
+    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width; the first rounds fit a
+    shift alone.
     """
-    basis = _basis(places)
-    stiffness = torch.tensor(STIFFNESS, device=places.device, dtype=places.dtype)
-    constant = torch.tensor([1.0, 0, 0, 0, 0, 0], device=places.device, dtype=places.dtype)
-    shares, terms = weights, torch.zeros_like(basis[:, :1, :2])
-    for width, stiff in ROUNDS:
+    shares, fitted = weights, torch.zeros_like(moved[:, :1])
+    for width in SHIFT_ROUNDS:
+        fitted = (shares * moved).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + STIFFNESS[0])
+        shares = _shares(weights, fitted - moved, width)
+    terms = fitted
+    ridge = torch.diag(torch.tensor(STIFFNESS[: basis.shape[-1]], device=basis.device, dtype=basis.dtype))
+    for width in FIT_ROUNDS:
         weighted = (basis * shares).transpose(1, 2)
-        ridge = torch.diag(stiffness * (constant + stiff * (1 - constant)))
         terms = _solve(weighted @ basis + ridge, weighted @ moved)
-        residual = (basis @ terms - moved).square().sum(-1, keepdim=True)
-        shares = weights / (1 + residual / width**2).square()
+        shares = _shares(weights, basis @ terms - moved, width)
     return terms, shares
+
+
+def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
+    return weights / (1 + residual.square().sum(-1, keepdim=True) / width**2).square()
 
 
 def _basis(places: Tensor) -> Tensor:
