@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from ms_infer.checkpoint_files import check_finite, listed
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
+Part = TypeVar("Part", bound=nn.Module)
 PARTS = ("transformer", "track_head", "text_encoder", "vae", "refiner")
 
 _BIAS_SCALE = 0.02
@@ -62,6 +65,23 @@ def make_part(
     module.load_state_dict(ready, strict=True, assign=True)
     module.to(device=device, dtype=dtype)  # constant buffers; the weights are there already
     return module.eval().requires_grad_(False)
+
+
+def changed(module: Part, change: Callable[[Part], object]) -> Part:
+    """The module after `change`, which may move, cast or lay out its tensors, while the given one stays as it is.
+
+    That is the module itself where all tensors stay, else a copy that shares the memory of those that do: several
+    engines may use one student.
+    """
+    held = {id(tensor): nn.Parameter(tensor.data, tensor.requires_grad) for tensor in module.parameters()}
+    twin = copy.deepcopy(module, {**held, **{id(tensor): tensor for tensor in module.buffers()}})  # copies no tensor
+    change(twin)
+    tensors, twins = ((*one.parameters(), *one.buffers()) for one in (module, twin))
+    return module if all(map(_is_same, tensors, twins)) else twin
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.device == other.device and one.dtype == other.dtype and one.is_set_to(other)
 
 
 def random_tensors(

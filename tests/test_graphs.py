@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, attention, device_noise, graphs, noise
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import changed
 from ms_infer.config import TrackHeadConfig
 from ms_infer.context import ContextCache
 from ms_infer.engines.torch import TorchEngine
@@ -313,6 +316,60 @@ def test_fp8_and_bf16_streams_follow_the_full_precision_one(over: Open) -> None:
     assert 0 < errors[0] < errors[1] < 0.2
 
 
+@pytest.mark.parametrize("kind", [TorchEngine, FusedEngine])
+def test_engines_of_several_precisions_share_a_student(over: Open, kind: type[TorchEngine]) -> None:
+    student = tiny_student()
+    alone = np.concatenate(chunks(start(over(kind, tiny_student(), precision="fp32")), 4))
+    first = start(over(kind, student, precision="fp32"))
+    made = chunks(first, 2)
+    half = start(over(kind, student, precision="bf16"))
+    chunks(half, 1)
+    double = start(over(kind, student, precision="fp64"))
+    chunks(double, 1)
+
+    np.testing.assert_array_equal(np.concatenate(made + chunks(first, 2)), alone)
+    for part in ("transformer", "track_head", "vae"):
+        dtypes = {tensor.dtype for tensor in getattr(student, part).state_dict().values()}
+        assert dtypes == {torch.float32}, part
+        assert getattr(first._engine, part) is getattr(student, part), "no copy where none is needed"
+        copied = {tensor.dtype for tensor in getattr(half._engine, part).state_dict().values()}
+        assert copied == {torch.bfloat16}
+
+
+def test_a_converted_engine_does_not_hold_the_student() -> None:
+    student = tiny_student()
+    engine = TorchEngine(student, device="cpu", precision="bf16")
+    originals = [weakref.ref(part) for part in (student.transformer, student.vae)]
+    del student
+    gc.collect()
+
+    assert [part() for part in originals] == [None, None]
+    assert engine.embed("a cat").shape == (6, 8)
+
+
+def test_a_copy_keeps_ties_and_whole_numbers_and_shares_what_fits() -> None:
+    part = nn.Module()
+    part.first, part.second = nn.Linear(2, 2), nn.Linear(2, 2)
+    part.second.weight = part.first.weight
+    part.register_buffer("ids", torch.arange(3))
+    twin = changed(part, lambda module: module.bfloat16())
+
+    assert twin is not part
+    assert twin.first.weight is twin.second.weight
+    assert (twin.first.weight.dtype, part.first.weight.dtype) == (torch.bfloat16, torch.float32)
+    assert twin.ids is part.ids
+    assert changed(part, lambda module: module.float()) is part
+
+
+def test_a_copy_is_converted_as_its_parts_wish() -> None:
+    student = tiny_student()
+    engine = TorchEngine(student, device="cpu", precision="bf16")
+    assert student.track_head is not None
+    assert engine.track_head is not None
+    for name, table in student.track_head.named_buffers():
+        assert torch.equal(dict(engine.track_head.named_buffers())[name], table), name  # angles stay float32
+
+
 def test_channels_last_weights_decode_the_same() -> None:
     student = tiny_student()
     assert student.vae is not None
@@ -320,12 +377,13 @@ def test_channels_last_weights_decode_the_same() -> None:
     latents = torch.randn(1, 2, 16, 4, 4)
     with torch.no_grad():
         before, _ = student.vae.decode(latents, state, opening=False)
-        _channels_last_(student.vae)
-        after, _ = student.vae.decode(latents, state, opening=False)
+        vae = changed(student.vae, _channels_last_)
+        after, _ = vae.decode(latents, state, opening=False)
 
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
-    weights = [p for p in student.vae.parameters() if p.dim() == 4]
+    weights = [p for p in vae.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    assert all(p.is_contiguous() for p in student.vae.parameters()), "the student's own stay as they are"
 
 
 def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:

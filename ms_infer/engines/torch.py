@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ms_infer import noise
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import changed
 from ms_infer.context import ContextCache
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.errors import ConfigError, DeviceError
@@ -31,7 +32,11 @@ def check_device(device: str | None) -> torch.device:
 
 
 class TorchEngine(Engine):
-    """Runs a `Student`. fp32 on a CPU unless told otherwise, bf16 on a GPU."""
+    """Runs a `Student`. fp32 on a CPU unless told otherwise, bf16 on a GPU.
+
+    Shares the student's modules where device and dtype are right already, and works on copies elsewhere; it keeps no
+    other reference to the student, whose memory is free once its owner lets go of it.
+    """
 
     name = "torch"
     dtypes: ClassVar[Mapping[str, torch.dtype]] = DTYPES
@@ -49,11 +54,11 @@ class TorchEngine(Engine):
                 f"the checkpoint ({student.source}) has no autoencoder; give one with "
                 "load_student(..., vae=PATH), for example a TAEHV or a Wan VAE file"
             )
-        self.student, self.config = student, student.config
-        self.transformer = student.transformer.to(self.device, self.dtype)
-        self.vae = student.vae.to(self.device, self.dtype)
-        self.track_head = student.track_head.to(self.device, self.dtype) if student.track_head else None
-        self.refiner = student.refiner.to(self.device, self.dtype) if student.refiner else None
+        self.config, self._text_encoder = student.config, student.text_encoder
+        self.transformer = changed(student.transformer, self._move_)
+        self.vae = changed(student.vae, self._move_)
+        self.track_head = changed(student.track_head, self._move_) if student.track_head else None
+        self.refiner = changed(student.refiner, self._move_) if student.refiner else None
         self._references: tuple[Tensor, ...] = ()
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
@@ -73,6 +78,9 @@ class TorchEngine(Engine):
         for slot, channels in model.layout:
             self._slots[slot] = slice(offset, offset + channels)
             offset += channels
+
+    def _move_(self, module: nn.Module) -> None:
+        module.to(self.device, self.dtype)
 
     @property
     def sink_start(self) -> int:  # type: ignore[override]
@@ -95,7 +103,7 @@ class TorchEngine(Engine):
         self._history.zero_()
 
     def embed(self, prompt: str | Array) -> NDArray[np.float32]:
-        return embed_prompt(prompt, self.config.model.text, self.student.text_encoder)
+        return embed_prompt(prompt, self.config.model.text, self._text_encoder)
 
     @torch.no_grad()
     def set_text(self, embedding: NDArray[np.float32]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ms_infer import device_noise
 from ms_infer.attention import Implementation, Measured, RingAttend, choose, implementations
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import changed
 from ms_infer.config import rgb_frames
 from ms_infer.engines.base import Array, ChunkPlan
 from ms_infer.engines.torch import DTYPES, TorchEngine, check_device
@@ -77,9 +78,8 @@ class FusedEngine(TorchEngine):
         self._statics: dict[str, list[Tensor]] = {}
         super().__init__(student, device=device, precision=precision)
         if self.device.type == "cuda":
-            _channels_last_(self.vae)
-            if self.refiner is not None:
-                _channels_last_(self.refiner)
+            self.vae = changed(self.vae, _channels_last_)
+            self.refiner = changed(self.refiner, _channels_last_) if self.refiner else None
         make = Fp8Operations if self.precision == "fp8" else FusedOperations
         self.operations = make(self.transformer, self.kernels)
         self.attention_measured: list[Measured] = []
