@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ms_train.autoencoder import encode_clip
 from ms_train.captions import captions
 from ms_train.paths import chance, uniform
 from ms_train.render import render
-from ms_train.scene import SceneConfig, draw_scene
+from ms_train.scene import Scene, SceneConfig, draw_scene
 from ms_train.tracks import BACKGROUND, SceneTracks, TrackLayout, draw_tracks
 
 
@@ -115,29 +115,35 @@ class ClipMaker:
         """`count` clips drawn together, as batch `number`."""
         return self.make_with_frames(number, count).clips
 
-    @torch.no_grad()
     def make_with_frames(self, number: int, count: int) -> Rendered:
         """As `make`, with the pictures."""
-        device = self.assets.device
-        generator = torch.Generator(device=device).manual_seed(self.seed_of(number))
+        generator = torch.Generator(device=self.assets.device).manual_seed(self.seed_of(number))
+        return self.film(draw_scene(self.assets, count, generator, self.config.scene), generator)
+
+    @torch.no_grad()
+    def film(self, scene: Scene, generator: torch.Generator) -> Rendered:
+        """Clips of given scenes, with tracks that `generator` draws."""
         frames = rgb_frames(self.config.chunks * self.stream.context.chunk_frames, first=True)
-        scene = draw_scene(self.assets, count, generator, self.config.scene)
-        times = torch.arange(frames, device=device, dtype=torch.float32).expand(count, -1)
+        times = torch.arange(frames, device=self.assets.device, dtype=torch.float32).expand(scene.batch, -1)
         tracks = draw_tracks(self.assets, scene, times, generator, self.config.layout)
-        visible = tracks.visible & self._kept(tracks, generator)[..., None]
-        pictures = render(self.assets, scene, times)
-        moved, valid = warp_frames(pictures[:, 0], tracks.points, visible, tracks.anchors)
-        words = [self.words.tokenize(text) for text in captions(self.assets, scene, frames)]
+        tracks.visible &= self._kept(tracks, generator)[..., None]
+        return self.assemble(render(self.assets, scene, times), tracks, captions(self.assets, scene, frames))
+
+    @torch.no_grad()
+    def assemble(self, pictures: Tensor, tracks: SceneTracks, texts: Sequence[str]) -> Rendered:
+        """Clips of ready pictures `[B, T, 3, H, W]` from anywhere, with their tracks and captions."""
+        count = len(pictures)
+        moved, valid = warp_frames(pictures[:, 0], tracks.points, tracks.visible, tracks.anchors)
+        words = [self.words.tokenize(text) for text in texts]
         encoded = self._encode(torch.cat([pictures, moved]))
-        still = self._encode(pictures[:, :1].expand(-1, 9, -1, -1, -1))
         clips = Clips(
             latents=encoded[:count],
             content=encoded[count:],
             validity=self.head.pool_validity(valid, opening=True).to(torch.bfloat16),
-            still=still,
+            still=self._encode(pictures[:, :1].expand(-1, 9, -1, -1, -1)),
             points=tracks.points.half(),
-            visible=visible,
-            words=torch.tensor(words, dtype=torch.int16, device=device),
+            visible=tracks.visible,
+            words=torch.tensor(words, dtype=torch.int16, device=pictures.device),
         )
         return Rendered(clips, pictures, moved, valid, tracks.anchors, tracks.owner)
 

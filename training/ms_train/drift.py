@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ms_infer.config import StreamConfig, rgb_frames
+from ms_infer.config import rgb_frames
 from ms_infer.context import ContextCache
 from ms_infer.model.warp import motion_layers, warp_first_frame
 from ms_infer.schedule import denoise_steps
 from ms_train.assets import Assets
 from ms_train.captions import captions
+from ms_train.measure import without_sink
 from ms_train.metrics import FlowTracker, offset_errors, sharpness
 from ms_train.pictures import save_sheet, to_bytes
 from ms_train.refine import Decoder
@@ -27,12 +27,6 @@ from ms_train.tracks import draw_tracks
 
 SEGMENT = 100
 EVERY = 20  # RGB frames between two looked-at frames
-
-
-def without_sink(stream: StreamConfig) -> StreamConfig:
-    """The same number of latent frames in the context, all of them window."""
-    context, wide = stream.context, stream.context.sink_frames + stream.context.window_frames
-    return dataclasses.replace(stream, context=dataclasses.replace(context, sink_frames=0, window_frames=wide))
 
 
 def measure_drift(

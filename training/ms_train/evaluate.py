@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -17,24 +16,26 @@ from torch import Tensor
 from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig
 from ms_infer.model.taehv import TinyVae
+from ms_train.ablation import ablated_rows
 from ms_train.assets import Assets, load_assets
-from ms_train.clips import ClipConfig, ClipMaker, Clips, Rendered
+from ms_train.clips import ClipConfig, ClipMaker, Rendered
 from ms_train.commands import read_average
-from ms_train.drift import measure_drift, without_sink
+from ms_train.drift import measure_drift
 from ms_train.loop import write_json
-from ms_train.metrics import psnr, sharpness, ssim, summary, track_errors
-from ms_train.pictures import save_sheet, to_bytes
+from ms_train.measure import held_still, measure_rows, stream_clips, without_tracks
+from ms_train.pictures import save_sheet
 from ms_train.refine import Decoder
 from ms_train.report import markdown
-from ms_train.rollout import generator_noise, rollout
 from ms_train.scene import SceneConfig
-from ms_train.students import Network, networks, silence, track_inputs
+from ms_train.students import Network, networks
+from ms_train.swaps import make_swaps, measure_swaps
 from ms_train.teacher import sample_teacher
-from ms_train.trackers import Tracker, best_tracker
+from ms_train.trackers import best_tracker
+from ms_train.transfer import measure_transfer
 
 logger = logging.getLogger(__name__)
 
-TRUSTED_PIXELS = 1.0  # a point counts at a frame where the tracker's own error on the true video is below this
+CHUNKS = 3  # of a clip
 SETS = {
     "object drags": SceneConfig(still_camera=1.0, drag_share=1.0, look_share=0.0, solid_share=0.0),
     "camera moves": SceneConfig(still_camera=0.0, object_speed=0.01, look_share=0.0, solid_share=0.0),
@@ -78,15 +79,21 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         "tracker": tracker.name,
         "clips": config.clips,
         "sets": {},
+        "ablation": {},
     }
     guide = _guide(student.config, config.teacher)
-    for name, scene in SETS.items():
-        data = make_set(student.config, held_out, vae, scene, config.clips, config.seed)
+    makers = {name: set_maker(student.config, held_out, vae, scene, config.seed) for name, scene in SETS.items()}
+    for name, maker in makers.items():
+        data = maker.make_with_frames(0, config.clips)
         rows = _methods(network, decoder, data, guide, config.teacher_steps)
-        result["sets"][name] = _measure(rows, data, tracker)
+        result["sets"][name] = measure_rows(rows, data, tracker)
+        result["ablation"][name] = measure_rows(ablated_rows(network, decoder, data), data, tracker)
         if config.sheets is not None:
             _contact_sheet(config.sheets / f"{name.replace(' ', '_')}.png", data, rows)
         logger.info("%s: %s", name, result["sets"][name])
+    drags = makers["object drags"]
+    result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
+    result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
     if config.drift_frames:
         result["drift"] = measure_drift(network, decoder, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)
@@ -110,37 +117,11 @@ def _write(result: dict[str, Any], config: EvaluateConfig) -> None:
     print(text)
 
 
-def make_set(
-    stream: StreamConfig, assets: Assets, vae: TinyVae, scene: SceneConfig, count: int, seed: int, chunks: int = 3
-) -> Rendered:
-    """`count` clips of `chunks` chunks with all their tracks."""
-    config = ClipConfig(chunks=chunks, scene=scene, dense_share=1.0, silent_share=0.0, whole_objects=True)
-    maker = ClipMaker(stream, assets, vae, config, seed)
-    return maker.make_with_frames(0, count)
-
-
-@torch.no_grad()
-def stream_clips(network: Network, clips: Clips, *, sink: bool = True, seed: int = 0) -> Tensor:
-    """Latents [B, F, C, h, w] that the student streams for these clips."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = track_inputs(network.track_head, clips, generator)
-    track = network.track_head.combine(inputs.volume, inputs.content, inputs.validity)
-    first, keys = clips.latents[:, :1].float(), network.keys(clips.words)
-    stream = network.stream
-    try:
-        network.stream = stream if sink else without_sink(stream)
-        return rollout(network, track, first, keys, generator_noise(generator))
-    finally:
-        network.stream = stream
-
-
-def without_tracks(data: Rendered) -> Rendered:
-    """The same clips with no track visible: the first frame stands still."""
-    silent = torch.ones(data.clips.latents.shape[:2], dtype=torch.bool)
-    still = data.frames[:, :1].expand_as(data.frames)
-    return dataclasses.replace(
-        data, clips=silence(data.clips, silent), moved=still, moved_valid=torch.zeros_like(data.moved_valid)
-    )
+def set_maker(stream: StreamConfig, assets: Assets, vae: TinyVae, scene: SceneConfig, seed: int) -> ClipMaker:
+    """Makes clips of three chunks, with all their tracks, at the stream's size."""
+    scene = dataclasses.replace(scene, size=stream.height)
+    config = ClipConfig(chunks=CHUNKS, scene=scene, dense_share=1.0, silent_share=0.0, whole_objects=True)
+    return ClipMaker(stream, assets, vae, config, seed)
 
 
 @torch.no_grad()
@@ -152,7 +133,7 @@ def _methods(
     rows = {
         "truth": data.frames,
         "truth through the autoencoder": decoder.alone(clips.latents.float()),
-        "first frame held still": data.frames[:, :1].expand_as(data.frames),
+        "first frame held still": held_still(data),
         "first frame warped": data.moved,
         "student": decoder(made, data),
         "student, decoder alone": decoder.alone(made),
@@ -163,50 +144,6 @@ def _methods(
         generator = torch.Generator().manual_seed(0)
         rows["teacher, joint guidance"] = decoder(sample_teacher(guide, clips, generator, steps=teacher_steps), data)
     return rows
-
-
-def _measure(rows: dict[str, Tensor], data: Rendered, tracker: Tracker) -> dict[str, dict[str, float]]:
-    """Per method: PSNR, SSIM, sharpness, and EPE of object and background points (mean and median)."""
-    followed = {
-        name: [_follow(tracker, data, row, frames) for row in range(len(frames))] for name, frames in rows.items()
-    }
-    table: dict[str, dict[str, float]] = {}
-    for name, frames in rows.items():
-        table[name] = {
-            "psnr": round(psnr(frames[:, 1:], data.frames[:, 1:]), 2),
-            "ssim": round(ssim(frames[:, 1:], data.frames[:, 1:]), 4),
-            "sharpness": round(sharpness(frames[:, 1:]), 4),
-        }
-        errors: dict[str, list[float]] = {"object": [], "background": []}
-        for row in range(len(frames)):
-            wanted, visible = _wanted(tracker, data, row)
-            own, _ = track_errors(followed["truth"][row], wanted, visible)
-            distances, counts = track_errors(followed[name][row], wanted, visible, own < TRUSTED_PIXELS)
-            belongs = data.owner[row][_starts(data, row)].numpy() >= 0
-            errors["object"] += distances[belongs][counts[belongs]].tolist()
-            errors["background"] += distances[~belongs][counts[~belongs]].tolist()
-        for kind, values in errors.items():
-            table[name][f"epe_{kind}"] = summary(values)
-            table[name][f"epe_{kind}_median"] = round(float(np.median(values)), 3) if values else float("nan")
-            table[name][f"points_{kind}"] = len(values)
-    return table
-
-
-def _starts(data: Rendered, row: int) -> Tensor:
-    return data.clips.visible[row, :, 0]
-
-
-def _wanted(tracker: Tracker, data: Rendered, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Wanted places [N, hops, 2] and visibility of the tracks that start visible, at the looked-at frames."""
-    starts = _starts(data, row)
-    points = data.clips.points[row, starts][:, :: tracker.hop].float().numpy()
-    visible = np.logical_and.accumulate(data.clips.visible[row, starts].numpy(), axis=1)
-    return points, visible[:, :: tracker.hop]
-
-
-def _follow(tracker: Tracker, data: Rendered, row: int, frames: Tensor) -> np.ndarray:
-    wanted, _ = _wanted(tracker, data, row)
-    return tracker.follow(to_bytes(frames[row]), wanted[:, 0])
 
 
 def _contact_sheet(path: Path, data: Rendered, rows: dict[str, Tensor]) -> None:

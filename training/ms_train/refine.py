@@ -95,10 +95,12 @@ class Decoder:
     vae: TinyVae
     refiner: Refiner | None = None
 
+    @torch.no_grad()
     def alone(self, latents: Tensor) -> Tensor:
         """Frames `[B, T, 3, H, W]` without the refiner."""
         return decode_clip(self.vae, latents).clamp(0, 1)
 
+    @torch.no_grad()
     def __call__(self, latents: Tensor, rendered: Rendered) -> Tensor:
         """Frames `[B, T, 3, H, W]` of whole clips that `rendered` holds the tracks of."""
         decoded = self.alone(latents)

@@ -2,40 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = (
-    ("psnr", "PSNR dB"),
-    ("ssim", "SSIM"),
-    ("sharpness", "sharpness"),
-    ("epe_object", "EPE objects, mean"),
-    ("epe_object_median", "median"),
-    ("epe_background", "EPE background, mean"),
+Columns = Sequence[tuple[str, str]]
+Table = Mapping[str, Mapping[str, float]]
+
+PICTURES = (("psnr", "PSNR dB"), ("ssim", "SSIM"), ("sharpness", "sharpness"))
+BACKGROUND = (("epe_background", "EPE background, mean"), ("epe_background_median", "median"))
+SETS = (*PICTURES, ("epe_object", "EPE objects, mean"), ("epe_object_median", "median"), *BACKGROUND)
+SWAPS = (
+    ("epe_own", "EPE to its own tracks, mean"),
+    ("epe_own_median", "median"),
+    ("epe_other", "EPE to the other's, mean"),
+    ("epe_other_median", "median"),
+)
+TRANSFER = (
+    *PICTURES,
+    ("epe_background", "EPE, mean"),
     ("epe_background_median", "median"),
+    ("points_background", "points that count"),
 )
 
+ABLATION = """This is one checkpoint with inputs of its track head removed, not models trained without them. All rows
+go through the decoder alone. "ids only": the still first frame, valid nowhere, in place of the moved one."""
+SWAPPED = """Two clips from one first frame, one caption and the same points; the objects go opposite ways. A point
+counts where the two ways lie at least 4 px apart."""
+TRANSFERRED = """Real clips, made again from their first frame and the tracks of a 12 x 12 grid in them (optical flow,
+checked forward and backward). The EPE is against these tracks."""
 
-def markdown(result: dict[str, Any]) -> str:
-    """Tables of one evaluation: one per set of clips, then the long rollout."""
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Tables of one evaluation: sets of clips, swapped tracks, ablation, real clips, the long rollout."""
     lines = [f"Command: `{result['command']}`", "", f"Tracker: {result['tracker']}; {result['clips']} clips a set.", ""]
     for name, table in result["sets"].items():
-        lines += [f"## {name[0].upper()}{name[1:]}", "", "| method | " + " | ".join(t for _, t in COLUMNS) + " |"]
-        lines += ["|---" * (len(COLUMNS) + 1) + "|"]
-        lines += [
-            f"| {method} | " + " | ".join(str(row[key]) for key, _ in COLUMNS) + " |" for method, row in table.items()
-        ]
-        first = next(iter(table.values()))
-        lines += [
-            "",
-            f"Points that count: {first['points_object']} on objects, {first['points_background']} on the background.",
-            "",
-        ]
+        lines += [f"## {name[0].upper()}{name[1:]}", "", *_table(table, SETS), "", _points(table), ""]
+    lines += ["## Tracks swapped", "", SWAPPED, "", *_table(result["swaps"], SWAPS), "", _points(result["swaps"]), ""]
+    lines += ["## Track head with inputs removed", "", ABLATION, ""]
+    for name, table in result["ablation"].items():
+        lines += [f"### {name[0].upper()}{name[1:]}", "", *_table(table, SETS), ""]
+    if result["transfer"]:
+        lines += _transfer(result["transfer"])
     if "drift" in result:
         lines += _drift(result["drift"])
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _drift(drift: dict[str, Any]) -> list[str]:
+def _table(table: Table, columns: Columns, first: str = "method") -> list[str]:
+    """One row a method; a dash where it has no such number."""
+    head = [f"| {first} | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    return head + [
+        f"| {method} | " + " | ".join(str(row.get(key, "-")) for key, _ in columns) + " |"
+        for method, row in table.items()
+    ]
+
+
+def _points(table: Table) -> str:
+    """How many points the table's errors are taken over."""
+    first = next(iter(table.values()))
+    kinds = {"points_object": "on objects", "points_background": "on the background", "points_own": "on objects"}
+    counted = [f"{first[key]} {place}" for key, place in kinds.items() if key in first]
+    return f"Points that count: {', '.join(counted) or 'none'}."
+
+
+def _transfer(transfer: Mapping[str, Any]) -> list[str]:
+    """The mean over the real clips, then the methods on each."""
+    lines = ["## Motion transfer", "", TRANSFERRED, "", f"Clips: {len(transfer['clips'])}. Their mean:", ""]
+    lines += [*_table(transfer["mean"], TRANSFER), ""]
+    for name, table in transfer["clips"].items():
+        shown = {method: row for method, row in table.items() if method != "truth"}
+        lines += [f"{name}:", "", *_table(shown, TRANSFER), ""]
+    return lines
+
+
+def _drift(drift: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## {drift['frames']} frames in one stream",
         "",

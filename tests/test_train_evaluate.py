@@ -1,0 +1,174 @@
+"""Sections of the evaluation: swapped tracks, motion transfer, removed inputs, and the whole of it on tiny assets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ms_train.ablation import content_only, ids_only
+from ms_train.assets import load_assets
+from ms_train.captions import vocabulary
+from ms_train.clips import ClipMaker, Rendered
+from ms_train.evaluate import SETS, EvaluateConfig, evaluate, set_maker
+from ms_train.measure import held_still, measure_rows
+from ms_train.students import Network, export, warm_start_
+from ms_train.swaps import APART_PIXELS, make_swaps, swapped_errors
+from ms_train.transfer import as_rendered, mean_table, read_clip
+
+from ms_infer.config import RefinerConfig
+from ms_infer.media import open_writer
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.taehv import TinyVae
+
+from .test_train_data import write_assets
+from .test_train_stages import SIZE, tiny_stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+    """A tracker that finds every point at the places given."""
+
+    places: np.ndarray
+    name = "oracle"
+    hop = 1
+
+    def follow(self, frames: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        return self.places
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_assets(tmp_path_factory.mktemp("assets"))
+
+
+@pytest.fixture(scope="module")
+def maker(folder: Path) -> ClipMaker:
+    assets = load_assets(folder, "all")
+    stream = tiny_stream(vocabulary(assets))
+    torch.manual_seed(0)
+    vae = TinyVae(stream.model.vae).requires_grad_(False)
+    # Fast things for a small picture, that stay inside it
+    scene = dataclasses.replace(SETS["object drags"], object_speed=0.6, object_reach=8.0, max_objects=1)
+    return set_maker(stream, assets, vae, scene, 5)
+
+
+@pytest.fixture(scope="module")
+def pair(maker: ClipMaker) -> tuple[Rendered, Rendered]:
+    return make_swaps(maker, 3)
+
+
+def test_a_swap_has_one_first_frame_and_opposite_ways(pair: tuple[Rendered, Rendered]) -> None:
+    one, other = pair
+    assert torch.equal(one.frames[:, 0], other.frames[:, 0])
+    assert torch.equal(one.clips.words, other.clips.words)
+    assert torch.equal(one.anchors, other.anchors)
+    assert not torch.equal(one.frames[:, -1], other.frames[:, -1])
+    on_object = one.owner >= 0
+    way, back = (data.clips.points.float()[on_object] - data.anchors[on_object][:, None] for data in pair)
+    turned = way + back  # what spin and scale add to both
+    assert (way - back).norm(dim=-1)[:, -1].median() > 4 * turned.norm(dim=-1)[:, -1].median()
+    standing = ~on_object
+    torch.testing.assert_close(one.clips.points[standing], other.clips.points[standing])
+
+
+def test_swapped_errors_tell_the_motions_apart(pair: tuple[Rendered, Rendered]) -> None:
+    one, other = pair
+    for row in range(len(one.frames)):
+        starts = one.clips.visible[row, :, 0]
+        places = one.clips.points[row, starts].float().numpy()
+        own, swapped = swapped_errors(Oracle(places), one, other, row, one.frames, one.frames)
+        assert own.max(initial=0.0) == 0
+        assert (swapped > APART_PIXELS).all()
+        lost, _ = swapped_errors(Oracle(places + 5), one, other, row, one.frames, one.frames)
+        assert not len(lost)  # a tracker that fails on the truth counts nowhere
+    assert len(own)
+
+
+def test_ids_only_and_content_only_take_the_other_input_away(maker: ClipMaker) -> None:
+    clips = maker.make(0, 2)
+    ids, content = ids_only(clips), content_only(clips)
+    assert torch.equal(ids.visible, clips.visible)
+    assert ids.validity.abs().max() == 0
+    assert torch.equal(ids.content[:, :3], clips.still)
+    assert torch.equal(ids.content[:, -1], clips.still[:, -1])
+    assert torch.equal(content.content, clips.content)
+    assert torch.equal(content.validity, clips.validity)
+    assert not content.visible.any()
+
+
+def test_the_truth_has_no_error_and_a_still_frame_has(maker: ClipMaker) -> None:
+    data = maker.make_with_frames(0, 1)
+    places = data.clips.points[0, data.clips.visible[0, :, 0]].float().numpy()
+    table = measure_rows({"truth": data.frames, "still": held_still(data)}, data, Oracle(places))
+    assert table["truth"]["psnr"] == 100
+    assert table["truth"]["ssim"] == 1
+    assert table["truth"]["epe_object"] == table["truth"]["epe_background"] == 0
+    assert table["still"]["psnr"] < 40
+    assert table["still"]["ssim"] < 1
+
+
+def sliding(frames: int, size: int) -> np.ndarray:
+    """A smooth picture that slides one pixel to the left a frame, uint8 [T, size, size, 3]."""
+    coarse = torch.rand(1, 3, 8, 16, generator=torch.Generator().manual_seed(3))
+    wide = torch.nn.functional.interpolate(coarse, size=(size, 2 * size), mode="bicubic").clamp(0, 1)
+    pixels = wide[0].permute(1, 2, 0).mul(255).byte().numpy()
+    return np.stack([pixels[:, t : t + size] for t in range(frames)])
+
+
+def test_tracks_of_a_real_clip_carry_its_first_frame(maker: ClipMaker) -> None:
+    data = as_rendered(maker, sliding(9, SIZE))
+    assert data.clips.visible[..., 0].all()
+    moved = (data.clips.points[0, :, -1].float() - data.anchors[0])[data.clips.visible[0, :, -1]]
+    assert (moved.median(0).values - torch.tensor([-8.0, 0.0])).norm() < 1
+    inner = (..., slice(4, -4), slice(4, -12))
+    still = (held_still(data) - data.frames)[:, -1][inner].abs().mean()
+    assert (data.moved - data.frames)[:, -1][inner].abs().mean() < 0.3 * still
+
+
+@pytest.mark.parametrize(("length", "kept"), [(40, 33), (33, 33), (32, 21), (9, 9), (8, None)])
+def test_a_real_clip_is_cut_to_whole_chunks(length: int, kept: int | None, maker: ClipMaker, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", length)
+    frames = read_clip(path, maker.stream)
+    assert (None if frames is None else frames.shape) == (None if kept is None else (kept, SIZE, SIZE, 3))
+
+
+def write_clip(path: Path, frames: int) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with open_writer(str(path), height=64, width=96, fps=16) as writer:
+        writer.write(np.ascontiguousarray(np.repeat(sliding(frames, 64), 2, axis=2)[:, :, :96]))
+    return path
+
+
+def test_the_mean_over_clips_sums_points_and_skips_what_a_clip_lacks() -> None:
+    one = {"still": {"psnr": 20.0, "epe_background": 2.0, "points_background": 3}}
+    other = {"still": {"psnr": 30.0}}
+    assert mean_table([one, other]) == {"still": {"psnr": 25.0, "epe_background": 2.0, "points_background": 3}}
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Path, tmp_path: Path) -> None:
+    assets = write_assets(tmp_path / "assets") if real else folder
+    if real:
+        write_clip(assets / "clips" / "wide.mp4", 12)
+        write_clip(assets / "clips" / "short.mp4", 5)
+    stream = tiny_stream(vocabulary(load_assets(folder, "all")))
+    network, widths = Network(stream), RefinerConfig(widths=(8, 8, 8))
+    warm_start_(network)
+    export(network, TinyVae(stream.model.vae), None, tmp_path / "student.safetensors", Refiner(widths))
+    config = EvaluateConfig(
+        json=tmp_path / "e.json", report=tmp_path / "e.md", sheets=tmp_path / "sheets", clips=1, drift_frames=0
+    )
+    evaluate(tmp_path / "student.safetensors", assets, config)
+    result = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)
+    assert list(result["transfer"].get("clips", {})) == (["wide"] if real else [])
+    assert set(result["ablation"]) == set(result["sets"]) == set(SETS)
+    assert set(result["swaps"]) == {"truth", "first frame warped", "student"}
+    report = (tmp_path / "e.md").read_text()
+    for title, shown in (("Tracks swapped", True), ("inputs removed", True), ("Motion transfer", real)):
+        assert (title in report) == shown
+    assert (tmp_path / "sheets" / "tracks_swapped.png").exists()
+    assert (tmp_path / "sheets" / "transfer_wide.png").exists() == real
