@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -13,8 +14,12 @@ from ms_train.ablation import content_only, ids_only
 from ms_train.assets import load_assets
 from ms_train.captions import vocabulary
 from ms_train.clips import ClipMaker, Rendered
+from ms_train.drift import Look, compare_ends, measure_drift, segments, stream_scene
 from ms_train.evaluate import SETS, EvaluateConfig, evaluate, set_maker
 from ms_train.measure import held_still, measure_rows
+from ms_train.refine import Decoder
+from ms_train.report import markdown
+from ms_train.scene import draw_scene
 from ms_train.students import Network, export, warm_start_
 from ms_train.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.transfer import as_rendered, mean_table, read_clip
@@ -172,3 +177,58 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         assert (title in report) == shown
     assert (tmp_path / "sheets" / "tracks_swapped.png").exists()
     assert (tmp_path / "sheets" / "transfer_wide.png").exists() == real
+
+
+def test_the_ends_of_a_long_stream_are_compared() -> None:
+    row = {"offset": 1.0, "sharpness": 0.02, "colour": [0.5, 0.4, 0.2]}
+    last = {"offset": 1.3, "sharpness": 0.019, "colour": [0.5, 0.36, 0.21]}
+    numbers = compare_ends([row, row, {**row, "offset": 9.0}, last, last])
+    assert numbers == {"offset_ratio": 1.3, "sharpness_percent": -5.0, "colour_percent": -10.0}
+    assert "offset_ratio" not in compare_ends([{**row, "offset": 0.0}] * 4)
+    assert compare_ends([row] * 3) == {}
+
+
+def test_segments_are_means_of_100_frames() -> None:
+    looks = [Look(float(number), 0.1, torch.full((3,), 0.5)) for number in range(11)]
+    looks[1] = dataclasses.replace(looks[1], offset=float("nan"))  # no point was visible
+    rows = segments(looks)
+    assert [row["offset"] for row in rows] == [2.25, 7.0]
+    assert rows[0]["colour"] == [0.5, 0.5, 0.5]
+
+
+def test_without_sink_a_stream_differs_once_its_context_is_full(maker: ClipMaker) -> None:
+    torch.manual_seed(3)
+    network = Network(maker.stream).eval().requires_grad_(False)
+    vae = copy.deepcopy(maker.vae)
+    for parameter in (*network.parameters(), *vae.decoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.08)
+    torch.nn.init.constant_(vae.decoder[-1].bias, 0.5)
+    scene = draw_scene(maker.assets, 1, torch.Generator().manual_seed(1), maker.config.scene)
+    made = []
+    for sink in (True, False):
+        draws = torch.Generator().manual_seed(2)
+        chunks = stream_scene(network, Decoder(vae), maker.assets, scene, 45, draws, sink=sink)
+        made.append(torch.cat([chunk[1] for chunk in chunks]))
+    assert made[0].shape[0] == 45
+    assert torch.equal(made[0][:33], made[1][:33])
+    assert not torch.equal(made[0][33:], made[1][33:])
+
+
+def test_a_long_stream_is_measured_with_and_without_sink(maker: ClipMaker, tmp_path: Path) -> None:
+    network = Network(maker.stream).eval().requires_grad_(False)
+    drift = measure_drift(network, Decoder(maker.vae), maker.assets, 100, 5, tmp_path)
+    assert [len(drift[name]) for name in ("truth", "student", "without sink")] == [1, 1, 1]
+    assert drift["truth"][0]["offset"] == 0
+    assert drift["student"][0]["offset"] > 0
+    assert drift["summary"] == {"truth": {}, "student": {}, "without sink": {}}
+    assert (tmp_path / "drift_without_sink.png").exists()
+
+
+def test_the_report_sums_up_a_long_stream() -> None:
+    row = {"offset": 1.0, "sharpness": 0.02, "colour": [0.5, 0.4, 0.2]}
+    names = ("truth", "student", "without sink")
+    drift = {name: [row] * 4 for name in names} | {"summary": {name: compare_ends([row] * 4) for name in names}}
+    result = {"command": "", "tracker": "", "clips": 1, "sets": {}, "ablation": {}, "transfer": {}}
+    result |= {"swaps": {"truth": {}}, "drift": drift | {"frames": 400, "segment": 100}}
+    line = "- student, last 200 frames beside the first 200: offset x 1.0, sharpness +0.0 %, colour +0.0 %"
+    assert line in markdown(result).splitlines()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_infer.config import rgb_frames
@@ -27,6 +29,7 @@ from ms_train.tracks import draw_tracks
 
 SEGMENT = 100
 EVERY = 20  # RGB frames between two looked-at frames
+ENDS = 2  # segments at either end that are compared
 
 
 def measure_drift(
@@ -35,38 +38,80 @@ def measure_drift(
     """Per 100 frames: offset from the truth at the tracks, sharpness and mean colour; with and without the sink.
 
     The scene has waves only, so that objects and camera stay near for ever. The offset is the optical flow from the
-    true to the made picture at visible track points (0 on the truth itself).
+    true to the made picture at visible track points (0 on the truth itself). "truth" has no offset; "summary" holds
+    what `compare_ends` makes of each.
     """
     generator = torch.Generator(device=assets.device).manual_seed(seed)
-    scene = draw_scene(assets, 1, generator, SceneConfig(drag_share=0.0, look_share=0.0, solid_share=0.0))
+    config = SceneConfig(size=network.stream.height, drag_share=0.0, look_share=0.0, solid_share=0.0)
+    scene = draw_scene(assets, 1, generator, config)
     result: dict[str, Any] = {"frames": frames, "segment": SEGMENT}
     for name, sink in (("student", True), ("without sink", False)):
-        tracker, kept, segments = FlowTracker(), [], []
+        tracker, looks, true_looks, kept = FlowTracker(), [], [], []
         draws = torch.Generator().manual_seed(seed)
-        numbers: list[tuple[float, float, Tensor]] = []
         for first, made, truth, points, visible in stream_scene(
             network, decoder, assets, scene, frames, draws, sink=sink
         ):
             for t in range((-first) % EVERY, made.shape[0], EVERY):
                 pictures = to_bytes(made[t]), to_bytes(truth[t])
                 offset = offset_errors(tracker, *pictures, points[:, t].numpy(), visible[:, t].numpy())
-                numbers.append((offset, sharpness(made[t : t + 1]), made[t].mean((1, 2))))
-                if (first + t) % (frames // 8) < EVERY:
+                looks.append(Look(offset, sharpness(made[t : t + 1]), made[t].mean((1, 2))))
+                true_looks.append(Look(0.0, sharpness(truth[t : t + 1]), truth[t].mean((1, 2))))
+                if (first + t) % max(EVERY, frames // 8) < EVERY:
                     kept.append(torch.stack([truth[t], made[t]]))
-        size = SEGMENT // EVERY
-        for start in range(0, len(numbers) - size + 1, size):
-            part = numbers[start : start + size]
-            segments.append(
-                {
-                    "offset": round(float(np.nanmean([n[0] for n in part])), 3),
-                    "sharpness": round(float(np.mean([n[1] for n in part])), 4),
-                    "colour": [round(float(c), 4) for c in torch.stack([n[2] for n in part]).mean(0)],
-                }
-            )
-        result[name] = segments
+        result[name], result["truth"] = segments(looks), segments(true_looks)
         if sheets is not None:
             save_sheet(sheets / f"drift_{name.replace(' ', '_')}.png", torch.stack(kept[:9], dim=1))
+    result["summary"] = {name: compare_ends(result[name]) for name in ("truth", "student", "without sink")}
     return result
+
+
+@dataclass(frozen=True)
+class Look:
+    """Numbers of one looked-at frame."""
+
+    offset: float
+    sharpness: float
+    colour: Tensor
+    """Mean red, green and blue, [3]."""
+
+
+def segments(looks: Sequence[Look]) -> list[dict[str, Any]]:
+    """Means over every whole SEGMENT of frames."""
+    size, rows = SEGMENT // EVERY, []
+    for start in range(0, len(looks) - size + 1, size):
+        part = looks[start : start + size]
+        rows.append(
+            {
+                "offset": round(float(np.nanmean([look.offset for look in part])), 3),
+                "sharpness": round(float(np.mean([look.sharpness for look in part])), 4),
+                "colour": [round(float(c), 4) for c in torch.stack([look.colour for look in part]).mean(0)],
+            }
+        )
+    return rows
+
+
+def compare_ends(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The last 200 frames beside the first 200; empty where there are fewer than 400.
+
+    "offset_ratio": last mean offset over the first (none on the truth); "sharpness_percent": change of the sharpness;
+    "colour_percent": change of the mean red, green or blue, whichever changes most.
+    """
+    if len(rows) < 2 * ENDS:
+        return {}
+    first, last = rows[:ENDS], rows[-ENDS:]
+
+    def change(key: str) -> NDArray[np.float64]:
+        before, after = (np.mean([row[key] for row in part], axis=0) for part in (first, last))
+        return np.atleast_1d(after / np.maximum(before, 1e-9))
+
+    colour = 100 * (change("colour") - 1)
+    numbers = {
+        "sharpness_percent": round(float(100 * (change("sharpness")[0] - 1)), 1),
+        "colour_percent": round(float(colour[np.abs(colour).argmax()]), 1),
+    }
+    if np.mean([row["offset"] for row in first]) > 0:
+        numbers["offset_ratio"] = round(float(change("offset")[0]), 3)
+    return numbers
 
 
 @torch.no_grad()

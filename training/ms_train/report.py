@@ -88,4 +88,16 @@ def _drift(drift: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {span} | {row['offset']} | {row['sharpness']} | {colour} | {other['offset']} | {other['sharpness']} |"
         )
+    lines.append("")
+    for name, numbers in drift["summary"].items():
+        if numbers:
+            lines.append(_ends(name, numbers))
     return [*lines, ""]
+
+
+def _ends(name: str, numbers: Mapping[str, float]) -> str:
+    offset = f"offset x {numbers['offset_ratio']}, " if "offset_ratio" in numbers else ""
+    return (
+        f"- {name}, last 200 frames beside the first 200: {offset}sharpness {numbers['sharpness_percent']:+} %, "
+        f"colour {numbers['colour_percent']:+} %"
+    )
