@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, attention, device_noise, graphs, noise
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint_modules import changed
-from ms_infer.config import TrackHeadConfig
+from ms_infer.config import RefinerConfig, TrackHeadConfig
 from ms_infer.context import ContextCache
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.engines.torch_cuda import FusedEngine, _channels_last_, open_torch_engine
@@ -225,6 +225,7 @@ STUDENTS: dict[str, Callable[[], Student]] = {
     "paper's track head": lambda: tiny_student(track_head=TrackHeadConfig(max_tracks=24, id_dim=8), layout=PAPER),
     "given frame": without_tracks,
     "pinned image": lambda: without_tracks(image_input="pin"),
+    "refined frames": lambda: tiny_student(refiner=RefinerConfig(widths=(8, 8, 8))),
     "short first chunk, absolute": lambda: tiny_student(context=SHORT),
 }
 PAPER = (("noise", 16), ("track", 16), ("image", 16))
@@ -255,8 +256,9 @@ def test_one_graph_serves_filling_and_steady_state(over: Open) -> None:
     assert names(static).count("denoise") == names(static).count("write_cache") == levels
 
 
-def test_nothing_that_a_graph_reads_ever_moves(over: Open, tmp_path: Path) -> None:
-    stream = start(over(FusedEngine, tiny_student()))
+@pytest.mark.parametrize("kind", ["tracks and warp", "refined frames"])
+def test_nothing_that_a_graph_reads_ever_moves(over: Open, tmp_path: Path, kind: str) -> None:
+    stream = start(over(FusedEngine, STUDENTS[kind]()))
     engine = stream._engine
     chunks(stream, 2)
     before = {name: tensor.data_ptr() for name, tensor in engine._graph_tensors().items()}  # type: ignore[attr-defined]
@@ -425,7 +427,9 @@ def unwatched(kernels: Any) -> SimpleNamespace:
     return SimpleNamespace(**{name: hide(f) for name, f in vars(kernels).items() if callable(f)})
 
 
-@pytest.mark.parametrize("kind", ["paper's track head", "pinned image", "short first chunk, absolute"])
+@pytest.mark.parametrize(
+    "kind", ["paper's track head", "pinned image", "refined frames", "short first chunk, absolute"]
+)
 def test_captured_work_never_waits_for_the_host(over: Open, kind: str) -> None:
     stream = start(over(FusedEngine, STUDENTS[kind](), attention="sdpa"))
     engine: Any = stream._engine

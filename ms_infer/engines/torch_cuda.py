@@ -335,18 +335,23 @@ class FusedEngine(TorchEngine):
         attends = name in ("denoise", "write_cache")
         filled = self._ring.valid_tokens if attends and not implementation.dynamic else None
         kind = (self._x.shape[1], self._pins_image() if attends else self._opening, filled)
+        tensors = self._graph_tensors(name)
         if (name, *kind) not in self._graphs:
             self._graphs[(name, *kind)] = CapturedGraph(
-                name, work, self._graph_tensors(), enabled=self._enabled, cuda_stream=cuda_stream, pool=pool
+                name, work, tensors, enabled=self._enabled, cuda_stream=cuda_stream, pool=pool
             )
-        self._graphs[(name, *kind)](self._graph_tensors())
+        self._graphs[(name, *kind)](tensors)
 
-    def _graph_tensors(self) -> dict[str, Tensor]:
-        """What captured work reads and writes; a graph refuses to run when any of it moved."""
+    def _graph_tensors(self, name: str = "decode") -> dict[str, Tensor]:
+        """What captured work reads and writes; a graph refuses to run when any of it moved.
+
+        References are the decoder's alone: an opening has others, and the other graphs serve it too.
+        """
         tensors = {name: self._buffers[name] for name in ("latents", "noise", "frames", "state", "counters")}
         tensors |= {"input": self._input, "k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
         tensors |= {f"decoder {i}": tensor for i, tensor in enumerate(self._decoder)}
-        tensors |= {f"reference {len(picture[0])} {i}": picture for i, picture in enumerate(self._references)}
+        if name == "decode":
+            tensors |= {f"reference {len(picture[0])} {i}": picture for i, picture in enumerate(self._references)}
         return tensors | {f"keys {i}": keys[0] for i, keys in enumerate(self._keys)}
 
     @torch.no_grad()
