@@ -53,10 +53,12 @@ class Refiner(nn.Module):
     def mix(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, layers: Tensor) -> Tensor:
         """As `forward`, not clamped."""
         height, width = decoded.shape[-2:]
-        if decoded.shape != moved.shape or layers.shape[-2:] != (height, width) or height % STRIDE or width % STRIDE:
+        others = (moved_valid.shape[-2:], layers.shape[-2:])
+        if decoded.shape != moved.shape or others != ((height, width),) * 2 or height % STRIDE or width % STRIDE:
+            found = ", ".join(str(tuple(one.shape)) for one in (moved, moved_valid, layers))
             raise ConfigError(
-                f"the refiner got frames of {height}x{width} and references of {tuple(moved.shape)}; both must have "
-                f"one size, a multiple of {STRIDE}"
+                f"the refiner got frames of {height}x{width} and references of {found}; all must have one size, a "
+                f"multiple of {STRIDE}"
             )
         seen = torch.cat([decoded, moved, moved_valid, layers], dim=2).flatten(0, 1)
         chosen = self._choose(seen * 2 - 1)
