@@ -6,27 +6,33 @@ import errno
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from ms_export import bundle, cli, plan, weights
+from ms_export import bundle, cli, plan, verify, weights
 from ms_export.bundle import Exporter, checkpoint_digest, export_bundle
+from ms_export.motion import track_errors
 from ms_export.options import ExportOptions, parse_context, parse_size
 from ms_export.weights import ALIGNMENT, WeightTable, write_weights
 
 from ms_infer import BundleError, CheckpointError, ConfigError, ContextConfig, MissingExtraError
-from ms_infer.checkpoint import Student, save_student
-from ms_infer.config import PRESETS, preset
+from ms_infer.checkpoint import Student, load_student, save_student
+from ms_infer.config import PRESETS, RefinerConfig, StreamConfig, preset
 from ms_infer.manifest import file_digest, load_manifest
-from ms_infer.stages import contiguous_writes, stage_specs
+from ms_infer.playback import TrackPlayer
+from ms_infer.stages import TensorSpec, contiguous_writes, stage_specs
+from ms_infer.tracks import Tracks
 from tests.tiny import tiny_config, tiny_student, without_tracks
 
 
@@ -211,6 +217,55 @@ def test_weights_are_those_of_the_student(student: Student, tmp_path: Path) -> N
         assert torch.equal(stored.view(tensor.shape), tensor.bfloat16()), name
 
 
+def test_progress_names_each_file_and_how_much_of_the_weights_is_written(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(weights, "SECONDS_BETWEEN_LINES", -1.0)
+    with caplog.at_level(logging.INFO, logger="ms_export"):
+        again(student, tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "onnx/fp32/weights.bin (1 of 1) ..."
+    assert said[1] == "  weights.bin  0 of 0 MiB"
+    assert "onnx/fp32/decode.onnx (6 of 6) ..." in said
+    assert any(line.startswith("onnx/fp32/decode.onnx  ") and line.endswith(" s") for line in said)
+
+
+def test_inputs_of_a_trace_take_no_memory() -> None:
+    """The caches of the 1.3B model are 12 GB: nobody writes to the examples that stand for them."""
+    from ms_export.trace import example_of
+
+    spec = TensorSpec("k_cache_0", (1, 1, 1 << 18, 256))
+    before = resident_bytes()
+    example = example_of(spec)
+    assert example.shape == spec.shape
+    assert resident_bytes() - before < example.nbytes / 4
+
+
+def test_weights_can_be_let_go_and_read_again(tmp_path: Path) -> None:
+    save_student(tiny_student(dim=768, heads=12, ffn_dim=3072, layers=3), tmp_path / "student.safetensors")
+    student = load_student(tmp_path / "student.safetensors")  # 0.1 GB, which loading has looked at
+    size = sum(tensor.nbytes for _, tensor in weights.named_tensors(student))
+    digest, before = checkpoint_digest(None, student), resident_bytes()
+    weights.release_pages(student)
+    if sys.platform == "linux":
+        assert before - resident_bytes() > size / 2
+    assert checkpoint_digest(None, student) == digest
+
+
+def test_letting_go_keeps_weights_that_are_in_no_file(student: Student) -> None:
+    digest = checkpoint_digest(None, student)
+    weights.release_pages(student)
+    assert checkpoint_digest(None, student) == digest
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
 # Errors
 
 
@@ -242,6 +297,12 @@ def test_a_checkpoint_without_an_autoencoder_is_refused(student: Student, tmp_pa
 def test_a_checkpoint_without_its_track_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no track head, which tiny needs"):
         again(replace(tiny_student(), track_head=None), tmp_path)
+
+
+def test_a_checkpoint_without_its_refiner_is_refused(tmp_path: Path) -> None:
+    student = tiny_student(refiner=RefinerConfig(widths=(8, 8, 8)))
+    with pytest.raises(CheckpointError, match="has no refiner, which tiny needs"):
+        again(replace(student, refiner=None), tmp_path)
 
 
 def test_writes_per_chunk_need_a_context_that_fits(tmp_path: Path) -> None:
@@ -379,8 +440,6 @@ def test_a_failed_verification_is_code_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from ms_export import verify
-
     save_student(student, tmp_path / "student.safetensors")
     monkeypatch.setattr(bundle, "checkpoint_digest", lambda *_: "d" * 64)
     monkeypatch.setattr(verify, "STAGE_LIMITS", {"fp32": -1.0})
@@ -400,6 +459,82 @@ def test_a_verification_passes(
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert {check["name"] for check in checks} >= {"condition", "roll", "denoise", "decode_first", "decode", "6 chunks"}
     assert all(check["passed"] for check in checks)
+
+
+# Rollouts
+
+
+@pytest.fixture(scope="module")
+def drawn() -> verify.Frames:
+    """24 frames of a smooth picture whose left half moves a pixel a frame to the right."""
+    rows, columns = np.mgrid[0:64, 0:160] / 8
+    wide = np.stack([127 + 60 * np.sin(rows * (1 + c) + columns * 2) * np.cos(columns * (3 - c)) for c in range(3)], -1)
+    return np.stack([wide[:, 64 - t : 128 - t] for t in range(24)]).astype(np.uint8)
+
+
+def player_of(shift: float) -> TrackPlayer:
+    """A grid of 4 x 4 points that moves `shift` pixels to the right in 24 frames."""
+    path = Tracks.grid(4, 4, size=(64, 64)).points + np.linspace(0, [shift, 0], 24)[None]
+    player = TrackPlayer(64, 64, 16.0, 20)
+    player.set(Tracks(path, size=(64, 64)), 0)
+    return player
+
+
+def test_end_point_errors_are_distances_to_the_tracks(drawn: verify.Frames) -> None:
+    pytest.importorskip("cv2", reason="needs the extra [video]")
+    followed, halfway = (track_errors([drawn, drawn], player_of(shift), 4, 4) for shift in (23.0, 11.5))
+    assert followed[0] == followed[1] < 1
+    assert halfway[0] == pytest.approx(6, abs=1), "the mean of 0.5 to 11.5"
+
+
+def test_frames_that_move_otherwise_have_another_error(drawn: verify.Frames) -> None:
+    pytest.importorskip("cv2", reason="needs the extra [video]")
+    still = np.repeat(drawn[:1], 24, axis=0)
+    moving, resting = track_errors([drawn, still], player_of(23.0), 4, 4)
+    assert moving < 1
+    assert resting > 5
+
+
+def played(config: StreamConfig) -> Any:
+    """Stands for an engine whose frames are prepared."""
+    return SimpleNamespace(name="played", precision="fp32", config=config)
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float) -> verify.Check:
+    frames = [np.zeros((9, 32, 32, 3), np.uint8), np.zeros((12, 32, 32, 3), np.uint8)]
+    monkeypatch.setattr(verify, "rollout", lambda engine, chunks: iter(frames[:chunks]))
+    monkeypatch.setattr(verify, "track_errors", lambda *_: [ours, theirs])
+    return verify.check_rollout(played(tiny_config()), frames)
+
+
+def test_a_rollout_must_follow_the_tracks_as_pytorch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judged(monkeypatch, 1.09, 1.0).passed
+    assert not judged(monkeypatch, 1.11, 1.0).passed
+    assert not judged(monkeypatch, 0.89, 1.0).passed
+    check = judged(monkeypatch, 0.5, 0.52)
+    assert (check.name, check.track_error, check.torch_track_error) == ("2 free", 0.5, 0.52)
+    assert "0.500 (0.520)" in verify.format_checks([check])
+
+
+def test_without_opencv_a_rollout_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    frames = [np.zeros((9, 32, 32, 3), np.uint8)]
+    monkeypatch.setattr(verify, "rollout", lambda engine, chunks: iter(frames))
+    check = verify.check_rollout(played(tiny_config()), frames)
+    assert (check.passed, check.track_error, check.words) == (True, None, "no OpenCV")
+    assert "no OpenCV" in verify.format_checks([check])
+
+
+def test_the_example_is_the_demo_s_own(student: Student) -> None:
+    shown = verify.demo_example()
+    player = verify.example_player(preset("demo"))
+    assert player is not None
+    moved = player.chunk(0, 48)
+    path = np.linalg.norm(moved.points[:144, -1] - moved.points[:144, 0], axis=-1)
+    assert shown.image.is_file()
+    assert path.max() > 10
+    assert np.median(path) == 0, "the background rests"
+    assert verify.example_player(student.config) is None
 
 
 @pytest.mark.parametrize("module", ["ms_export.cli", "ms_infer.engines.openvino", "ms_infer.manifest"])

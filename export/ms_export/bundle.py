@@ -8,6 +8,8 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 
 from ms_export.options import ExportOptions, configured
 from ms_export.plan import check_student, estimate_bytes
-from ms_export.weights import WEIGHTS, WeightTable, named_tensors, write_weights
+from ms_export.weights import WEIGHTS, WeightTable, named_tensors, release_pages, write_weights
 from ms_infer._version import __version__
 from ms_infer.checkpoint import Student
 from ms_infer.errors import BundleError, MissingExtraError
@@ -151,6 +153,8 @@ class Exporter:
     def run(self) -> None:
         """Make everything that is not there yet, then the manifest."""
         self._adopt_finished()
+        if self.files:
+            logger.info("%d finished files are kept", len(self.files))
         self._check_disk()
         for dtype in self.specs:
             self._export_graphs(dtype)
@@ -247,8 +251,9 @@ class Exporter:
         weights = f"onnx/{dtype}/{WEIGHTS}"
         (self.folder / weights).parent.mkdir(parents=True, exist_ok=True)
         if not self.has(weights):
-            with self._timed(weights):
+            with self.timed(weights):
                 self.keep(weights, write_weights(self.student, table, self.folder / weights))
+        release_pages(self.student)  # graphs and engines refer to the file that was written
         missing = [spec for spec in self.specs[dtype].values() if not self.has(graph_path(dtype, spec.name))]
         if missing:
             self._trace(missing, dtype, table)
@@ -259,9 +264,9 @@ class Exporter:
         parts = {False: module_parts(self.student, table.dtype)}
         parts[True] = parts[False] if dtype == "fp32" else module_parts(self.student, torch.float32)
         weights = self.folder / f"onnx/{dtype}/{WEIGHTS}"
-        for spec in specs:
+        for place, spec in enumerate(specs, 1):
             name = graph_path(dtype, spec.name)
-            with self._timed(name):
+            with self.timed(name, place, len(specs)):
                 kind = torch.float32 if spec.precise else table.dtype
                 graph = trace_stage(spec, parts[spec.precise], kind, table, weights)
                 write_bytes(self.folder / name, graph.SerializeToString())
@@ -277,13 +282,12 @@ class Exporter:
         (self.folder / folder).mkdir(parents=True, exist_ok=True)
         core = make_core()
         stages: dict[str, str] = {}
-        for spec in specs.values():
-            if spec.name == "roll":  # part of denoise: states belong to one model
-                continue
+        converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise: one model, one state
+        for place, spec in enumerate(converted, 1):
             stages[spec.name] = (folder / f"{spec.name}.xml").as_posix()
             if self.has(stages[spec.name]) and self.has((folder / f"{spec.name}.bin").as_posix()):
                 continue
-            with self._timed(stages[spec.name]):
+            with self.timed(stages[spec.name], place, len(converted)):
                 rolls = spec.name == "denoise" and "roll" in specs
                 roll = self.folder / graph_path("fp32", "roll") if rolls else None
                 unfinished = self.folder / folder / f".{spec.name}.unfinished.xml"
@@ -303,23 +307,13 @@ class Exporter:
         self.engines[name] = engine
         self._save_progress()
 
-    def _timed(self, name: str) -> _Timed:
-        return _Timed(name)
-
-
-class _Timed:
-    """Logs what is being made and how long it took."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-        logger.debug("making %s", self.name)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            logger.info("%s  %.1f s", self.name, time.perf_counter() - self.start)
+    @contextmanager
+    def timed(self, name: str, place: int = 1, of: int = 1) -> Iterator[None]:
+        """Log what is being made, as which of how many, and how long it took."""
+        start = time.perf_counter()
+        logger.info("%s (%d of %d) ...", name, place, of)
+        yield
+        logger.info("%s  %.1f s", name, time.perf_counter() - start)
 
 
 def graph_path(dtype: str, stage: str) -> str:

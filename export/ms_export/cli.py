@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -47,9 +48,9 @@ class ExportCommand:
     lora: str | None = None
     """Adapter to merge."""
     verify: bool = False
-    """Run every stage and a short stream on every engine this machine has, against PyTorch."""
-    verify_chunks: int = 6
-    """Chunks of --verify."""
+    """Run every stage, chunks and a rollout on every engine this machine has, against PyTorch."""
+    verify_chunks: int = 50
+    """Chunks of the rollouts of --verify."""
     dry_run: bool = False
     """Print what would be made; needs no engine library."""
     list: bool = False
@@ -128,14 +129,22 @@ def _source_file(command: ExportCommand) -> Path | None:
     return demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
 
 
+def _digest(command: ExportCommand, student: Student) -> str:
+    """sha256 of the checkpoint, or of it and the files that are merged into it."""
+    from ms_export.bundle import checkpoint_digest
+
+    digest = checkpoint_digest(_source_file(command), student)
+    merged = {"vae": command.vae, "lora": command.lora}
+    more = [f"{part} {checkpoint_digest(Path(file), student)}" for part, file in merged.items() if file]
+    return hashlib.sha256("\n".join([digest, *more]).encode()).hexdigest() if more else digest
+
+
 def _export(command: ExportCommand, student: Student, options: ExportOptions) -> str:
-    from ms_export.bundle import checkpoint_digest, export_bundle
+    from ms_export.bundle import export_bundle
     from ms_export.report import bundle_summary
 
     folder = _folder(command, student)
-    merged = command.lora or command.vae  # then the file alone does not say what is exported
-    digest = checkpoint_digest(None if merged else _source_file(command), student)
-    result = export_bundle(student, digest, folder, options)
+    result = export_bundle(student, _digest(command, student), folder, options)
     summary: dict[str, Any] = {"bundle": str(folder), "seconds": result.seconds, "made": list(result.made)}
     if command.verify:
         from ms_export.verify import format_checks, verify_bundle

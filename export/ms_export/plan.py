@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from ms_export.options import ExportOptions
 from ms_export.weights import WeightTable
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint_modules import parts_of
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
 from ms_infer.stages import StageSpec, TensorSpec, contiguous_writes, resolve_writes, stage_specs
@@ -29,11 +30,8 @@ def check_student(student: Student, options: ExportOptions) -> None:
     """
     if student.vae is None:
         raise CheckpointError("the checkpoint has no autoencoder; give one with --vae PATH (a TAEHV or Wan VAE file)")
-    for part, wanted in (
-        ("track_head", student.config.model.track_head),
-        ("text_encoder", student.config.model.text.kind == "words"),
-    ):
-        if wanted and getattr(student, part) is None:
+    for part in parts_of(student.config):
+        if getattr(student, part) is None:
             raise CheckpointError(
                 f"the checkpoint has no {part.replace('_', ' ')}, which {student.config.model.name} needs; export a "
                 "complete one"

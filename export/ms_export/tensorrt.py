@@ -218,10 +218,12 @@ def build_engines(exporter: Exporter, target: Kind) -> tuple[str, EngineSpec]:
     (exporter.folder / folder).mkdir(parents=True, exist_ok=True)
     scales = _scales(exporter) if options.dtype == "fp8" else None
     stages = {}
-    for spec in exporter.specs[GRAPHS[options.dtype]].values():
-        stages[spec.name] = (folder / f"{spec.name}.plan").as_posix()
-        if not exporter.has(stages[spec.name]):
-            _build_stage(exporter, library, spec, options, scales, stages[spec.name])
+    specs = exporter.specs[GRAPHS[options.dtype]].values()
+    for place, spec in enumerate(specs, 1):
+        path = stages[spec.name] = (folder / f"{spec.name}.plan").as_posix()
+        if not exporter.has(path):
+            with exporter.timed(path, place, len(specs)):
+                _build_stage(exporter, library, spec, options, scales, path)
     entry = EngineSpec(
         kind="tensorrt",
         arch=arch,
@@ -247,13 +249,12 @@ def _build_stage(
     cache = None  # TensorRT-RTX measures nothing when it builds
     if not library.builds_without_gpu:
         cache = cache_folder() / "timing" / f"{library.name}-{library.version}.cache"
-    with exporter._timed(path):
-        plan = build_plan(library, graph, spec, options, scales=scales, timing_cache=cache)
-        log = str(Path(path).with_suffix(".log").as_posix())
-        write_bytes(exporter.folder / log, plan.log.encode())
-        exporter.keep(log)
-        write_bytes(exporter.folder / path, plan.data)
-        exporter.keep(path)
+    plan = build_plan(library, graph, spec, options, scales=scales, timing_cache=cache)
+    log = str(Path(path).with_suffix(".log").as_posix())
+    write_bytes(exporter.folder / log, plan.log.encode())
+    exporter.keep(log)
+    write_bytes(exporter.folder / path, plan.data)
+    exporter.keep(path)
 
 
 def _attention_of(exporter: Exporter, library: TensorRt) -> Literal["native", "plugin"]:

@@ -49,19 +49,21 @@ class Fp8Scales:
 
 
 def calibrate(student: Student, *, chunks: int = 8, seed: int = 0) -> Fp8Scales:
-    """Measure ranges in a rollout of `chunks` chunks with moving tracks, in fp32 on the CPU.
+    """Measure ranges in a rollout of `chunks` chunks of the demo's own picture and drag, in fp32 on the CPU.
 
     ConfigError when a layer never ran or saw a number that is not finite.
     """
+    from ms_export.verify import example_image, example_tracks
     from ms_infer.engines.torch import TorchEngine
     from ms_infer.stream import Stream
 
+    config = student.config
     ranges: dict[str, float] = {}
     with _watched(student, ranges), Stream(TorchEngine(student, device="cpu", precision="fp32"), seed=seed) as stream:
-        stream.start(_picture(student), _prompt(student), _tracks(student))
+        stream.start(example_image(config.height, config.width), _prompt(student), example_tracks(config))
         for _ in range(chunks):
             stream.step()
-    names = [f"blocks.{i}.{product}" for i in range(student.config.model.layers) for product in PRODUCTS]
+    names = [f"blocks.{i}.{product}" for i in range(config.model.layers) for product in PRODUCTS]
     wrong = [name for name in names if not 0 < ranges.get(name, 0.0) < float("inf")]
     if wrong:
         raise ConfigError(f"the calibration saw no usable numbers in {', '.join(wrong[:4])}; is the checkpoint whole?")
@@ -71,28 +73,14 @@ def calibrate(student: Student, *, chunks: int = 8, seed: int = 0) -> Fp8Scales:
     return Fp8Scales({name: ranges[name] for name in names}, {name: row.numpy() for name, row in rows.items()})
 
 
-def _picture(student: Student) -> NDArray[np.uint8]:
-    """A smooth coloured picture: an input like a photograph's, the same everywhere."""
-    rows, columns = np.mgrid[0 : student.config.height, 0 : student.config.width] / max(student.config.width, 1)
-    waves = [np.sin(9 * rows + 2 * k) * np.cos(7 * columns - k) for k in range(3)]
-    picture: NDArray[np.uint8] = (127.5 + 127 * np.stack(waves, -1)).astype(np.uint8)
-    return picture
-
-
 def _prompt(student: Student) -> Any:
-    """Words of the model's own vocabulary; for other text encoders a random embedding of the usual size."""
+    """The example's prompt where the model reads words; else a random embedding of the usual size."""
+    from ms_export.verify import example_prompt
+
     text = student.config.model.text
     if text.kind == "words":
-        return " ".join(text.vocabulary[:4])
+        return example_prompt()
     return np.random.default_rng(0).standard_normal((32, text.dim)).astype(np.float32) * 0.1
-
-
-def _tracks(student: Student) -> Any:
-    from ms_infer.tracks import Tracks
-
-    if student.config.model.track_head is None:
-        return None
-    return Tracks.grid(4, 4).drag((0.3, 0.5), (0.7, 0.5), seconds=1.0, radius=0.3)
 
 
 @contextmanager

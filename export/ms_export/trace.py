@@ -53,7 +53,7 @@ def trace_stage(
     with _quiet(), _one_registry(), torch.no_grad():
         program = torch.onnx.export(
             stage,
-            tuple(_example(i) for i in spec.inputs),
+            tuple(example_of(i) for i in spec.inputs),
             dynamo=True,
             opset_version=OPSET,
             input_names=[i.name for i in spec.inputs],
@@ -70,8 +70,9 @@ def trace_stage(
     return proto
 
 
-def _example(spec: TensorSpec) -> torch.Tensor:
-    return torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
+def example_of(spec: TensorSpec) -> torch.Tensor:
+    """A tensor that nobody fills or reads: tracing asks for shapes, and the caches of a large model are gigabytes."""
+    return torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
 
 
 @contextlib.contextmanager

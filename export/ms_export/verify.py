@@ -1,8 +1,9 @@
-"""Compares a bundle with PyTorch: every stage alone, then whole chunks from the same context."""
+"""Compares a bundle with PyTorch: every stage alone, chunks from the same context, then free-running rollouts."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,16 +14,23 @@ import torch
 from numpy.typing import NDArray
 
 from ms_export.graphs import build_stage
+from ms_export.motion import track_errors
 from ms_export.onnx_engine import OnnxEngine, open_session
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig, rgb_frames
-from ms_infer.engines.base import Array, ChunkPlan
+from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
+from ms_infer.errors import MissingExtraError
 from ms_infer.manifest import Manifest
+from ms_infer.media import load_image
 from ms_infer.playback import TrackPlayer
+from ms_infer.source import Example, demo_examples
 from ms_infer.stages import Shape, StageSpec, TensorSpec, relative_sink
+from ms_infer.stream_cli import parse_drag
 from ms_infer.tracks import Tracks
+
+Frames = NDArray[np.uint8]
 
 STAGE_LIMITS = {"fp32": 1e-5, "fp16": 3e-3}
 """Largest relative L2 error of a stage on onnxruntime."""
@@ -30,7 +38,11 @@ GREY_LEVELS = {"fp32": 1, "fp16": 16}
 """Largest difference of a stage's bytes on onnxruntime."""
 PSNR_LIMITS = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0}
 """Smallest PSNR in dB of a chunk's frames, started from the context of PyTorch fp32."""
+TRACK_LIMIT = 0.1
+"""Largest difference of a rollout's end-point error from that of PyTorch, relative to PyTorch's."""
 CHUNKS = 6
+"""Chunks from PyTorch's context: sink and window are full, and the sink has been re-rotated."""
+ROLLOUT_CHUNKS = 50
 LOSSLESS_PSNR = 99.0
 
 
@@ -45,19 +57,27 @@ class Check:
     psnr: float | None
     """Worst PSNR of the frames in dB, for comparisons of frames."""
     passed: bool
+    track_error: float | None = None
+    """Mean end-point error in pixels of the engine's frames against the tracks, for rollouts."""
+    torch_track_error: float | None = None
+    """The same of PyTorch's frames."""
+    words: str = ""
+    """Why a rollout has no end-point error."""
 
 
-def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = CHUNKS) -> list[Check]:
-    """Run every comparison that this machine can run."""
+def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = ROLLOUT_CHUNKS) -> list[Check]:
+    """Run every comparison that this machine can run; chunks: length of the free-running rollouts."""
     student = dataclasses.replace(student, config=manifest.config, track_head=_head(student, manifest))
     checks = []
     for dtype in manifest.graphs:
         if dtype in STAGE_LIMITS:
             checks += [check_stage(student, manifest, dtype, stage) for stage in manifest.stages[dtype]]
+    expected: list[Frames] = []
     for engine in runnable_engines(manifest):
-        checks.append(check_chunks(student, engine, chunks=chunks))
+        checks.append(check_chunks(student, engine, chunks=min(chunks, CHUNKS)))
         if engine.name != "onnxruntime":
-            checks.append(check_chunks(student, engine, chunks=chunks, same_context=False))
+            expected = expected or list(rollout(TorchEngine(student, device="cpu", precision="fp32"), chunks))
+            checks.append(check_rollout(engine, expected))
         engine.close()
     return checks
 
@@ -157,38 +177,55 @@ def _paths(shape: Shape, config: StreamConfig) -> Array:
     return starts + drift * np.arange(shape[2])[:, None]
 
 
-def check_chunks(student: Student, engine: StagedEngine, *, chunks: int = CHUNKS, same_context: bool = True) -> Check:
-    """Frames of an engine against PyTorch fp32, by PSNR.
-
-    same_context: every chunk starts from PyTorch's state, and the limit holds. Else both run freely: small
-    differences grow from chunk to chunk, so this is a report and always passes.
-    """
+def check_chunks(student: Student, engine: StagedEngine, *, chunks: int = CHUNKS) -> Check:
+    """Frames of an engine against PyTorch fp32, by PSNR; every chunk starts from PyTorch's state."""
     reference = TorchEngine(student, device="cpu", precision="fp32")
-    worst, rel_l2, max_error = LOSSLESS_PSNR, 0.0, 0.0
-    for expected, frames in chunk_pairs(reference, engine, chunks, same_context=same_context):
-        worst = min(worst, psnr(frames, expected))
-        rel_l2 = max(rel_l2, relative_l2(frames, expected))
-        max_error = max(max_error, float(np.abs(frames.astype(int) - expected.astype(int)).max()))
-    passed = not same_context or worst >= PSNR_LIMITS[engine.precision]
-    name = f"{chunks} chunks" if same_context else f"{chunks} free"
-    return Check(name, f"{engine.name} {engine.precision}", rel_l2, max_error, worst, passed)
+    pairs = list(chunk_pairs(reference, engine, chunks))
+    check = _compared(f"{chunks} chunks", engine, pairs)
+    assert check.psnr is not None, "frames are compared by PSNR"
+    return dataclasses.replace(check, passed=check.psnr >= PSNR_LIMITS[engine.precision])
+
+
+def check_rollout(engine: StagedEngine, expected: Sequence[Frames]) -> Check:
+    """A free-running rollout against that of PyTorch, chunk by chunk.
+
+    Small differences grow from chunk to chunk, so PSNR is a report. What is judged is how well the frames follow the
+    tracks: the end-point error must be that of PyTorch's frames, within TRACK_LIMIT.
+    """
+    frames = list(rollout(engine, len(expected)))
+    check = _compared(f"{len(expected)} free", engine, list(zip(expected, frames, strict=True)))
+    side, player = example_side(engine.config), example_player(engine.config)
+    if player is None:
+        return dataclasses.replace(check, words="no tracks")
+    try:
+        ours, theirs = track_errors([np.concatenate(frames), np.concatenate(expected)], player, side, side)
+    except MissingExtraError:
+        return dataclasses.replace(check, words="no OpenCV")
+    if not np.isfinite(theirs):
+        return dataclasses.replace(check, words="nothing to follow")
+    close = abs(ours - theirs) <= TRACK_LIMIT * theirs
+    return dataclasses.replace(check, passed=close, track_error=ours, torch_track_error=theirs)
+
+
+def _compared(name: str, engine: StagedEngine, pairs: Sequence[tuple[Frames, Frames]]) -> Check:
+    """Differences of (expected, made) frames; passed, until somebody judges them."""
+    rel_l2 = max(relative_l2(made, expected) for expected, made in pairs)
+    largest = max(int(np.abs(made.astype(int) - expected.astype(int)).max()) for expected, made in pairs)
+    worst = min(psnr(made, expected) for expected, made in pairs)
+    return Check(name, f"{engine.name} {engine.precision}", rel_l2, float(largest), worst, True)
 
 
 def chunk_pairs(
     reference: TorchEngine, engine: StagedEngine, chunks: int, *, same_context: bool = True, seed: int = 0
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Frames of PyTorch and of the engine, chunk by chunk, of a stream with an image and moving tracks.
+) -> Iterator[tuple[Frames, Frames]]:
+    """Frames of PyTorch and of the engine, chunk by chunk, of the example's stream.
 
     same_context: start every chunk of the engine from PyTorch's state; else both run freely.
     """
     config = engine.config
     player = example_player(config)
-    given = config.model.image_input == "prefill"  # then an image shifts all chunks: compare a stream from nothing
-    image = None if given else example_image(config.height, config.width)
     for one in (reference, engine):
-        one.reset()
-        one.set_text(one.embed("a red ball" if config.model.text.kind == "words" else ""))
-        one.set_image(image)
+        _prepare(one)
     for index in range(chunks):
         plan = chunk_plan(config, index, player, seed)
         if same_context and index:
@@ -197,12 +234,28 @@ def chunk_pairs(
         yield expected, run_chunk(engine, plan).copy()
 
 
-def run_chunk(engine: Any, plan: ChunkPlan) -> NDArray[np.uint8]:
+def rollout(engine: Engine, chunks: int, seed: int = 0) -> Iterator[Frames]:
+    """Frames of the example's stream, chunk by chunk."""
+    player = example_player(engine.config)
+    _prepare(engine)
+    for index in range(chunks):
+        yield run_chunk(engine, chunk_plan(engine.config, index, player, seed)).copy()
+
+
+def _prepare(engine: Engine) -> None:
+    config = engine.config
+    engine.reset()
+    engine.set_text(engine.embed(example_prompt() if config.model.text.kind == "words" else ""))
+    given = config.model.image_input == "prefill"  # then an image shifts all chunks: compare a stream from nothing
+    engine.set_image(None if given else example_image(config.height, config.width))
+
+
+def run_chunk(engine: Any, plan: ChunkPlan) -> Frames:
     """All steps of one chunk."""
     engine.begin(plan)
     for step in range(len(engine.config.schedule.timesteps)):
         engine.denoise(step)
-    frames: NDArray[np.uint8] = engine.decode()
+    frames: Frames = engine.decode()
     engine.write_cache()
     engine.commit()
     return frames
@@ -217,22 +270,48 @@ def chunk_plan(config: StreamConfig, index: int, player: TrackPlayer | None, see
     return ChunkPlan(index, start == 0, context.place(start, frames), tracks, seed)
 
 
-def example_player(config: StreamConfig) -> TrackPlayer | None:
-    """A grid of points that is dragged to the right; None for models without a track head."""
+def example_tracks(config: StreamConfig) -> Tracks | None:
+    """A grid of points with the drags of the demo's own picture; None for models without a track head."""
+    side = example_side(config)
+    if not side:
+        return None
+    example = demo_example()
+    tracks = Tracks.grid(side, side)
+    for drag in example.drags:
+        start, end = parse_drag(drag)
+        tracks = tracks.grab(start, end, seconds=2.0, radius=example.radius)
+    return tracks
+
+
+def example_side(config: StreamConfig) -> int:
+    """Rows and columns of the grid: what the model can take, up to 12."""
     head = config.model.track_head
+    return 0 if head is None else min(12, math.isqrt(head.max_tracks))
+
+
+def example_player(config: StreamConfig) -> TrackPlayer | None:
+    """Plays `example_tracks`; None for models without a track head."""
+    head, tracks = config.model.track_head, example_tracks(config)
     if head is None:
         return None
     player = TrackPlayer(config.height, config.width, config.fps, head.max_tracks)
-    side = min(6, int(head.max_tracks**0.5))
-    player.set(Tracks.grid(side, side).drag((0.4, 0.5), (0.7, 0.5)), 0)
+    player.set(tracks, 0)
     return player
 
 
-def example_image(height: int, width: int) -> NDArray[np.uint8]:
-    """A smooth picture `[height, width, 3]`."""
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = [np.sin(9 * x + 4 * y), np.cos(7 * y - 3 * x), np.sin(5 * (x + y) ** 2)]
-    return np.stack([(127.5 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
+def example_image(height: int, width: int) -> Frames:
+    """The demo's own picture `[height, width, 3]`."""
+    return load_image(demo_example().image, height, width)
+
+
+def example_prompt() -> str:
+    """The prompt that goes with it."""
+    return demo_example().prompt
+
+
+def demo_example() -> Example:
+    """The demo's example that `ms-stream demo` begins with."""
+    return min(demo_examples(), key=lambda one: len(one.drags))
 
 
 def staged_state(engine: TorchEngine, specs: Any, capacity: int) -> dict[str, Array]:
@@ -270,7 +349,7 @@ def relative_l2(value: Array, reference: Array) -> float:
     return float(difference / size) if size else float(difference)
 
 
-def psnr(frames: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+def psnr(frames: Frames, expected: Frames) -> float:
     """PSNR in dB of frames, at most 99."""
     error = float(np.mean((frames.astype(np.float64) - expected.astype(np.float64)) ** 2))
     return LOSSLESS_PSNR if error == 0 else min(LOSSLESS_PSNR, float(10 * np.log10(255.0**2 / error)))
@@ -278,11 +357,17 @@ def psnr(frames: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
 
 def format_checks(checks: Sequence[Check]) -> str:
     """A table of all comparisons."""
-    lines = [f"{'what':<14}{'engine':<20}{'max error':>12}{'rel L2':>12}{'PSNR dB':>10}  result"]
+    lines = [
+        f"{'what':<14}{'engine':<20}{'max error':>12}{'rel L2':>12}{'PSNR dB':>10}{'tracks px (torch)':>20}  result"
+    ]
     for check in checks:
         quality = "" if check.psnr is None else f"{check.psnr:.1f}"
+        motion = (
+            check.words if check.track_error is None else f"{check.track_error:.3f} ({check.torch_track_error:.3f})"
+        )
         verdict = "pass" if check.passed else "FAIL"
         lines.append(
-            f"{check.name:<14}{check.engine:<20}{check.max_error:>12.2e}{check.rel_l2:>12.2e}{quality:>10}  {verdict}"
+            f"{check.name:<14}{check.engine:<20}{check.max_error:>12.2e}{check.rel_l2:>12.2e}{quality:>10}{motion:>20}"
+            f"  {verdict}"
         )
     return "\n".join(lines)

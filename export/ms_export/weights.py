@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import logging
+import mmap
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +21,12 @@ from ms_infer.checkpoint_modules import PARTS
 from ms_infer.errors import BundleError
 from ms_infer.files import whole_file
 
+logger = logging.getLogger(__name__)
+
 ALIGNMENT = 4096  # so that engines may map the file
 WEIGHTS = "weights.bin"
+SECONDS_BETWEEN_LINES = 5.0
+_MADV_PAGEOUT = 21  # of Linux 5.4 and later
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
     advice = f"; it needs {table.nbytes >> 20} MiB"
     digest = hashlib.sha256()
     with whole_file(path, BundleError, advice=advice, sync=True) as unfinished, unfinished.open("wb") as file:
-        for name, tensor in named_tensors(student):
+        for name, tensor in _reported(named_tensors(student), table, path.name):
             place = table.places[name]
             data = _bytes(tensor, table.dtype)
             padding = bytes(-place.nbytes % ALIGNMENT)
@@ -76,7 +85,33 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
     return digest.hexdigest()
 
 
+def _reported(tensors: Iterator[tuple[str, Tensor]], table: WeightTable, file: str) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, with a line in the log every few seconds: how much of the file is written."""
+    said = time.monotonic()
+    for name, tensor in tensors:
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            logger.info("  %s  %d of %d MiB", file, table.places[name].offset >> 20, table.nbytes >> 20)
+        yield name, tensor
+
+
 def _bytes(tensor: Tensor, dtype: torch.dtype) -> Any:
     """The values as a buffer, without a copy where the type is right already."""
     host = tensor.detach().to("cpu", dtype).contiguous().reshape(-1)
     return host.view(torch.uint8).numpy()
+
+
+def release_pages(student: Student) -> None:
+    """Let the system take back the memory of mapped weights; whoever needs them reads them from their file again.
+
+    A hint, for Linux: nothing happens elsewhere, nor to weights that are in no file.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    for _, tensor in named_tensors(student):
+        storage = tensor.untyped_storage()
+        start = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = storage.data_ptr() + storage.nbytes() - start
+        if whole > 0:
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(whole), _MADV_PAGEOUT)
