@@ -6,7 +6,6 @@ joint guidance against a critic that follows the student), and regression onto t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,10 +100,8 @@ class Distill(FlowStage):
         return pick_chunks(clips, chunks, self.stream.context.chunk_frames)
 
     def _rollout(self, clips: Clips, *, gradient: bool) -> Tensor:
-        leave = torch.randint(
-            len(self.stream.schedule.timesteps), (), generator=self.generator, device=self.device
-        ).item()
-        exits: Sequence[int] = [int(leave)] * self.config.rollout_chunks
+        leave = int(torch.randint(len(self.stream.schedule.timesteps), (), generator=self.common))
+        exits = [leave] * self.config.rollout_chunks
         tracks = track_inputs(self.network.track_head, clips, self.generator)
         with torch.set_grad_enabled(gradient):
             track = self.network.track_head.combine(tracks.volume, tracks.content, tracks.validity).float()

@@ -52,12 +52,16 @@ class Stage(ABC):
         self.loop = config
         self.device = device
         self.generator = torch.Generator(device=device)
+        self.common = torch.Generator()
+        """Draws that all processes share: those that say how many passes a step takes."""
         self.step_index = 0
         self.reseed_(-1)
 
     def reseed_(self, step: int) -> None:
         """Seed all draws of a step from seed, step and process, so that a resumed run draws the same."""
-        self.generator.manual_seed(((self.loop.seed * 1_000_003 + step + 1) << 8) + parallel.rank())
+        seed = (self.loop.seed * 1_000_003 + step + 1) << 8
+        self.generator.manual_seed(seed + parallel.rank())
+        self.common.manual_seed(seed + 255)
 
     @abstractmethod
     def step(self) -> dict[str, float]:
@@ -68,7 +72,7 @@ class Stage(ABC):
         """Everything with `state_dict` and `load_state_dict` that a resumed run needs."""
 
     def sheet(self, path: Path) -> None:  # noqa: B027  (stages without pictures draw none)
-        """Draw samples of the present state into a PNG."""
+        """Draw samples of the present state into a PNG; all processes compute, process 0 writes."""
 
     def scheduled_rate(self) -> float:
         """Learning rate of this step: warm-up, constant, linear fall to a twentieth."""
@@ -84,28 +88,31 @@ class Stage(ABC):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients_(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.loop.clip_norm)
+        norm = parallel.clip_gradients_(parameters, self.loop.clip_norm)
         optimizer.step()
-        return float(norm)
+        return norm
 
     def save(self, path: Path) -> None:
-        """Write everything to one file, whole or not at all; process 0 writes."""
-        if parallel.rank() > 0:
-            return
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        state["step"] = self.step_index
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        """Write everything to one file, whole or not at all; all processes must ask, process 0 writes.
+
+        Sharded tensors are put together, so that any number of processes can go on from the file.
+        """
+        state = {name: parallel.gathered(part.state_dict()) for name, part in self.parts().items()}
+        if parallel.rank() == 0:
+            state["step"] = self.step_index
+            temporary = path.with_suffix(".tmp")
+            torch.save(state, temporary)
+            os.replace(temporary, path)
+        parallel.any_process(False)  # nobody leaves before the file is there
 
     def load(self, path: Path) -> None:
         """Go on from `save`; CheckpointError when the file belongs to another stage."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", mmap=parallel.world() > 1, weights_only=True)
         missing = [name for name in self.parts() if name not in state]
         if missing:
             raise CheckpointError(f"{path} lacks {missing}: it is of another stage or version; choose a new --out")
         for name, part in self.parts().items():
-            part.load_state_dict(state[name])
+            parallel.load_state_(part, state[name])
         self.step_index = int(state["step"])
 
 
@@ -154,9 +161,9 @@ def run(stage: Stage, folder: Path) -> None:
             curves.add(stage.step_index, numbers, now - began)
         if curves is not None and stage.step_index % 20 == 0:
             _report(stage, numbers, (now - began) / (stage.step_index - first))
-        if parallel.rank() == 0 and stage.loop.sheet_steps and stage.step_index % stage.loop.sheet_steps == 0:
+        if stage.loop.sheet_steps and stage.step_index % stage.loop.sheet_steps == 0:
             stage.sheet(folder / "latest.png")
-        if now - saved > 60 * stage.loop.save_minutes:
+        if parallel.any_process(now - saved > 60 * stage.loop.save_minutes):
             stage.save(folder / CHECKPOINT)
             saved = now
         if parallel.any_process(stage.loop.stop_minutes > 0 and now - began > 60 * stage.loop.stop_minutes):

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ms_train import parallel
+
 
 def to_bytes(frames: Tensor) -> np.ndarray:
     """float [..., 3, H, W] in [0, 1] -> uint8 [..., H, W, 3]."""
@@ -16,7 +18,9 @@ def to_bytes(frames: Tensor) -> np.ndarray:
 
 
 def save_sheet(path: Path, rows: Tensor, *, gap: int = 2) -> None:
-    """Write float [rows, columns, 3, H, W] as a grid; a white gap parts the pictures."""
+    """Write float [rows, columns, 3, H, W] as a grid; a white gap parts the pictures. Process 0 writes."""
+    if parallel.rank() > 0:
+        return
     pixels = to_bytes(rows)
     count, columns, height, width, _ = pixels.shape
     sheet = np.full((count * (height + gap), columns * (width + gap), 3), 255, np.uint8)
