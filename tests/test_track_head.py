@@ -20,7 +20,8 @@ def small(size: int = 32, **head: object) -> StreamConfig:
     model = DEMO.model
     assert model.track_head is not None
     track_head = dataclasses.replace(model.track_head, **head)  # type: ignore[arg-type]
-    return dataclasses.replace(DEMO, model=dataclasses.replace(model, track_head=track_head), height=size, width=size)
+    model = dataclasses.replace(model, track_head=track_head, refiner=None)
+    return dataclasses.replace(DEMO, model=model, height=size, width=size)
 
 
 def random_tracks(count: int, frames: int, size: int = 32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -72,17 +72,17 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
     terms_at_pixels = _basis(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
-    cells = _cell_centres(height, width, image)
-    near = (-0.5 / SUPPORT**2 * squared_distances(cells.expand(len(places), -1, -1), places)).exp()
+    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
+    near = (-0.5 / SUPPORT**2 * squared_distances(cells, places)).exp()
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
     basis, shifts, supports = _basis(places * (2 / limits) - 1), [], []
     for layer in range(MOTION_LAYERS):
         count = THING_TERMS if layer else len(STIFFNESS)
         terms, share = shared_motion(basis[..., :count], moved, left)
         shifts.append(terms_at_pixels[:, :count] @ terms)
-        supports.append((near @ share).clamp(max=1) if layer else torch.ones_like(near[..., :1]))
+        supports.append((near @ share).clamp(max=1) if layer else torch.ones_like(cells[..., :1]))
         left = left - share
-    # All layers are sampled at once, with a fourth channel for the weight: TensorRT fuses no sampling with a concatenation.
+    # All layers are sampled at once, with a fourth channel for the weight: TensorRT cannot fuse sampling with joining.
     source = pixels - torch.stack(shifts, dim=1).view(-1, height, width, 2)
     rgbx = F.pad(image, (0, 0, 0, 0, 0, 1))[:, None].expand(-1, frames * MOTION_LAYERS, -1, -1, -1).flatten(0, 1)
     picture = F.grid_sample(rgbx, source * (2 / limits) - 1, padding_mode="border", align_corners=False)
