@@ -1,9 +1,12 @@
 """What `ms-serve` delivers: frames per second, lag of a control, several sessions at once, memory over a long run.
 
-    python benchmarks/bench_serve.py demo --seconds 60 --sessions 1
-    python benchmarks/bench_serve.py demo --seconds 1200 --soak
+    python benchmarks/bench_serve.py demo --fps 24
+    python benchmarks/bench_serve.py demo --sessions 2
+    python benchmarks/bench_serve.py demo --soak 20
 
-It starts the server as a process of its own and drives it over WebSockets with random drags, prompts and pauses.
+It starts the server as a process of its own and drives it over WebSockets with random drags. `--soak MINUTES` adds
+prompts, pauses, camera moves and resets, and fails unless memory stays flat, every frame comes in order and nothing
+goes wrong.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from websockets.asyncio.client import ClientConnection, connect
 
-FRAME, HELLO, CONTROL, ERROR = 3, 1, 2, 6
+HELLO, CONTROL, FRAME, STATS, ERROR, BYE = 1, 2, 3, 5, 6, 7
+FLAT = 2.0  # percent that memory may grow by in a soak
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,30 @@ class Options:
     fps: float | None = None
     """Rate the server is asked for; None is the model's own."""
     engine: str = "auto"
-    soak: bool = False
-    """Random pauses, resets and prompts too, and memory over time."""
+    soak: float = 0.0
+    """Minutes of a soak, which replace `seconds`; 0 is none."""
     seed: int = 0
+
+    @property
+    def counted(self) -> float:
+        """Seconds that are counted."""
+        return self.soak * 60 or self.seconds
 
 
 @dataclass
 class Seen:
     """What one client saw."""
 
+    begin: float
+    """What comes before is not counted."""
     arrivals: list[float] = field(default_factory=list)
     lags_ms: list[float] = field(default_factory=list)
+    """From a control to the first frame made with it."""
+    held_ms: list[float] = field(default_factory=list)
+    """The part of each lag after the chunk was made: both processes read one clock."""
+    chunk_ms: list[float] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    """The server's count of chunks that were not ready in time."""
     disorder: int = 0
     errors: list[str] = field(default_factory=list)
     last: tuple[int, int] = (-1, -1)
@@ -59,14 +77,14 @@ class Visitor:
 
     def __init__(self, socket: ClientConnection, options: Options, number: int, end: float) -> None:
         self.socket, self.options, self.number, self.end = socket, options, number, end
-        self.seen = Seen()
+        self.seen = Seen(end - options.counted)
         self.sent: dict[int, float] = {}
         self._control = 0
         self._rng = random.Random(options.seed * 1000 + number)
 
     async def run(self) -> Seen:
         await self._send("join", version=1)
-        while (first := await self.socket.recv())[0] != HELLO:
+        while (first := await self.socket.recv(decode=False))[0] != HELLO:
             if first[0] == ERROR:
                 self.seen.errors.append(first[1:].decode())
                 return self.seen
@@ -74,13 +92,15 @@ class Visitor:
         while time.monotonic() < self.end:
             try:
                 async with asyncio.timeout(1):
-                    data = await self.socket.recv()
+                    data = await self.socket.recv(decode=False)
             except TimeoutError:
                 continue
-            if data[0] == ERROR:
+            if data[0] in (ERROR, BYE):
                 self.seen.errors.append(data[1:].decode())
+            if data[0] == STATS:
+                note_stats(self.seen, json.loads(data[1:]))
             if data[0] == FRAME:
-                note(self.seen, self.sent, data, self.options.soak)
+                note_frame(self.seen, self.sent, data, resets=self.options.soak > 0)
         user.cancel()
         return self.seen
 
@@ -134,16 +154,38 @@ async def client(address: str, options: Options, number: int, end: float) -> See
         return await Visitor(socket, options, number, end).run()
 
 
-def note(seen: Seen, sent: dict[int, float], data: bytes, resets: bool) -> None:
+def note_frame(seen: Seen, sent: dict[int, float], data: bytes, *, resets: bool) -> None:
     """Count a frame."""
     now = time.monotonic()
-    chunk, index, control = struct.unpack_from("<III", data, 6)
-    seen.arrivals.append(now)
+    chunk, index, control, made_ms = struct.unpack_from("<IIId", data, 6)
     restarted = resets and chunk == 0 and index < seen.last[1]
     seen.disorder += (chunk, index) <= seen.last and not restarted
     seen.last = (chunk, index)
-    for one in [one for one in sent if one <= control]:
-        seen.lags_ms.append((now - sent.pop(one)) * 1e3)
+    shown = [sent.pop(one) for one in list(sent) if one <= control]
+    if now >= seen.begin:
+        seen.arrivals.append(now)
+        seen.lags_ms += [(now - at) * 1e3 for at in shown]
+        seen.held_ms += [now * 1e3 - made_ms] * len(shown)
+
+
+def note_stats(seen: Seen, stats: dict[str, Any]) -> None:
+    """Count what the server tells of itself once a second."""
+    if "chunk_ms" in stats and time.monotonic() >= seen.begin:
+        seen.chunk_ms.append(stats["chunk_ms"])
+        seen.late.append(stats["late"])
+
+
+def describe(seen: Seen, seconds: float) -> str:
+    """One session in words."""
+    gaps = np.diff(seen.arrivals) * 1e3 if len(seen.arrivals) > 1 else np.zeros(1)
+    lags, held = np.array(seen.lags_ms or [np.nan]), np.array(seen.held_ms or [np.nan])
+    late = seen.late[-1] - seen.late[0] if seen.late else 0
+    return (
+        f"{len(seen.arrivals) / seconds:.1f} frames/s, gap p50 {np.median(gaps):.0f} p99 {np.percentile(gaps, 99):.0f} "
+        f"ms, drag to frame p50 {np.percentile(lags, 50):.0f} p95 {np.percentile(lags, 95):.0f} ms ({len(lags)} "
+        f"controls; of it made to seen p50 {np.median(held):.0f} ms), chunk p50 {np.median(seen.chunk_ms or [0]):.0f} "
+        f"ms, {late} late, {seen.disorder} out of order, {len(seen.errors)} errors {seen.errors[:1]}"
+    )
 
 
 def memory_mib(process: int) -> float:
@@ -160,26 +202,25 @@ async def watch_memory(process: int, end: float) -> list[float]:
     return samples
 
 
-async def drive(address: str, options: Options, process: int) -> None:
-    end = time.monotonic() + options.warm_up + options.seconds
+async def drive(address: str, options: Options, process: int) -> list[str]:
+    """Let clients use the server and print what they saw; returns what a soak may not hold."""
+    end = time.monotonic() + options.warm_up + options.counted
     watching = asyncio.create_task(watch_memory(process, end))
     clients = await asyncio.gather(*(client(address, options, n, end) for n in range(options.sessions)))
-    begin = end - options.seconds
     for number, seen in enumerate(clients):
-        counted = [at for at in seen.arrivals if at >= begin]
-        gaps = np.diff(counted) * 1e3 if len(counted) > 1 else np.zeros(1)
-        lags = np.array(seen.lags_ms or [np.nan])
-        print(
-            f"session {number}: {len(counted) / options.seconds:.1f} frames/s, gap p50 {np.median(gaps):.0f} "
-            f"p99 {np.percentile(gaps, 99):.0f} ms, drag to frame p50 {np.percentile(lags, 50):.0f} "
-            f"p95 {np.percentile(lags, 95):.0f} ms ({len(lags)} controls), {seen.disorder} out of order, "
-            f"{len(seen.errors)} errors {seen.errors[:1]}"
-        )
+        print(f"session {number}: {describe(seen, options.counted)}")
     samples = np.array(await watching)
-    half = samples[len(samples) // 4 :]
-    early, late = half[: len(half) // 3].mean(), half[-len(half) // 3 :].mean()
+    steady = samples[len(samples) // 4 :]
+    third = max(len(steady) // 3, 1)
+    early, late = steady[:third].mean(), steady[-third:].mean()
     growth = 100 * (late / early - 1)
     print(f"memory: {early:.0f} MiB early, {late:.0f} MiB late ({growth:+.1f} %), most {samples.max():.0f}")
+    return [
+        *([f"memory grew by {growth:.1f} %"] if growth > FLAT else []),
+        *(f"session {n}: {seen.disorder} frames out of order" for n, seen in enumerate(clients) if seen.disorder),
+        *(f"session {n}: {seen.errors[0]}" for n, seen in enumerate(clients) if seen.errors),
+        *(f"session {n}: no frames" for n, seen in enumerate(clients) if not seen.arrivals),
+    ]
 
 
 def main() -> None:
@@ -193,11 +234,13 @@ def main() -> None:
         port = server.stdout.readline().strip().rstrip("/").rpartition(":")[2]
         wait_until_ready(port)
         load = os.getloadavg()[0]
-        asyncio.run(drive(f"ws://127.0.0.1:{port}/ws", options, server.pid))
+        wrong = asyncio.run(drive(f"ws://127.0.0.1:{port}/ws", options, server.pid))
         print(f"{options}; {os.cpu_count()} cores, load before {load:.1f}, after {os.getloadavg()[0]:.1f}")
     finally:
         server.terminate()
         server.wait(30)
+    if options.soak and wrong:
+        sys.exit("the soak failed: " + "; ".join(wrong))
 
 
 def wait_until_ready(port: str) -> None:

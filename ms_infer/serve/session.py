@@ -72,7 +72,7 @@ class Made:
 
 
 class Session:
-    """See the module. Methods belong to the event loop, except `make`, `start_at` and `fail` (engine thread)."""
+    """See the module. Methods belong to the event loop, except `make`, `due` and `fail` (engine thread)."""
 
     def __init__(self, stream: StreamLike, context: Context, name: str) -> None:
         self.id, self.key = name, secrets.token_urlsafe(24)
@@ -109,7 +109,7 @@ class Session:
         self._ready: deque[Made] = deque()
         self._wake = asyncio.Event()
         self._due = 0.0  # when the next frame is to leave
-        self._playing = 0  # frames left of the chunk that is shown
+        self._ends = 0.0  # when the chunk that is shown ends, 0 when none is
         self._clock: float | None = None  # server minus client, milliseconds
         self._player = asyncio.create_task(self._play())
 
@@ -183,7 +183,7 @@ class Session:
     def set_state(self, state: str) -> None:
         """waiting, running, paused or stopped."""
         self.state = state
-        self._due = 0.0
+        self._due = self._ends = 0.0
         self._wake.set()
         self.say(Type.STATS, {"state": state})
         self.context.wake()
@@ -218,16 +218,14 @@ class Session:
 
     # ---- the engine thread
 
-    def start_at(self, lead: float) -> float | None:
-        """When the next chunk should be begun so that it is ready just in time; None when none is wanted."""
+    def due(self) -> float | None:
+        """When the next chunk is to be shown, 0 for at once; None when none is wanted."""
         if self.state != "running" or not self.clients or self._ready:
             return None
-        ends = self._due + self._playing / self.fps if self._playing and self._due else 0.0
-        return ends - lead
+        return self._ends
 
     def make(self) -> float:
-        """Make the next chunk; returns the seconds it took."""
-        begun = time.monotonic()
+        """Make the next chunk; returns the seconds it took, a start before it not included."""
         with self._lock:
             wishes, self._wishes = self._wishes, Wishes()
             epoch, control = self._epoch, self.last_control
@@ -239,14 +237,15 @@ class Session:
             self.stream.set_prompt(wishes.prompt[0])
         if wishes.prompt is not None:
             self._prompt_control = wishes.prompt[1]
+        begun = time.monotonic()
         frames = self.stream.config.chunk_rgb_frames(self.chunk)
         with self._lock:
             applied = self.board.advance(time.monotonic() * 1e3, frames, self.fps)
         if self.follows_tracks:
             self.stream.set_tracks(applied.tracks(self.stream.config.fps))
         chunk = self.stream.step()
-        taken = time.monotonic() - begun
         self._hand_over(chunk, applied.fitted(len(chunk.frames)), epoch, control, received)
+        taken = time.monotonic() - begun
         self._count(chunk, taken)
         return taken
 
@@ -297,18 +296,18 @@ class Session:
 
     async def _play_chunk(self) -> None:
         while not self._ready:
-            self._playing = 0
+            self._ends = 0.0
             self._wake.clear()
             await self._wake.wait()
         made = self._ready.popleft()
-        self._playing = len(made.frames)
+        self._ends = (self._due or time.monotonic()) + self._seconds(len(made.frames))
         self.context.wake()
         for client in self.clients:
             client.put_ack(made.ack)
         for index in range(len(made.frames)):
             if not await self._wait_for_turn(made):
                 break
-            self._playing = len(made.frames) - index - 1
+            self._ends = self._due + self._seconds(len(made.frames) - index - 1)
             await self._show(made, index)
             if made.received and index == 0:
                 self.context.metrics.control_seconds.observe(time.monotonic() - made.received)
@@ -327,9 +326,13 @@ class Session:
                     self.misses += 1
                     self.context.metrics.misses.inc()
                     self._due = 0.0  # a new pace from here on: no hurrying to catch up
-                self._due = (self._due or now) + self.context.frame_seconds(self)
+                self._due = (self._due or now) + self._seconds(1)
                 return True
         return False
+
+    def _seconds(self, frames: int) -> float:
+        """How long frames are shown at the present pace."""
+        return frames * self.context.frame_seconds(self)
 
     async def _show(self, made: Made, index: int) -> None:
         frame = made.frames[index]

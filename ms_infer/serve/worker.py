@@ -1,19 +1,28 @@
-"""The one thread that runs engines: sessions take turns, the one that runs dry first goes first."""
+"""The one thread that runs engines: each chunk is begun as late as is safe, the one that is due first goes first."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ms_infer.serve.session import Session
 
-MARGIN = 0.015  # seconds between a chunk's being ready and its being due
-MEMORY = 16  # chunk times that the estimate is made from
+MEMORY = 16  # chunk times that the median is made from
+RECENT = 6  # of them, those that tell how long the next one may take: a machine's speed changes in stretches
+
+
+def latest_start(dues: Iterable[float], seconds: float) -> float:
+    """When to begin the first of several chunks, made one by one in `seconds` each, so that all are ready when due."""
+    start = math.inf
+    for due in sorted(dues, reverse=True):
+        start = min(start, due) - seconds
+    return start
 
 
 class Worker:
@@ -62,10 +71,28 @@ class Worker:
         times = list(self._times)
         return statistics.median(times) if times else 0.0
 
+    @property
+    def slowest_seconds(self) -> float:
+        """Longest of the most recent chunk times; 0 before the first."""
+        return max(list(self._times)[-RECENT:], default=0.0)
+
     def turn_seconds(self) -> float:
         """Time from one chunk of a session to its next when all that run take turns."""
         running = sum(session.state == "running" and bool(session.clients) for session in list(self._sessions))
         return self.chunk_seconds * max(running, 1)
+
+    def next(self, now: float) -> tuple[Session | None, float | None]:
+        """The session whose chunk is to be begun now, or else how long to wait (None: until something changes)."""
+        wanted = [(due, session) for session in self._sessions if (due := session.due()) is not None]
+        if not wanted:
+            return None, None
+        wait = latest_start((due for due, _ in wanted), self.slowest_seconds) - now
+        if wait > 0:
+            return None, wait
+        _, session = min(wanted, key=lambda one: one[0])
+        self._sessions.remove(session)  # equally urgent sessions take turns
+        self._sessions.append(session)
+        return session, None
 
     def stop(self) -> None:
         """End the thread after the current chunk."""
@@ -75,20 +102,13 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _lead(self) -> float:
-        times = list(self._times)
-        if not times:
-            return 1.0
-        slow = sorted(times)[-1 - len(times) // 8]
-        return slow + self.turn_seconds() - self.chunk_seconds + MARGIN
-
     def _run(self) -> None:
         while True:
             with self._ready:
-                session = self._next()
+                session, wait = self.next(time.monotonic())
                 while session is None and not self._stopping:
-                    self._ready.wait(self._pause)
-                    session = self._next()
+                    self._ready.wait(wait)
+                    session, wait = self.next(time.monotonic())
                 if self._stopping or session is None:
                     return
                 self._busy = session
@@ -100,18 +120,3 @@ class Worker:
                 with self._ready:
                     self._busy = None
                     self._ready.notify_all()
-
-    def _next(self) -> Session | None:
-        """The session whose next chunk is to be begun now; sets how long to wait when there is none."""
-        lead, now = self._lead(), time.monotonic()
-        wanted = [(at, session) for session in self._sessions if (at := session.start_at(lead)) is not None]
-        self._pause: float | None = None
-        if not wanted:
-            return None
-        at, session = min(wanted, key=lambda one: one[0])
-        if at <= now:
-            self._sessions.remove(session)  # equally urgent sessions take turns
-            self._sessions.append(session)
-            return session
-        self._pause = at - now
-        return None

@@ -1,17 +1,14 @@
-"""What a slow client keeps, and who may make the next chunk."""
+"""What a slow client keeps, and how often it may speak."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from typing import Any
 
 import pytest
 
 from ms_infer.serve.clients import Client, RateLimit
 from ms_infer.serve.protocol import Codec
-from ms_infer.serve.worker import Worker
 
 
 def drained(client: Client) -> list[bytes]:
@@ -74,92 +71,3 @@ def test_rate_limit_allows_a_burst_and_then_the_rate(monkeypatch: pytest.MonkeyP
     assert [limit.allow() for _ in range(7)] == [True] * 5 + [False] * 2
     now[0] += 0.2
     assert [limit.allow() for _ in range(3)] == [True, True, False]
-
-
-class Turn:
-    """A session that only notes when it is its turn."""
-
-    def __init__(self, name: str, log: list[str], due: float | None = 0.0, *, broken: bool = False) -> None:
-        self.name, self.log, self.due, self.broken = name, log, due, broken
-        self.state, self.clients, self.failures = "running", {1}, 0
-
-    def start_at(self, lead: float) -> float | None:
-        return self.due
-
-    def make(self) -> float:
-        self.log.append(self.name)
-        if self.broken:
-            raise RuntimeError("broken")
-        return 0.001
-
-    def fail(self, error: Exception) -> None:
-        self.failures += 1
-
-
-def worked(*turns: Any, count: int = 40) -> Worker:
-    worker = Worker()
-    for turn in turns:
-        worker.add(turn)
-    worker.begin()
-    end = time.monotonic() + 20
-    while len(turns[0].log) < count and time.monotonic() < end:
-        time.sleep(0.001)
-    worker.stop()
-    return worker
-
-
-def test_equally_urgent_sessions_take_turns() -> None:
-    log: list[str] = []
-    worked(Turn("a", log), Turn("b", log), Turn("c", log))
-    shares = [log.count(name) for name in "abc"]
-    assert max(shares) - min(shares) <= 1
-
-
-def test_the_most_urgent_goes_first_and_the_idle_never() -> None:
-    log: list[str] = []
-    worked(Turn("late", log, 1.0), Turn("urgent", log, 0.5), Turn("idle", log, None))
-    assert set(log) == {"urgent"}
-
-
-def test_chunk_is_not_begun_before_its_time() -> None:
-    log: list[str] = []
-    turn = Turn("later", log, time.monotonic() + 0.3)
-    begin = time.monotonic()
-    worked(turn, count=1)
-    assert time.monotonic() - begin >= 0.29
-
-
-def test_broken_session_does_not_stop_the_others() -> None:
-    log: list[str] = []
-    broken = Turn("broken", log, broken=True)
-    worked(broken, Turn("good", log))
-    assert log.count("good") >= 15
-    assert broken.failures == log.count("broken")
-
-
-def test_removed_session_is_finished_with() -> None:
-    log: list[str] = []
-    turn, entered = Turn("slow", log), threading.Event()
-    make = turn.make
-    turn.make = lambda: (entered.set(), time.sleep(0.2), make())[2]  # type: ignore[method-assign]
-    worker = Worker()
-    worker.add(turn)  # type: ignore[arg-type]
-    worker.begin()
-    assert entered.wait(10)
-    worker.remove(turn)  # type: ignore[arg-type]
-    count = len(log)
-    assert count >= 1
-    time.sleep(0.3)
-    assert len(log) == count
-    worker.stop()
-
-
-def test_turn_time_counts_the_sessions_that_run() -> None:
-    worker = Worker()
-    worker._times.extend([0.1, 0.1, 0.5])
-    log: list[str] = []
-    for name in "abc":
-        worker.add(Turn(name, log))  # type: ignore[arg-type]
-    assert worker.turn_seconds() == pytest.approx(0.3)
-    worker._sessions[0].state = "paused"
-    assert worker.turn_seconds() == pytest.approx(0.2)
