@@ -25,6 +25,7 @@ from ms_export.tensorrt_scatter import without_scatter_add
 
 from ms_infer import BundleError, ConfigError, DeviceError, EngineMismatchError, MissingExtraError, preset
 from ms_infer.checkpoint import random_student
+from ms_infer.config import RefinerConfig
 from ms_infer.engines import trt_library
 from ms_infer.engines.trt_library import TensorRt, listening, load, log_of
 from ms_infer.engines.trt_stage import LoadedStage, new_runtime
@@ -47,9 +48,8 @@ def rtx() -> TensorRt:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """A small student's bundle with fp16 engines."""
     folder = tmp_path_factory.mktemp("small")
-    return export_bundle(
-        tiny_student(**WIDE, layers=1), "0" * 64, folder, ExportOptions(targets=("rtx",), dtype="fp16")
-    ).manifest
+    student = tiny_student(**WIDE, layers=1, refiner=RefinerConfig(widths=(8, 8, 8)))
+    return export_bundle(student, "0" * 64, folder, ExportOptions(targets=("rtx",), dtype="fp16")).manifest
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,20 @@ def test_fp8_builds_for_gpus_that_have_it(
     plan = build_plan(rtx, graph, spec, PlanOptions(dtype="fp8", targets=targets), scales=scales)
 
     assert plan.log.count("  QUANTIZE ") == plan.log.count("  DEQUANTIZE ") == 2 * 8, "both sides of eight products"
+
+
+def test_fp8_engines_join_the_demo_s_bundle(demo: Manifest) -> None:
+    """Scales come from a rollout of the demo's own picture and drag; every other stage is that of bf16."""
+    student = random_student(preset("demo"))
+    options = ExportOptions(targets=("rtx",), dtype="fp8")
+    made = export_bundle(student, "0" * 64, demo.folder, options)
+    engine = made.manifest.engines["tensorrt_rtx-any-1.7-fp8"]
+    log = made.manifest.path(str(Path(engine.stages["denoise"]).with_suffix(".log"))).read_text()
+
+    assert set(engine.stages) == set(stage_specs(demo.config))
+    assert not [name for name in made.made if name.startswith("onnx/")], "the graphs are those of bf16"
+    assert log.count("  QUANTIZE ") == log.count("  DEQUANTIZE ") == 2 * 8 * demo.config.model.layers
+    assert "tensorrt_rtx-any-1.7-bf16" in made.manifest.engines
 
 
 def test_calibration_measures_what_goes_into_each_layer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from ms_infer.source import Example, demo_examples
 from ms_infer.stages import Shape, StageSpec, TensorSpec, relative_sink
 from ms_infer.stream_cli import parse_drag
 from ms_infer.tracks import Tracks
+
+logger = logging.getLogger(__name__)
 
 Frames = NDArray[np.uint8]
 
@@ -69,17 +72,23 @@ def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = ROLLOUT
     """Run every comparison that this machine can run; chunks: length of the free-running rollouts."""
     student = dataclasses.replace(student, config=manifest.config, track_head=_head(student, manifest))
     checks = []
+    for check in _checks(student, manifest, chunks):
+        logger.info("compared %s on %s", check.name, check.engine)
+        checks.append(check)
+    return checks
+
+
+def _checks(student: Student, manifest: Manifest, chunks: int) -> Iterator[Check]:
     for dtype in manifest.graphs:
         if dtype in STAGE_LIMITS:
-            checks += [check_stage(student, manifest, dtype, stage) for stage in manifest.stages[dtype]]
+            yield from (check_stage(student, manifest, dtype, stage) for stage in manifest.stages[dtype])
     expected: list[Frames] = []
     for engine in runnable_engines(manifest):
-        checks.append(check_chunks(student, engine, chunks=min(chunks, CHUNKS)))
+        yield check_chunks(student, engine, chunks=min(chunks, CHUNKS))
         if engine.name != "onnxruntime":
             expected = expected or list(rollout(TorchEngine(student, device="cpu", precision="fp32"), chunks))
-            checks.append(check_rollout(engine, expected))
+            yield check_rollout(engine, expected)
         engine.close()
-    return checks
 
 
 def _head(student: Student, manifest: Manifest) -> Any:
