@@ -167,7 +167,7 @@ def test_one_track_moves_the_backdrop() -> None:
     pictures, weights = layers_of(image, points, torch.ones(1, 1, 1, dtype=torch.bool), anchors)
     near = (slice(None), slice(10, 19), slice(10, 19))
 
-    assert weights[0][near].min() == 1
+    assert weights[0][near].min() > 0.999  # the share that a stiff fit leaves is no thing
     torch.testing.assert_close(pictures[0][0][near], shifted(image, 4, 2)[0][near], atol=0.1, rtol=0)
     assert weights[1].max() < 0.01
 
@@ -196,6 +196,8 @@ def test_backdrop_and_thing_get_a_layer_each() -> None:
     assert (pictures[1] - shifted(image, -3, 6))[inner].abs().mean() < 0.05
     assert weights[1][0, 38, 29] > 0.8
     assert weights[1][0, :8].max() < 0.2
+    assert weights[0][0, 32, 36] < 0.2, "the backdrop's picture still shows the thing where it set out"
+    assert weights[0][0, 60, 10] > 0.95
     assert weights[0][0, :, :3].max() == 0, "nothing of the first frame came in from the left"
 
 

@@ -62,8 +62,8 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
 
     Arguments as in `warp_first_frame`. Returns float32 `[B, T, 4 MOTION_LAYERS, H, W]`, for every layer a picture and a
     weight. The first layer is the backdrop: what lies behind the things that move; its weight is 1 where its source
-    lies inside the first frame. The others follow the motions of what is left; their weight is 1 near the tracks
-    that share the motion. Without a visible track the first frame stands still.
+    lies inside the first frame and shows no thing. The others follow the motions of what is left; their weight is 1
+    near the tracks that share the motion. Without a visible track the first frame stands still.
     """
     batch, _, height, width = image.shape
     frames = points.shape[2]
@@ -73,15 +73,18 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     pixels = _pixel_centres(height, width, image)
     terms_at_pixels = _basis(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
     cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
-    near = (-0.5 / SUPPORT**2 * squared_distances(cells, places)).exp()
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
-    basis, shifts, supports = _basis(places * (2 / limits) - 1), [], []
+    basis, shifts, shares = _basis(places * (2 / limits) - 1), [], []
     for layer in range(MOTION_LAYERS):
         count = THING_TERMS if layer else len(STIFFNESS)
         terms, share = shared_motion(basis[..., :count], moved, left)
         shifts.append(terms_at_pixels[:, :count] @ terms)
-        supports.append((near @ share).clamp(max=1) if layer else torch.ones_like(cells[..., :1]))
+        shares.append(share)
         left = left - share
+        if layer == 0:  # where the backdrop still shows the things: their places in the first frame, moved along
+            begun = places - moved
+            ghosts = _support(cells, begun + _basis(begun * (2 / limits) - 1) @ terms, left)
+    supports = [1 - ghosts, *_support(cells, places, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
     # All layers are sampled at once, with a fourth channel for the weight: TensorRT cannot fuse sampling with joining.
     source = pixels - torch.stack(shifts, dim=1).view(-1, height, width, 2)
     rgbx = F.pad(image, (0, 0, 0, 0, 0, 1))[:, None].expand(-1, frames * MOTION_LAYERS, -1, -1, -1).flatten(0, 1)
@@ -91,6 +94,12 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     weight = inside * F.interpolate(support, size=(height, width), mode="bilinear", align_corners=False)
     last = torch.tensor([0.0, 0, 0, 1], device=image.device, dtype=image.dtype).view(1, 4, 1, 1)
     return (picture + last * weight).view(batch, frames, 4 * MOTION_LAYERS, height, width)
+
+
+def _support(cells: Tensor, tracks: Tensor, shares: Tensor) -> Tensor:
+    """How near cells `[R, P, 2]` lie to tracks `[R, N, 2]` that have a share `[R, N, L]`: `[R, P, L]`, at most 1."""
+    near = (-0.5 / SUPPORT**2 * squared_distances(cells, tracks)).exp()
+    return (near @ shares).clamp(max=1)
 
 
 def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
