@@ -1,6 +1,6 @@
 """Frames per second of the CPU engines on the same student, weights and threads, in interleaved bursts.
 
-    python benchmarks/bench_engines.py [--threads 2] [--bursts 5] [--chunks 2] [--bundle DIR] [--json FILE]
+    python benchmarks/bench_engines.py [--threads 2] [--bursts 5] [--chunks 6] [--bundle DIR] [--json FILE]
 
 Prints, per engine, the best burst: milliseconds per chunk by the wall clock and by the CPU time of the process. On a
 busy machine the wall clock says little; the CPU time of one thread (--threads 1) then still compares the engines.
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bursts", type=int, default=5)
-    parser.add_argument("--chunks", type=int, default=2)
+    parser.add_argument("--chunks", type=int, default=6)
     parser.add_argument("--bundle", type=Path, default=None)
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--json", type=Path, default=None)
