@@ -16,6 +16,7 @@ FAR = 1e9  # squared distance of an invisible track
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
 SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # of `shared_motion`: residuals at which a track counts a quarter
 STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
+LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin another motion
 THING_TERMS = 3  # things move by an affine map, the backdrop by a quadratic one
 
 
@@ -80,7 +81,7 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
         terms, share = shared_motion(basis[..., :count], moved, left)
         shifts.append(terms_at_pixels[:, :count] @ terms)
         shares.append(share)
-        left = left - share
+        left = F.relu(left - share - LEFT_OVER)
         if layer == 0:  # where the backdrop still shows the things: their places in the first frame, moved along
             begun = places - moved
             ghosts = _support(cells, begun + _basis(begun * (2 / limits) - 1) @ terms, left)
