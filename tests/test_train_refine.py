@@ -215,7 +215,11 @@ def test_a_refiner_is_exported_and_read_back(tiny: Tiny, tmp_path: Path) -> None
     assert student.config.model.refiner == WIDTHS
     for name, value in student.refiner.state_dict().items():
         torch.testing.assert_close(value, stage.average.values[name].bfloat16().float(), atol=0, rtol=0)
+    again = load_refiner(tmp_path / "with.safetensors", WIDTHS)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.refiner.state_dict().items())
     export(tiny.network, tiny.vae, None, tmp_path / "without.safetensors")
+    with pytest.raises(CheckpointError, match="holds no refiner"):
+        load_refiner(tmp_path / "without.safetensors", WIDTHS)
     plain = load_student(tmp_path / "without.safetensors")
     assert plain.refiner is None
     assert plain.config.model.refiner is None

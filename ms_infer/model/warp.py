@@ -12,7 +12,6 @@ CELL = 4  # pixels between two places where the displacement is worked out
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
 NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
-
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
 SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # of `shared_motion`: residuals at which a track counts a quarter
 STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
@@ -111,11 +110,10 @@ def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor
     1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width; the first rounds fit a
     shift alone.
     """
-    shares, fitted = weights, torch.zeros_like(moved[:, :1])
+    shares = weights
     for width in SHIFT_ROUNDS:
         fitted = (shares * moved).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + STIFFNESS[0])
         shares = _shares(weights, fitted - moved, width)
-    terms = fitted
     ridge = torch.diag(torch.tensor(STIFFNESS[: basis.shape[-1]], device=basis.device, dtype=basis.dtype))
     for width in FIT_ROUNDS:
         weighted = (basis * shares).transpose(1, 2)

@@ -209,15 +209,25 @@ def refine(
     place = _start(device, threads)
     stage = Refine(config, FrameSource(frames), place)
     if init is not None:
-        stage.start_from_average(read_average(init))
+        stage.start_from_average(_refiner_weights(init))
     run(stage, out)
     parallel.finish()
 
 
+def _refiner_weights(path: Path) -> dict[str, Tensor]:
+    """Averaged weights of a refiner's stage, or the refiner of a student file; CheckpointError when it has none."""
+    if not _is_student(path):
+        return read_average(path)
+    refiner = load_student(path, dtype=torch.float32).refiner
+    if refiner is None:
+        raise CheckpointError(f"{path} holds no refiner; give a checkpoint of `ms_train refine`")
+    return dict(refiner.state_dict())
+
+
 def load_refiner(path: Path, config: RefinerConfig) -> Refiner:
-    """The averaged refiner of a stage checkpoint, frozen."""
+    """The averaged refiner of a stage checkpoint or of a student file, frozen."""
     refiner = Refiner(config)
-    refiner.load_state_dict(read_average(path))
+    refiner.load_state_dict(_refiner_weights(path))
     return refiner.eval().requires_grad_(False)
 
 

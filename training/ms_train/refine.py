@@ -187,7 +187,7 @@ class Refine(Stage):
     def start_from_average(self, values: dict[str, Tensor]) -> None:
         """Begin with the averaged weights of another run."""
         self.refiner.load_state_dict(values)
-        self.average.values = {name: value.detach().float().clone().to(self.device) for name, value in values.items()}
+        self.average = Average(self.refiner, self.loop.ema)
 
     def parts(self) -> dict[str, Any]:
         return {"refiner": self.refiner, "optimizer": self.optimizer, "average": self.average}
