@@ -23,13 +23,14 @@ import torch
 from ms_export.onnx_engine import OnnxEngine
 from ms_export.verify import chunk_plan, example_image, example_player, run_chunk
 
+from ms_infer.bundle.manifest import Manifest, load_manifest
+from ms_infer.demo import demo_bundle
 from ms_infer.engines.base import Engine
+from ms_infer.engines.open import load_source
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.manifest import Manifest, load_manifest
-from ms_infer.playback import TrackPlayer
-from ms_infer.source import demo_bundle, load_source
+from ms_infer.tracks.player import TrackPlayer
 
 WARM_UP = 4
 """Chunks before the first burst: sink and window are full, every stage has run."""

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks.conftest import DEVICE, Timed
-from ms_infer import device_noise, noise
 from ms_infer.checkpoint import Student
 from ms_infer.engines.base import ChunkPlan
 from ms_infer.engines.torch import TorchEngine
+from ms_infer.engines.torch import noise as device_noise
+from ms_infer.numerics import noise
 
 
 @pytest.fixture

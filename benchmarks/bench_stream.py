@@ -9,10 +9,10 @@ import pytest
 from benchmarks.conftest import DEVICE, Timed
 from benchmarks.peers.reference import ReferenceEngine
 from ms_infer import Stream
-from ms_infer.bench_run import BenchPlan, start
+from ms_infer.bench.run import BenchPlan, start
 from ms_infer.checkpoint import Student
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.torch_cuda import FusedEngine
+from ms_infer.engines.torch.captured import FusedEngine
 
 ENGINES = {"torch": TorchEngine, "torch-fused": FusedEngine, "reference": ReferenceEngine}
 PRECISIONS = ["fp32", "bf16"]

@@ -3,8 +3,8 @@
 import sys
 
 from ms_infer import Stream, Tracks
+from ms_infer.demo import demo_examples
 from ms_infer.media import open_writer
-from ms_infer.source import demo_examples
 
 source, picture, out = (sys.argv[1:] + ["demo", None, "drag.mp4"][len(sys.argv) - 1 :])[:3]
 picture = picture or next((example.image for example in demo_examples()), None)

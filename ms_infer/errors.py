@@ -33,3 +33,9 @@ class MissingExtraError(MotionStreamError, ImportError):
 
 class DeviceError(MotionStreamError, RuntimeError):
     """The device asked for is absent or failed."""
+
+
+def require(condition: bool, message: str) -> None:
+    """ConfigError with the message, unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)

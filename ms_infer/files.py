@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ms_infer.errors import MotionStreamError
+from ms_infer.errors import BundleError, MotionStreamError
 
 
 @contextmanager
@@ -42,3 +42,9 @@ def whole_file(
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    with whole_file(path, BundleError) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

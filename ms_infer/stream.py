@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ms_infer.config import StreamConfig, rgb_frames
 from ms_infer.controls import Control, Controls
 from ms_infer.engines.base import ChunkPlan, Engine
+from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError
-from ms_infer.playback import TrackPlayer
-from ms_infer.source import open_engine
 from ms_infer.tracks import Tracks
+from ms_infer.tracks.player import TrackPlayer
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student

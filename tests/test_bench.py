@@ -16,12 +16,14 @@ from PIL import Image
 
 from benchmarks.peers.__main__ import Runner, ratios
 from benchmarks.peers.reference import ReferenceEngine
-from ms_infer import ConfigError, ContextConfig, Stream, Tracks, bench, bench_stats
-from ms_infer.bench_env import environment
-from ms_infer.bench_floor import Floor, measure_floor, work_of_pass
-from ms_infer.bench_plot import SIZE, plot_chunks
-from ms_infer.bench_report import compare, document, lines, warnings
-from ms_infer.bench_run import BenchPlan, Measurement, measure
+from ms_infer import ConfigError, ContextConfig, Stream, Tracks
+from ms_infer.bench import cli as bench
+from ms_infer.bench import stats as bench_stats
+from ms_infer.bench.environment import environment
+from ms_infer.bench.floor import Floor, measure_floor, work_of_pass
+from ms_infer.bench.plot import SIZE, plot_chunks
+from ms_infer.bench.report import compare, document, lines, warnings
+from ms_infer.bench.run import BenchPlan, Measurement, measure
 from ms_infer.config import preset
 from ms_infer.engines.torch import TorchEngine
 from tests.tiny import tiny_config, tiny_student, without_tracks

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.checkpoint import Student, load_student, random_student, save_student
-from ms_infer.checkpoint_names import to_diffusers
-from ms_infer.checkpoint_sizes import Sizes, stream_config
+from ms_infer.checkpoint.names import to_diffusers
+from ms_infer.checkpoint.sizes import Sizes, stream_config
 from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.model.taehv import TinyVae

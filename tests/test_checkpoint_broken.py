@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ms_infer import checkpoint, config
+from ms_infer import config
 from ms_infer.checkpoint import load_student, random_student, save_student
-from ms_infer.checkpoint_files import read_checkpoint
-from ms_infer.checkpoint_sizes import Sizes, stream_config
+from ms_infer.checkpoint import student as checkpoint
+from ms_infer.checkpoint.files import read_checkpoint
+from ms_infer.checkpoint.sizes import Sizes, stream_config
 from ms_infer.errors import CheckpointError
 from tests.test_checkpoint import TINY96, TRACKED, tiny96, tiny96_config, write_shards
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ms_infer.checkpoint_names import normalised, strip_wrappers, to_diffusers, to_original
+from ms_infer.checkpoint.names import normalised, strip_wrappers, to_diffusers, to_original
 from ms_infer.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ms_infer.config import ContextConfig, ModelConfig, StreamConfig, TextConfig
-from ms_infer.context import ContextCache
+from ms_infer.model.context import ContextCache
 from ms_infer.model.rope import axis_angles, axis_dims
 from ms_infer.model.transformer import SelfAttention
 

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ms_infer import ContextConfig, ScheduleConfig, Stream, StreamConfig, Tracks
-from ms_infer.angles import RotationTables, timestep_sinusoids
 from ms_infer.config import TextConfig
 from ms_infer.media import load_image
-from ms_infer.noise import normal
-from ms_infer.playback import TrackPlayer
-from ms_infer.schedule import denoise_steps
-from ms_infer.words import tokenize
+from ms_infer.numerics.angles import RotationTables, timestep_sinusoids
+from ms_infer.numerics.noise import normal
+from ms_infer.numerics.schedule import denoise_steps
+from ms_infer.text import tokenize
+from ms_infer.tracks.player import TrackPlayer
 from tests.cpp.compare_python import compare, picture
 from tests.cpp.native import Library, NativeError, NativeStream, corners_of
 

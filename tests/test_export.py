@@ -20,19 +20,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from ms_export import bundle, cli, plan, verify, weights
-from ms_export.bundle import Exporter, checkpoint_digest, export_bundle
-from ms_export.motion import track_errors
+from ms_export import cli, plan, verify, weights
+from ms_export import exporter as bundle
+from ms_export.exporter import Exporter, checkpoint_digest, export_bundle
+from ms_export.motion_error import track_errors
 from ms_export.options import ExportOptions, parse_context, parse_size
 from ms_export.weights import ALIGNMENT, WeightTable, write_weights
 
 from ms_infer import BundleError, CheckpointError, ConfigError, ContextConfig, MissingExtraError
+from ms_infer.bundle.digests import file_digest
+from ms_infer.bundle.manifest import load_manifest
+from ms_infer.bundle.stages import TensorSpec, contiguous_writes, stage_specs
 from ms_infer.checkpoint import Student, load_student, save_student
 from ms_infer.config import PRESETS, RefinerConfig, StreamConfig, preset
-from ms_infer.manifest import file_digest, load_manifest
-from ms_infer.playback import TrackPlayer
-from ms_infer.stages import TensorSpec, contiguous_writes, stage_specs
 from ms_infer.tracks import Tracks
+from ms_infer.tracks.player import TrackPlayer
 from tests.tiny import tiny_config, tiny_student, without_tracks
 
 
@@ -537,7 +539,7 @@ def test_the_example_is_the_demo_s_own(student: Student) -> None:
     assert verify.example_player(student.config) is None
 
 
-@pytest.mark.parametrize("module", ["ms_export.cli", "ms_infer.engines.openvino", "ms_infer.manifest"])
+@pytest.mark.parametrize("module", ["ms_export.cli", "ms_infer.engines.openvino", "ms_infer.bundle.manifest"])
 def test_what_starts_fast_does_not_import_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -565,7 +567,7 @@ def test_the_digest_of_a_checkpoint_follows_its_content(student: Student, tmp_pa
 def test_the_demo_takes_its_bundle_where_there_is_one(
     copied: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ms_infer import source
+    from ms_infer.engines import open as source
 
     folder = source.demo_bundle()
     assert source.find_bundle("demo", "auto", None) is None

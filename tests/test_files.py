@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms_infer import BundleError, ConfigError, Stream, prompt
+from ms_infer import BundleError, ConfigError, Stream
+from ms_infer import text as prompt
 from ms_infer.checkpoint import Student, save_student
 from ms_infer.config import TextConfig
-from ms_infer.files import whole_file
-from ms_infer.manifest import write_text
+from ms_infer.files import whole_file, write_text
 from ms_infer.tracks import Tracks
 from tests.tiny import tiny_student
 

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, attention, device_noise, graphs, noise
+from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint_modules import changed
+from ms_infer.checkpoint.parts import changed
 from ms_infer.config import RefinerConfig, TrackHeadConfig
-from ms_infer.context import ContextCache
-from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.torch_cuda import FusedEngine, _channels_last_, open_torch_engine
-from ms_infer.fused import Fp8Operations, FusedOperations, join_layers, load_kernels
+from ms_infer.engines.torch import TorchEngine, attention, graphs
+from ms_infer.engines.torch import noise as device_noise
+from ms_infer.engines.torch.captured import FusedEngine, _channels_last_, open_torch_engine
+from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, join_layers, load_kernels
+from ms_infer.model.context import ContextCache
 from ms_infer.model.transformer import PLAIN, Transformer, full_attention
+from ms_infer.numerics import noise
 from tests.tiny import tiny_config, tiny_student, without_tracks
 
 CPU = torch.device("cpu")

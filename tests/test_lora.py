@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.checkpoint import load_student
-from ms_infer.checkpoint_names import to_diffusers
+from ms_infer.checkpoint.lora import merge_lora, read_lora
+from ms_infer.checkpoint.names import to_diffusers
 from ms_infer.errors import CheckpointError
-from ms_infer.lora import merge_lora, read_lora
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"

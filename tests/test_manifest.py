@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from ms_infer import BundleError, manifest
-from ms_infer.manifest import EngineSpec, FileSpec, Manifest, file_digest, load_manifest
-from ms_infer.stages import stage_specs
+from ms_infer import BundleError
+from ms_infer.bundle import manifest
+from ms_infer.bundle.digests import file_digest
+from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest, load_manifest
+from ms_infer.bundle.stages import stage_specs
 from tests.tiny import tiny_config
 
 Values = dict[str, Any]

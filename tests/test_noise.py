@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ms_infer import noise
+from ms_infer.numerics import noise
 
 KNOWN = [  # Random123's known-answer tests of philox4x32-10: counter, key, words
     ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ms_infer.config import ScheduleConfig
 from ms_infer.errors import ConfigError
-from ms_infer.schedule import denoise_steps, sigma_of, sigma_table, warp
+from ms_infer.numerics.schedule import denoise_steps, sigma_of, sigma_table, warp
 
 GOLDEN = Path(__file__).parent / "golden"
 STORED = load_file(GOLDEN / "scheduler.safetensors")

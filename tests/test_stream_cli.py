@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from ms_infer.checkpoint import save_student
+from ms_infer.cli.stream import load_tracks, main, parse_camera, parse_drag
 from ms_infer.errors import ConfigError
 from ms_infer.media import read_video
-from ms_infer.stream_cli import load_tracks, main, parse_camera, parse_drag
 from ms_infer.tracks import Tracks
 from tests.tiny import tiny_config, tiny_student
 
@@ -60,7 +60,7 @@ def test_png_folders_and_camera(checkpoint: Path, photo: Path, tmp_path: Path) -
 
 
 def test_raw_frames_go_to_a_pipe(checkpoint: Path, photo: Path) -> None:
-    command = [sys.executable, "-m", "ms_infer.stream_cli", str(checkpoint), "--image", str(photo)]
+    command = [sys.executable, "-m", "ms_infer.cli.stream", str(checkpoint), "--image", str(photo)]
 
     run = subprocess.run([*command, "--grid", "4", "--seconds", "0.5", "-o", "-"], capture_output=True, check=True)
 
@@ -103,7 +103,7 @@ def test_usage_errors_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "from ms_infer.stream_cli import main\n"
+        "from ms_infer.cli.stream import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as done:\n    print(done.code, 'torch' in sys.modules, file=sys.stderr)\n"
     )

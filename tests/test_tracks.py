@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.media import load_image
-from ms_infer.playback import TrackPlayer
 from ms_infer.tracks import Tracks
+from ms_infer.tracks.player import TrackPlayer
 
 coordinates = st.integers(-10, 50).map(lambda step: np.float32(step / 40))  # mostly inside the picture
 
@@ -77,7 +77,7 @@ def test_tracks_copy_what_they_get_and_cannot_be_written() -> None:
 
 
 def test_importing_tracks_loads_neither_torch_nor_opencv() -> None:
-    code = "import sys, ms_infer.tracks, ms_infer.playback; print({'torch', 'cv2', 'av', 'PIL'} & set(sys.modules))"
+    code = "import sys, ms_infer.tracks.player; print({'torch', 'cv2', 'av', 'PIL'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ms_train.ablation import content_only, ids_only
-from ms_train.assets import load_assets
-from ms_train.captions import vocabulary
-from ms_train.clips import ClipMaker, Rendered
-from ms_train.drift import Look, compare_ends, measure_drift, segments, stream_scene
-from ms_train.evaluate import SETS, EvaluateConfig, evaluate, set_maker
-from ms_train.measure import held_still, measure_rows
-from ms_train.refine import Decoder
-from ms_train.report import markdown
-from ms_train.scene import draw_scene
+from ms_train.data.assets import load_assets
+from ms_train.data.captions import vocabulary
+from ms_train.data.clips import ClipMaker, Rendered
+from ms_train.data.scene import draw_scene
+from ms_train.evaluate.ablation import content_only, ids_only
+from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
+from ms_train.evaluate.measure import held_still, measure_rows
+from ms_train.evaluate.run import SETS, EvaluateConfig, evaluate, set_maker
+from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
+from ms_train.evaluate.tables import markdown
+from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip
+from ms_train.stages.refine import Decoder
 from ms_train.students import Network, export, warm_start_
-from ms_train.swaps import APART_PIXELS, make_swaps, swapped_errors
-from ms_train.transfer import as_rendered, mean_table, read_clip
 
 from ms_infer.config import RefinerConfig
 from ms_infer.media import open_writer

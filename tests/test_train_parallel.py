@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from ms_train import parallel
-from ms_train.clips import Clips, ClipSource
-from ms_train.distill import Distill, DistillConfig
+from ms_train.data.clips import Clips, ClipSource
 from ms_train.loop import CHECKPOINT, LoopConfig, Stage, run
+from ms_train.stages.distill import Distill, DistillConfig
+from ms_train.stages.teacher import FlowConfig, Teacher
 from ms_train.students import Network
-from ms_train.teacher import FlowConfig, Teacher
 from torch import nn
 from torch.distributed.tensor import DTensor
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ms_train.assets import Assets, load_assets
-from ms_train.captions import vocabulary
-from ms_train.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, warp_frames, write_shards
 from ms_train.commands import load_refiner, load_vae, read_average, recipe
+from ms_train.data.assets import Assets, load_assets
+from ms_train.data.captions import vocabulary
+from ms_train.data.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, warp_frames, write_shards
+from ms_train.data.scene import SceneConfig
+from ms_train.data.scene_tracks import TrackLayout
 from ms_train.loop import CHECKPOINT, LoopConfig, run
-from ms_train.refine import Decoder, Frames, FrameSource, Refine, RefineConfig, make_frames, write_frames
-from ms_train.scene import SceneConfig
+from ms_train.stages.refine import Decoder, Frames, FrameSource, Refine, RefineConfig, make_frames, write_frames
 from ms_train.students import Network, export
-from ms_train.tracks import TrackLayout
 from torch.nn import functional as F
 
 from ms_infer.checkpoint import Student, load_student

@@ -9,24 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ms_train.adapt import Adapt, AdaptConfig
-from ms_train.assets import load_assets
-from ms_train.autoencoder import Autoencoder, AutoencoderConfig
-from ms_train.captions import vocabulary
-from ms_train.clips import ClipConfig, ClipMaker, ClipSource
-from ms_train.distill import Distill, DistillConfig
-from ms_train.flow import joint_guidance
+from ms_train.data.assets import load_assets
+from ms_train.data.captions import vocabulary
+from ms_train.data.clips import ClipConfig, ClipMaker, ClipSource
+from ms_train.data.scene import SceneConfig
+from ms_train.data.scene_tracks import TrackLayout
 from ms_train.loop import CHECKPOINT, LoopConfig, Stage, run
-from ms_train.rollout import rollout
-from ms_train.scene import SceneConfig
+from ms_train.stages.adapt import Adapt, AdaptConfig
+from ms_train.stages.autoencoder import Autoencoder, AutoencoderConfig
+from ms_train.stages.distill import Distill, DistillConfig
+from ms_train.stages.flow_matching import joint_guidance
+from ms_train.stages.rollout import rollout
+from ms_train.stages.teacher import FlowConfig, Teacher
 from ms_train.students import Network, export, image_slots, warm_start_
-from ms_train.teacher import FlowConfig, Teacher
-from ms_train.tracks import TrackLayout
 
-from ms_infer import noise
 from ms_infer.checkpoint import Student, load_student
 from ms_infer.config import MODELS, StreamConfig, preset
 from ms_infer.model.taehv import TinyVae
+from ms_infer.numerics import noise
 from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 
@@ -222,7 +222,7 @@ def test_the_warm_start_predicts_the_moved_first_frame(source: tuple[StreamConfi
     warm_start_(network)
     clean, moved = 0.5 * torch.randn(2, 3, 16, 4, 4), torch.randn(2, 3, 16, 4, 4)
     keys = network.keys(torch.zeros(2, 4, dtype=torch.int64))
-    from ms_infer.context import ContextCache
+    from ms_infer.model.context import ContextCache
 
     cache = ContextCache(stream, batch=2)
     with torch.no_grad():

@@ -16,21 +16,21 @@ from onnx import TensorProto, helper
 pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
 
 import tensorrt_rtx as trt
-from ms_export import tensorrt_network as networks
-from ms_export.bundle import export_bundle
+from ms_export.exporter import export_bundle
 from ms_export.options import ExportOptions
-from ms_export.tensorrt import PlanOptions, build_plan
-from ms_export.tensorrt_fp8 import Fp8Scales, calibrate, products_of
-from ms_export.tensorrt_scatter import without_scatter_add
+from ms_export.tensorrt import network as networks
+from ms_export.tensorrt.build import PlanOptions, build_plan
+from ms_export.tensorrt.fp8 import Fp8Scales, calibrate, products_of
+from ms_export.tensorrt.scatter import without_scatter_add
 
 from ms_infer import BundleError, ConfigError, DeviceError, EngineMismatchError, MissingExtraError, preset
+from ms_infer.bundle.manifest import Manifest
+from ms_infer.bundle.stages import stage_specs
 from ms_infer.checkpoint import random_student
 from ms_infer.config import RefinerConfig
-from ms_infer.engines import trt_library
-from ms_infer.engines.trt_library import TensorRt, listening, load, log_of
-from ms_infer.engines.trt_stage import LoadedStage, new_runtime
-from ms_infer.manifest import Manifest
-from ms_infer.stages import stage_specs
+from ms_infer.engines.tensorrt import library as trt_library
+from ms_infer.engines.tensorrt.library import TensorRt, listening, load, log_of
+from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
 from tests.tiny import tiny_student
 from tests.trt_graphs import attention_graph, attention_spec, export_hollow, wide_config
 
@@ -266,7 +266,7 @@ def test_rule_fp8_needs_a_gpu_that_has_it(rtx: TensorRt) -> None:
 
 
 def test_rule_building_for_this_gpu_needs_one(rtx: TensorRt, tmp_path: Path) -> None:
-    from ms_export.tensorrt import _refusal
+    from ms_export.tensorrt.build import _refusal
 
     network = empty_network(rtx)
     given = network.definition.add_input("x", trt.float16, (16, 16))

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("triton", reason="needs the extra [kernels]")
 
-from ms_export import tensorrt_plugin as plugin
+from ms_export.tensorrt import plugin
 from ms_kernels import ptx
 
 from ms_infer import BundleError, ConfigError
-from ms_infer.engines.trt_library import TensorRt, load
+from ms_infer.engines.tensorrt.library import TensorRt, load
 from tests.trt_graphs import attention_graph, attention_spec, split_writes
 
 Q, CACHE = (1, 2, 48, 64), (1, 2, 144, 64)

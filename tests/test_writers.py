@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_infer import writers
 from ms_infer.errors import ConfigError, MotionStreamError
-from ms_infer.media import VideoWriter, open_writer, read_video
+from ms_infer.media import VideoWriter, open_writer, read_video, writers
 
 HEIGHT, WIDTH = 48, 64
 

@@ -14,10 +14,10 @@ from ms_export.trace import _attention_function, module_parts, trace_stage
 from ms_export.weights import WEIGHTS, WeightTable
 from onnx import TensorProto, helper
 
+from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, TensorSpec, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig, preset
 from ms_infer.model.transformer import Transformer
-from ms_infer.stages import GRAPH_DTYPES, StageSpec, TensorSpec, stage_specs
 
 TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 

@@ -13,11 +13,12 @@ from typing import Any
 import tyro
 
 from benchmarks.peers.reference import ReferenceEngine
-from ms_infer import Stream, cli
-from ms_infer.bench import BenchOptions, open_source, stream_facts
-from ms_infer.bench_env import environment
-from ms_infer.bench_run import BenchPlan, start
-from ms_infer.source import load_source
+from ms_infer import Stream
+from ms_infer.bench.cli import BenchOptions, open_source, stream_facts
+from ms_infer.bench.environment import environment
+from ms_infer.bench.run import BenchPlan, start
+from ms_infer.cli.run import run_command
+from ms_infer.engines.open import load_source
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Runner:
 
 def main() -> int:
     options = tyro.cli(PeerOptions, prog="python -m benchmarks.peers")
-    return cli.run("peers", lambda: measure(options))
+    return run_command("peers", lambda: measure(options))
 
 
 def measure(options: PeerOptions) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ms_infer import cli
+from ms_infer.cli.run import run_command, set_logging
 from ms_infer.errors import ConfigError, MotionStreamError
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ class ExportCommand:
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of `ms-export`; returns the exit code."""
     command = tyro.cli(ExportCommand, prog="ms-export", args=args)
-    return cli.run("ms-export", lambda: run(command), debug=command.debug)
+    return run_command("ms-export", lambda: run(command), debug=command.debug)
 
 
 def run(command: ExportCommand) -> str:
     """Do what the command asks for; returns the closing words."""
-    cli.set_logging(verbose=command.verbose, quiet=command.quiet)
+    set_logging(verbose=command.verbose, quiet=command.quiet)
     if command.verify_chunks < 1:
         raise ConfigError(f"--verify-chunks must be at least 1, not {command.verify_chunks}")
     if not command.quiet:
@@ -101,7 +101,8 @@ def _options(command: ExportCommand) -> ExportOptions:
 
 
 def _load(command: ExportCommand) -> Student:
-    from ms_infer.source import demo_checkpoint, load_source
+    from ms_infer.demo import demo_checkpoint
+    from ms_infer.engines.open import load_source
 
     if command.checkpoint == "demo" and demo_checkpoint() is None:
         return load_source("demo")
@@ -114,7 +115,7 @@ def _load(command: ExportCommand) -> Student:
 
 def _folder(command: ExportCommand, student: Student) -> Path:
     from ms_export.options import default_folder
-    from ms_infer.source import demo_bundle
+    from ms_infer.demo import demo_bundle
 
     if command.output is not None:
         return Path(command.output)
@@ -124,14 +125,14 @@ def _folder(command: ExportCommand, student: Student) -> Path:
 
 
 def _source_file(command: ExportCommand) -> Path | None:
-    from ms_infer.source import demo_checkpoint
+    from ms_infer.demo import demo_checkpoint
 
     return demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
 
 
 def _digest(command: ExportCommand, student: Student) -> str:
     """sha256 of the checkpoint, or of it and the files that are merged into it."""
-    from ms_export.bundle import checkpoint_digest
+    from ms_export.exporter import checkpoint_digest
 
     digest = checkpoint_digest(_source_file(command), student)
     merged = {"vae": command.vae, "lora": command.lora}
@@ -140,8 +141,8 @@ def _digest(command: ExportCommand, student: Student) -> str:
 
 
 def _export(command: ExportCommand, student: Student, options: ExportOptions) -> str:
-    from ms_export.bundle import export_bundle
-    from ms_export.report import bundle_summary
+    from ms_export.exporter import export_bundle
+    from ms_export.tables import bundle_summary
 
     folder = _folder(command, student)
     result = export_bundle(student, _digest(command, student), folder, options)
@@ -163,7 +164,7 @@ def _export(command: ExportCommand, student: Student, options: ExportOptions) ->
 
 
 def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -> str:
-    from ms_export.report import describe_plan, format_plan
+    from ms_export.tables import describe_plan, format_plan
 
     plan = describe_plan(student, options)
     if command.json:
@@ -174,8 +175,8 @@ def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -
 
 
 def _list(command: ExportCommand) -> str:
-    from ms_export.report import bundle_summary, format_manifest
-    from ms_infer.manifest import load_manifest
+    from ms_export.tables import bundle_summary, format_manifest
+    from ms_infer.bundle.manifest import load_manifest
 
     if not Path(command.checkpoint).is_dir():
         raise ConfigError(f"{command.checkpoint} is no folder; --list takes a bundle")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.base import Array
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.manifest import Manifest
 
 
 class OnnxEngine(StagedEngine):

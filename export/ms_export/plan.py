@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 from ms_export.options import ExportOptions
 from ms_export.weights import WeightTable
+from ms_infer.bundle.stages import StageSpec, TensorSpec, contiguous_writes, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint_modules import parts_of
+from ms_infer.checkpoint.parts import parts_of
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
-from ms_infer.stages import StageSpec, TensorSpec, contiguous_writes, resolve_writes, stage_specs
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

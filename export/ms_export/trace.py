@@ -17,12 +17,12 @@ import torch
 from onnx import helper
 from torch import nn
 
-from ms_export.graphs import ATTENTION, DOMAIN, Stage, build_stage
+from ms_export.modules import ATTENTION, DOMAIN, Stage, build_stage
 from ms_export.weights import WeightTable
+from ms_infer.bundle.stages import StageSpec, TensorSpec
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint_modules import PARTS
+from ms_infer.checkpoint.parts import PARTS
 from ms_infer.model.transformer import Transformer
-from ms_infer.stages import StageSpec, TensorSpec
 
 OPSET = 24
 FOLDED_ELEMENTS = 4096  # larger results are left to the engine: graphs stay small, weights are in their file only

@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ms_export.graphs import build_stage
-from ms_export.motion import track_errors
+from ms_export.modules import build_stage
+from ms_export.motion_error import track_errors
 from ms_export.onnx_engine import OnnxEngine, open_session
+from ms_infer.bundle.manifest import Manifest
+from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec, relative_sink
 from ms_infer.checkpoint import Student
+from ms_infer.cli.stream import parse_drag
 from ms_infer.config import StreamConfig, rgb_frames
+from ms_infer.demo import Example, demo_examples
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.errors import MissingExtraError
-from ms_infer.manifest import Manifest
 from ms_infer.media import load_image
-from ms_infer.playback import TrackPlayer
-from ms_infer.source import Example, demo_examples
-from ms_infer.stages import Shape, StageSpec, TensorSpec, relative_sink
-from ms_infer.stream_cli import parse_drag
 from ms_infer.tracks import Tracks
+from ms_infer.tracks.player import TrackPlayer
 
 logger = logging.getLogger(__name__)
 

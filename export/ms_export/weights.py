@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint_modules import PARTS
+from ms_infer.checkpoint.parts import PARTS
 from ms_infer.errors import BundleError
 from ms_infer.files import whole_file
 

@@ -1,1 +1,1 @@
-"""Who computes the stages: torch, openvino, tensorrt."""
+"""Who computes the stages of a chunk: PyTorch, OpenVINO or TensorRT. May import: checkpoint, bundle, model, tracks."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Placement, StreamConfig
-from ms_infer.playback import TrackChunk
+from ms_infer.tracks.player import TrackChunk
 
 Array = NDArray[Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.engines.base import Array
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, DeviceError, EngineMismatchError, MissingExtraError
-from ms_infer.manifest import EngineSpec, Manifest, load_manifest
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}

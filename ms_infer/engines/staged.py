@@ -9,16 +9,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer import noise
-from ms_infer.angles import RotationTables, timestep_sinusoids
+from ms_infer.bundle.manifest import Manifest
+from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec, contiguous_writes, relative_sink
 from ms_infer.config import Placement
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.errors import ConfigError
-from ms_infer.manifest import Manifest
-from ms_infer.prompt import embed_prompt
-from ms_infer.schedule import denoise_steps
-from ms_infer.stages import Shape, StageSpec, TensorSpec, contiguous_writes, relative_sink
-from ms_infer.words import tokenize
+from ms_infer.numerics import noise
+from ms_infer.numerics.angles import RotationTables, timestep_sinusoids
+from ms_infer.numerics.schedule import denoise_steps
+from ms_infer.text import embed_prompt, tokenize
 
 
 class StagedEngine(Engine):

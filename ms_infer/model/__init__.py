@@ -1,1 +1,1 @@
-"""The student in plain PyTorch."""
+"""The student in plain PyTorch. May import: numerics, config, text."""

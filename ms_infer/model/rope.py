@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms_infer.angles import ROPE_BASE, axis_angles, axis_dims
+from ms_infer.numerics.angles import ROPE_BASE, axis_angles, axis_dims
 
 __all__ = ["ROPE_BASE", "Rotation", "axis_angles", "axis_dims", "rotate"]
 

@@ -122,7 +122,7 @@ Rows = Any
 class Operations:
     """What stands between the matrix products, and these products. These lines are the maths.
 
-    An engine may pass a subclass that fuses or quantises them (`ms_infer/fused.py`). What `norm_modulate`, `norm`
+    An engine may pass a subclass that fuses or quantises them (`engines/torch/fused.py`). What `norm_modulate`, `norm`
     and `gelu` return goes into `linear` and `project` only. x `[B, F, tokens, dim]`, y `[B, F * tokens, dim]`.
     """
 

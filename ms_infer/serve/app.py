@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from ms_infer.errors import MotionStreamError
-from ms_infer.serve.config import ServeConfig, is_loopback
-from ms_infer.serve.context import Context
 from ms_infer.serve.encode import JpegEncoder
 from ms_infer.serve.hub import Hub, OpenStream
 from ms_infer.serve.openapi import openapi
 from ms_infer.serve.session import Session
+from ms_infer.serve.settings import ServeConfig, is_loopback
+from ms_infer.serve.shared import Context
 from ms_infer.serve.socket import Connection
 from ms_infer.serve.uploads import read_motion, read_picture
 from ms_infer.serve.worker import Worker

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.serve.movers import Array, Field, Path, Place, Pointer, Stick
-from ms_infer.tracks import RIM, Tracks
+from ms_infer.tracks import Tracks
+from ms_infer.tracks.tracks import RIM
 
 ID_RANGE, ID_STRIDE = 100_000, 7919  # ids jump about the range that models are trained with
 MAX_STEP = 0.03  # of the picture per RGB frame; a faster pointer is followed a little later

@@ -10,14 +10,14 @@ from itertools import pairwise
 
 import tyro
 
-from ms_infer.cli import run, set_logging
-from ms_infer.serve.config import ServeConfig, is_loopback
+from ms_infer.cli.run import run_command, set_logging
+from ms_infer.serve.settings import ServeConfig, is_loopback
 
 
 def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     config = tyro.cli(ServeConfig, prog="ms-serve", args=with_token(arguments))
-    return run("ms-serve", lambda: serve(config))
+    return run_command("ms-serve", lambda: serve(config))
 
 
 def with_token(arguments: list[str]) -> list[str]:

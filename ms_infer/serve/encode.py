@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import MissingExtraError, MotionStreamError
-from ms_infer.serve.config import Codec as CodecName
 from ms_infer.serve.protocol import Codec
+from ms_infer.serve.settings import Codec as CodecName
 
 logger = logging.getLogger(__name__)
 JPEG_QUALITY = 88

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from ms_infer.demo import demo_examples
 from ms_infer.errors import ConfigError
 from ms_infer.media import load_image
-from ms_infer.source import demo_examples
 
 UNIT = 512  # height at which a picture is drawn, before it is made small
 Colour = tuple[int, int, int]

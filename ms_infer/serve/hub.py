@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from ms_infer.serve.clients import Client
-from ms_infer.serve.context import Context
 from ms_infer.serve.protocol import Join
 from ms_infer.serve.session import Session, StreamLike
+from ms_infer.serve.shared import Context
 from ms_infer.serve.worker import Worker
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ms_infer.engines.open import find_bundle, load_source, open_engine
 from ms_infer.engines.openvino import OpenVinoEngine
-from ms_infer.serve.config import ServeConfig
-from ms_infer.source import find_bundle, load_source, open_engine
+from ms_infer.serve.settings import ServeConfig
 from ms_infer.stream import Stream
 
 if TYPE_CHECKING:

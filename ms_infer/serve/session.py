@@ -21,9 +21,9 @@ from ms_infer.errors import MotionStreamError
 from ms_infer.serve import protocol
 from ms_infer.serve.board import Applied, Board
 from ms_infer.serve.clients import Client
-from ms_infer.serve.context import Context
 from ms_infer.serve.encode import Recorder, make_encoder
 from ms_infer.serve.protocol import Codec, Type
+from ms_infer.serve.shared import Context
 from ms_infer.serve.uploads import WebcamMotion
 from ms_infer.stream import Chunk
 from ms_infer.tracks import Tracks

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ms_infer.errors import MotionStreamError
 from ms_infer.serve import protocol
 from ms_infer.serve.clients import Client, RateLimit
-from ms_infer.serve.controls import apply_control, hello, webcam_picture
+from ms_infer.serve.commands import apply_control, hello, webcam_picture
 from ms_infer.serve.hub import Hub, Refused
 from ms_infer.serve.protocol import BadMessage, Type
 from ms_infer.serve.session import Session

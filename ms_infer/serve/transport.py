@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from ms_infer.serve.config import ServeConfig
+from ms_infer.serve.settings import ServeConfig
 
 
 class AbortingProtocol(WebSocketsSansIOProtocol):

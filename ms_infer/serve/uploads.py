@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.serve.config import Limits
+from ms_infer.serve.settings import Limits
 from ms_infer.tracks import Tracks
 
 WEBCAM_BYTES, WEBCAM_PIXELS = 64 * 1024, 640 * 480

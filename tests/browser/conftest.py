@@ -20,8 +20,8 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
+from ms_infer.demo import demo_checkpoint
 from ms_infer.serve.protocol import FRAME_HEAD, Type
-from ms_infer.source import demo_checkpoint
 from tests.serve.live import Ack, read_ack, running
 from tests.serve.moving_picture import MovingPicture
 

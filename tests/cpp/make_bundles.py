@@ -16,8 +16,9 @@ SKIPPED = 77
 
 def make_stand_in(folder: Path) -> None:
     """A bundle without graphs: only the tests' own engine runs it. Needs numpy alone."""
-    from ms_infer.manifest import EngineSpec, FileSpec, Manifest, file_digest
-    from ms_infer.stages import resolve_writes, stage_specs
+    from ms_infer.bundle.digests import file_digest
+    from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest
+    from ms_infer.bundle.stages import resolve_writes, stage_specs
 
     config = stand_in_config()
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def stand_in_config() -> StreamConfig:
 def make_openvino(folder: Path) -> None:
     """A tiny student with random weights, exported; a second run with the same inputs is over at once."""
     import torch
-    from ms_export.bundle import checkpoint_digest, export_bundle
+    from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.options import ExportOptions
 
     from tests.tiny import tiny_student

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from ms_infer.bundle.manifest import Manifest
 from ms_infer.checkpoint import Student
 from ms_infer.config import ContextConfig, TrackHeadConfig
-from ms_infer.manifest import Manifest
 from tests.tiny import tiny_student, without_tracks
 
 Made = tuple[Student, Manifest]
@@ -43,7 +43,7 @@ STUDENTS: dict[str, Callable[[], Student]] = {
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
     """made(name) exports a student of STUDENTS once, with its graphs and OpenVINO stages."""
-    from ms_export.bundle import checkpoint_digest, export_bundle
+    from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.options import ExportOptions
 
     done: dict[tuple[Any, ...], Made] = {}

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import tensorrt_rtx as real
 import torch
-from ms_export.graphs import build_stage
+from ms_export.modules import build_stage
 
+from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest
+from ms_infer.bundle.stages import StageSpec, TensorSpec, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
-from ms_infer.engines.trt_cuda import tensor_bytes
-from ms_infer.engines.trt_library import TensorRt
-from ms_infer.engines.trt_stage import DTYPES
-from ms_infer.manifest import EngineSpec, FileSpec, Manifest
-from ms_infer.stages import StageSpec, TensorSpec, resolve_writes, stage_specs
+from ms_infer.engines.tensorrt.cuda import tensor_bytes
+from ms_infer.engines.tensorrt.library import TensorRt
+from ms_infer.engines.tensorrt.stage import DTYPES
 from tests.engines.fake_cuda import FakeCuda
 
 

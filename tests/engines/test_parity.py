@@ -23,11 +23,11 @@ from ms_export.verify import (
 )
 
 from ms_infer import ConfigError, DeviceError, EngineMismatchError, Stream, Tracks
+from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.base import Engine
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.manifest import Manifest
 from tests.engines.conftest import STUDENTS, Made
 
 Make = Callable[..., Made]

@@ -16,7 +16,7 @@ pytest.importorskip("cuda.bindings.runtime", reason="needs the extra [rtx]")
 from ms_infer import ConfigError, ContextConfig, DeviceError, EngineMismatchError, Stream, Tracks
 from ms_infer.checkpoint import Student
 from ms_infer.engines.tensorrt import TensorRtEngine, open_tensorrt
-from ms_infer.engines.trt_cuda import Cuda
+from ms_infer.engines.tensorrt.cuda import Cuda
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRt, fake_bundle
 from tests.tiny import tiny_student, without_tracks
@@ -155,7 +155,7 @@ def test_caches_are_written_where_they_are_read(machine: Machine) -> None:
 
 
 def test_no_two_tensors_overlap(machine: Machine) -> None:
-    from ms_infer.engines.trt_cuda import tensor_bytes
+    from ms_infer.engines.tensorrt.cuda import tensor_bytes
 
     machine.open()
     for context in machine.trt.contexts.values():
@@ -167,9 +167,9 @@ def test_no_two_tensors_overlap(machine: Machine) -> None:
 
 
 def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
-    from ms_infer.engines.trt_cuda import tensor_bytes
-    from ms_infer.engines.trt_memory import StageMemory
-    from ms_infer.stages import stage_specs
+    from ms_infer.bundle.stages import stage_specs
+    from ms_infer.engines.tensorrt.cuda import tensor_bytes
+    from ms_infer.engines.tensorrt.memory import StageMemory
 
     cuda, specs = FakeCuda(), stage_specs(student.config, dtype="bf16")
     memory = StageMemory(Cuda(cuda), student.config, specs, passes=4)
@@ -185,8 +185,8 @@ def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
 
 
 def test_noise_is_drawn_ahead_and_only_taken_where_it_fits() -> None:
-    from ms_infer import noise
-    from ms_infer.engines.trt_noise import NoiseAhead
+    from ms_infer.engines.tensorrt.noise import NoiseAhead
+    from ms_infer.numerics import noise
 
     ahead = NoiseAhead((4, 2, 2), draws=2)
     ahead.prepare(seed=1, chunk=5, frames=3)

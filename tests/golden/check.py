@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ms_infer.config import ContextConfig, ModelConfig, ScheduleConfig, StreamConfig, TextConfig
-from ms_infer.context import ContextCache
+from ms_infer.model.context import ContextCache
 from ms_infer.model.rope import Rotation
 from ms_infer.model.transformer import Transformer
-from ms_infer.schedule import denoise_steps
+from ms_infer.numerics.schedule import denoise_steps
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 2e-5

@@ -10,13 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ms_infer import Stream, Tracks, attention, device_noise, noise
-from ms_infer.bench_run import device_allocated
+from ms_infer import Stream, Tracks
+from ms_infer.bench.run import device_allocated
 from ms_infer.checkpoint import Student
 from ms_infer.config import TrackHeadConfig
-from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.torch_cuda import FusedEngine, open_torch_engine
-from ms_infer.fused import load_kernels
+from ms_infer.engines.torch import TorchEngine, attention
+from ms_infer.engines.torch import noise as device_noise
+from ms_infer.engines.torch.captured import FusedEngine, open_torch_engine
+from ms_infer.engines.torch.fused import load_kernels
+from ms_infer.numerics import noise
 from tests.tiny import tiny_student, without_tracks
 
 PAPER = TrackHeadConfig(max_tracks=64, id_dim=16)

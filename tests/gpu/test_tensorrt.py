@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ms_infer import Stream, Tracks
-from ms_infer.config import env
+from ms_infer.bundle.manifest import Manifest, load_manifest
+from ms_infer.bundle.stages import StageSpec, TensorSpec
 from ms_infer.engines.tensorrt import TensorRtEngine, open_tensorrt
+from ms_infer.engines.tensorrt.library import TensorRt, load
+from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.trt_library import TensorRt, load
-from ms_infer.engines.trt_stage import LoadedStage, new_runtime
-from ms_infer.manifest import Manifest, load_manifest
-from ms_infer.stages import StageSpec, TensorSpec
+from ms_infer.environment import env
 from tests.tiny import tiny_student
 
 WIDE = {"dim": 96, "heads": 3, "ffn_dim": 128, "size": 64}
@@ -43,7 +43,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     if carried:
         return load_manifest(carried)
     pytest.importorskip("onnxscript", reason="needs the extra [export], or MS_INFER_TEST_BUNDLE")
-    from ms_export.bundle import export_bundle
+    from ms_export.exporter import export_bundle
     from ms_export.options import ExportOptions
 
     options = ExportOptions(targets=(library().kind,), dtype="bf16")
@@ -167,7 +167,7 @@ class Bound:
 def _attend(tmp_path: Path, attention: str) -> None:
     """Write a chunk at slot 16, attend to 24 keys, compare with scaled_dot_product_attention."""
     pytest.importorskip("onnx", reason="needs the extra [export]")
-    from ms_export.tensorrt import PlanOptions, build_plan
+    from ms_export.tensorrt.build import PlanOptions, build_plan
 
     from tests.trt_graphs import attention_graph, attention_spec
 
@@ -196,7 +196,7 @@ def test_native_attention_sees_the_valid_keys_and_writes_in_place(tmp_path: Path
 
 def test_the_plugin_does_the_same(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt", reason="plugins need tensorrt, not tensorrt_rtx")
-    from ms_export.tensorrt_plugin import register
+    from ms_export.tensorrt.plugin import register
 
     major, minor = torch.cuda.get_device_capability()
     register(load("trt"), f"sm_{major}{minor}", "fp16")
@@ -207,7 +207,7 @@ def test_fp8_is_close_to_bf16(manifest: Manifest, tmp_path: Path) -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("fp8 needs sm_89")
     pytest.importorskip("onnxscript", reason="needs the extra [export]")
-    from ms_export.bundle import export_bundle
+    from ms_export.exporter import export_bundle
     from ms_export.options import ExportOptions
 
     options = ExportOptions(targets=(library().kind,), dtype="fp8")
@@ -219,7 +219,7 @@ def test_fp8_is_close_to_bf16(manifest: Manifest, tmp_path: Path) -> None:
 def test_polygraphy_finds_a_stage_equal_to_onnxruntime(manifest: Manifest) -> None:
     """`points` is float32 on both sides, so the two libraries can be compared directly."""
     pytest.importorskip("onnxruntime", reason="needs the extra [export]")
-    from ms_export.tensorrt import _polygraphy
+    from ms_export.tensorrt.build import _polygraphy
 
     trt = _polygraphy(library().kind)
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx

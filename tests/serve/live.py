@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
 from ms_infer.serve.app import create_app
-from ms_infer.serve.config import ServeConfig
 from ms_infer.serve.hub import OpenStream
 from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, UNITS, Type
+from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.transport import make_server
 from tests.serve.moving_picture import MovingPicture
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ms_infer.config import StreamConfig, preset
 from ms_infer.media import load_image
 from ms_infer.model.warp import warp_first_frame
-from ms_infer.playback import TrackPlayer
 from ms_infer.stream import Chunk
 from ms_infer.tracks import Tracks
+from ms_infer.tracks.player import TrackPlayer
 
 
 class MovingPicture:

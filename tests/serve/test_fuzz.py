@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ms_infer.serve.config import Limits
 from ms_infer.serve.protocol import KNOWN, Type
+from ms_infer.serve.settings import Limits
 from tests.serve.live import Page, Running, running
 
 SEQUENCES, DRAWN, MUTATIONS = 210, 6, 7  # 48 messages a connection: 50 unreadable ones would end it

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from ms_infer.serve.board import Kind
-from ms_infer.serve.config import Limits
 from ms_infer.serve.protocol import Codec
+from ms_infer.serve.settings import Limits
 from tests.serve.live import Page, Running, running
 from tests.serve.moving_picture import MovingPicture
 
@@ -252,7 +252,7 @@ def test_recording_that_cannot_go_on_leaves_the_stream_alone(monkeypatch: pytest
     with running(fps=FPS) as made, started(made) as page:
         page.send("record", on=True)
         page.until(lambda: page.stats.get("recording") is True)
-        monkeypatch.setattr("ms_infer.writers._Mp4._put", full)
+        monkeypatch.setattr("ms_infer.media.writers._Mp4._put", full)
         page.until(lambda: page.stats.get("recording") is False)
         count = len(page.frames)
         page.until(lambda: len(page.frames) > count + 20)

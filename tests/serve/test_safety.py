@@ -23,8 +23,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ms_infer.errors import ConfigError
 from ms_infer.serve.app import create_app
 from ms_infer.serve.cli import with_token
-from ms_infer.serve.config import Limits, ServeConfig
 from ms_infer.serve.protocol import Type
+from ms_infer.serve.settings import Limits, ServeConfig
 from ms_infer.serve.uploads import WebcamMotion, is_picture, is_video, read_motion, read_picture
 from tests.serve.live import Page, Running, running
 from tests.serve.moving_picture import MovingPicture

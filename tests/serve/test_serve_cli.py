@@ -10,7 +10,7 @@ import pytest
 
 from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.serve.cli import address, main, serve
-from ms_infer.serve.config import ServeConfig
+from ms_infer.serve.settings import ServeConfig
 
 
 def test_help_loads_neither_torch_nor_the_server() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import tyro
 
 from ms_infer.errors import MotionStreamError
-from ms_train import commands, evaluate
+from ms_train import commands
+from ms_train.evaluate import run as evaluate
 
 
 def main() -> int:

@@ -17,16 +17,16 @@ from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_train import parallel
-from ms_train.adapt import Adapt, AdaptConfig
-from ms_train.assets import Assets, load_assets
-from ms_train.autoencoder import Autoencoder, AutoencoderConfig
-from ms_train.captions import vocabulary
-from ms_train.clips import ClipConfig, ClipMaker, ClipSource, write_shards
-from ms_train.distill import Distill, DistillConfig
+from ms_train.data.assets import Assets, load_assets
+from ms_train.data.captions import vocabulary
+from ms_train.data.clips import ClipConfig, ClipMaker, ClipSource, write_shards
 from ms_train.loop import CHECKPOINT, LoopConfig, run
-from ms_train.refine import FrameSource, Refine, RefineConfig, write_frames
+from ms_train.stages.adapt import Adapt, AdaptConfig
+from ms_train.stages.autoencoder import Autoencoder, AutoencoderConfig
+from ms_train.stages.distill import Distill, DistillConfig
+from ms_train.stages.refine import FrameSource, Refine, RefineConfig, write_frames
+from ms_train.stages.teacher import FlowConfig, FlowStage, Teacher
 from ms_train.students import Network, export, networks
-from ms_train.teacher import FlowConfig, FlowStage, Teacher
 
 StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig)
 

@@ -14,10 +14,10 @@ from ms_infer.config import PATCH, StreamConfig
 from ms_infer.errors import ConfigError
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
-from ms_infer.model.text import WordEncoder
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import Attend, CrossKeys, Transformer
-from ms_train.clips import Clips
+from ms_infer.model.word_encoder import WordEncoder
+from ms_train.data.clips import Clips
 
 LATENT_VARIANCE = 0.25  # of the tiny autoencoder's latents (analytic.py)
 

@@ -1,4 +1,4 @@
-// Angles of rotary positions and timesteps in float64: angles.py in C++.
+// Angles of rotary positions and timesteps in float64: numerics/angles.py in C++.
 #pragma once
 
 #include <cstdint>

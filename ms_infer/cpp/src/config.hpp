@@ -1,4 +1,4 @@
-// Settings of a stream, as far as the host needs them, and where a chunk goes in the context: config.py in C++.
+// Settings of a stream, as far as the host needs them, and where a chunk goes in the context: config/ in C++.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ constexpr std::int64_t rgb_frames(std::int64_t latent_frames, bool first) {
   return latent_frames * kRgbPerLatentFrame - (first ? kRgbPerLatentFrame - 1 : 0);
 }
 
-// Where one pass reads and writes the cache; see `Placement` of config.py. Holds no heap memory.
+// Where one pass reads and writes the cache; see `Placement` of config/context.py. Holds no heap memory.
 struct Placement {
   std::int64_t start = 0;
   int frames = 0;

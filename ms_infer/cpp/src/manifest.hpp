@@ -1,4 +1,4 @@
-// The manifest of a bundle, checked before anything in the folder is used: manifest.py in C++.
+// The manifest of a bundle, checked before anything in the folder is used: bundle/manifest.py in C++.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// Counter-based normal noise, the same numbers as noise.py: Philox4x32-10, then Box-Muller in float64.
+// Counter-based normal noise, the same numbers as numerics/noise.py: Philox4x32-10, then Box-Muller in float64.
 #pragma once
 
 #include <cstdint>

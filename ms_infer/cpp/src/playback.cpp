@@ -1,4 +1,4 @@
-// TrackPlayer: the newest control as the arrays of each chunk, by the exact rule of playback.py.
+// TrackPlayer: the newest control as the arrays of each chunk, by the exact rule of tracks/player.py.
 #include <algorithm>
 #include <cmath>
 #include <unordered_map>

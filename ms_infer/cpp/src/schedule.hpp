@@ -1,4 +1,4 @@
-// The few-step denoising schedule: schedule.py in C++, float32 where that is float32.
+// The few-step denoising schedule: numerics/schedule.py in C++, float32 where that is float32.
 #pragma once
 
 #include <vector>

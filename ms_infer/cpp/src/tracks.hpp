@@ -1,4 +1,4 @@
-// Points over time, the motion control: the parts of tracks.py that a host program needs, number for number.
+// Points over time, the motion control: the parts of tracks/tracks.py that a host program needs, number for number.
 #pragma once
 
 #include <array>
@@ -53,7 +53,7 @@ class Tracks {
   void check() const;
 };
 
-// Plays the newest control; the rule is in the docstring of `TrackPlayer` in playback.py. Cheap to copy.
+// Plays the newest control; the rule is in the docstring of `TrackPlayer` in tracks/player.py. Cheap to copy.
 class TrackPlayer {
  public:
   TrackPlayer() = default;

@@ -11,7 +11,7 @@
 
 namespace ms_infer {
 
-// tokenize() of words.py: runs of a-z and 0-9 in lower case; 0 for an unknown word, -1 for padding.
+// tokenize() of text.py: runs of a-z and 0-9 in lower case; 0 for an unknown word, -1 for padding.
 class Tokenizer {
  public:
   explicit Tokenizer(const TextConfig& text);

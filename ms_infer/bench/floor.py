@@ -1,0 +1,131 @@
+"""What this machine could do at best: its own ceilings, and the work of a chunk held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ms_infer.config import StreamConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating point operations of one pass over a chunk in the steady state."""
+
+    linear: float
+    """Matrix products: per token and layer 8 d^2 (self), 4 d^2 (cross), 4 d ffn."""
+    attention: float
+    """4 Lq Lk d per layer to the context, 4 Lq Lt d to text and image tokens."""
+
+    @property
+    def total(self) -> float:
+        return self.linear + self.attention
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Measured ceilings of one device in one precision."""
+
+    gemm_flops: float
+    """Best matrix product, operations per second."""
+    attention_flops: float
+    """PyTorch's attention at the steady-state shape, operations per second."""
+    copy_bytes: float
+    """Device memory copy, bytes read and written per second."""
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def chunk_ms(self, config: StreamConfig) -> float:
+        """Least milliseconds of a chunk's transformer passes: products and attention at their ceilings."""
+        work, passes = work_of_pass(config), len(config.schedule.timesteps) + 1
+        return passes * (work.linear / self.gemm_flops + work.attention / self.attention_flops) * 1e3
+
+
+def work_of_pass(config: StreamConfig) -> Work:
+    """Operations of one pass, a multiplication and an addition counted as two; embeddings and norms left out."""
+    model, queries = config.model, config.chunk_tokens
+    per_token = 12 * model.dim**2 + 4 * model.dim * model.ffn_dim
+    keys = config.cache_tokens + model.text.tokens + model.image_tokens
+    return Work(
+        linear=float(model.layers * queries * per_token), attention=float(model.layers * 4 * queries * keys * model.dim)
+    )
+
+
+def measure_floor(config: StreamConfig, device: torch.device, precision: str) -> Floor:
+    """Ceilings of the device at this stream's shapes; products also at 8192^3 on CUDA (1024^3 on a CPU)."""
+    import torch
+
+    from ms_infer.engines.torch.plain import DTYPES
+
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    cuda = device.type == "cuda"
+    side = 8192 if cuda else 1024
+    shapes = [(side, side, side), (config.chunk_tokens, config.model.dim, config.model.ffn_dim)]
+    gemm = _fp8_rate if precision == "fp8" else _gemm_rate
+    return Floor(
+        gemm_flops=max(gemm(shape, device, dtype) for shape in shapes),
+        attention_flops=_attention_rate(config, device, dtype),
+        copy_bytes=_copy_rate((1 << 30) if cuda else (1 << 26), device),
+        precision=precision,
+    )
+
+
+def _best_s(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the fastest of twenty runs."""
+    from ms_infer.engines.torch.timing import clock_of
+
+    clock = clock_of(device)
+    for _ in range(3):
+        clock(work)
+    return min(clock(work) for _ in range(20)) / 1e3
+
+
+def _gemm_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+    import torch
+
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device).to(dtype)
+    b = torch.randn(columns, inner, device=device).to(dtype)
+    out = torch.empty(rows, columns, device=device, dtype=dtype)
+    return 2.0 * rows * inner * columns / _best_s(lambda: torch.mm(a, b.t(), out=out), device)
+
+
+def _fp8_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+    import torch
+
+    from ms_infer.engines.torch.fused import load_kernels
+
+    kernels = load_kernels(device)
+    rows, inner, columns = shape
+    x, x_scale = kernels.quantise_rows(torch.randn(rows, inner, device=device, dtype=torch.bfloat16))
+    weight, weight_scale = kernels.quantise_rows(torch.randn(columns, inner, device=device, dtype=torch.bfloat16))
+    took = _best_s(lambda: kernels.fp8_linear(x, x_scale, weight, weight_scale), device)
+    return 2.0 * rows * inner * columns / took
+
+
+def _attention_rate(config: StreamConfig, device: torch.device, dtype: torch.dtype) -> float:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    model = config.model
+    q, k, v = (
+        torch.randn(1, model.heads, tokens, model.head_dim, device=device).to(dtype)
+        for tokens in (config.chunk_tokens, config.cache_tokens, config.cache_tokens)
+    )
+    work = 4.0 * config.chunk_tokens * config.cache_tokens * model.dim
+    with torch.no_grad():
+        return work / _best_s(lambda: scaled_dot_product_attention(q, k, v), device)
+
+
+def _copy_rate(size: int, device: torch.device) -> float:
+    import torch
+
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * size / _best_s(lambda: target.copy_(source), device)

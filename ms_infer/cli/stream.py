@@ -1,0 +1,228 @@
+"""`ms-stream`: a video from a picture and a drag, in one command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ms_infer.cli.run import run_command, set_logging
+from ms_infer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ms_infer.config import StreamConfig
+    from ms_infer.media.writers import VideoWriter
+    from ms_infer.stream import Chunk, Stream
+    from ms_infer.tracks import Tracks
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Stream motion-controlled video to a file."""
+
+    source: tyro.conf.Positional[str] = "demo"
+    """"demo", a checkpoint file or folder, or a bundle made by ms-export."""
+    image: str | None = None
+    """First frame: any picture; it is cropped and scaled. The demo brings one of its own."""
+    tracks: str | None = None
+    """Points to follow: .npz or .json of ours, ATI .pth, Wan-Move .npy."""
+    drag: tuple[str, ...] = ()
+    """x0,y0:x1,y1 in 0..1, more than once if you like: pull what is at x0,y0 to x1,y1."""
+    radius: float = 0.15
+    """How much of the picture around x0,y0 a drag takes along (0..1)."""
+    camera: str | None = None
+    """pan=0.2,0.0 zoom=1.2 roll=10 dolly=0.3, joined by blanks or semicolons."""
+    prompt: str = ""
+    """What the video shows."""
+    grid: int = 12
+    """Rows and columns of the grid of points that drags and camera move."""
+    seconds: float = 5.0
+    """Length of the video."""
+    motion_seconds: float = 2.0
+    """How long a drag or camera move takes."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "out.mp4"
+    """NAME.mp4, NAME.gif, FOLDER/ for PNG files, or - for raw rgb24 frames on stdout."""
+    show_tracks: bool = False
+    """Draw the points that move into the video."""
+    seed: int = 0
+    """Seed of the noise: same seed, same video."""
+    engine: str = "auto"
+    """auto, torch, openvino or tensorrt."""
+    precision: str | None = None
+    """fp32, bf16, ...; by default what is best for the device."""
+    json: bool = False
+    """Print one JSON document with the numbers of the run on stdout."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    debug: bool = False
+    """Show the trace of an error."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of `ms-stream`; returns the exit code."""
+    options = tyro.cli(StreamOptions, prog="ms-stream", args=args)
+    return run_command("ms-stream", lambda: stream_to_file(options), debug=options.debug)
+
+
+def stream_to_file(options: StreamOptions) -> str:
+    """Run the stream; returns the closing words."""
+    from ms_infer.media.writers import open_writer
+    from ms_infer.stream import Stream
+
+    set_logging(verbose=options.verbose, quiet=options.quiet)
+    if options.json and options.output == "-":
+        raise ConfigError("--json and -o - both want stdout; write the video to a file")
+    if not options.seconds > 0:
+        raise ConfigError(f"--seconds must be positive, not {options.seconds}")
+    with Stream(options.source, engine=options.engine, precision=options.precision, seed=options.seed) as stream:
+        config = stream.config
+        if options.source == "demo" and options.image is None:
+            options = with_example(options)
+        image = options.image
+        tracks = make_tracks(options, image, config) if config.model.track_head else None
+        stream.start(image, options.prompt, tracks)
+        with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
+            timings = _write(stream, writer, options, tracks)
+    return _report(stream, timings, options)
+
+
+def make_tracks(options: StreamOptions, image: str | None, config: StreamConfig) -> Tracks:
+    """Tracks of the command line: a file, or a grid moved by drags and camera."""
+    from ms_infer.tracks import Tracks
+
+    if options.tracks:
+        return load_tracks(options.tracks, image, config)
+    tracks = Tracks.grid(options.grid, options.grid)
+    for drag in options.drag:
+        start, end = parse_drag(drag)
+        tracks = tracks.grab(start, end, seconds=options.motion_seconds, radius=options.radius)
+    if options.camera:
+        aspect = config.width / config.height
+        tracks = tracks.camera(**parse_camera(options.camera), seconds=options.motion_seconds, aspect=aspect)
+    return tracks
+
+
+def load_tracks(path: str, image: str | None, config: StreamConfig) -> Tracks:
+    """Tracks of a file, cropped as the picture is. ATI files do not say their size: it is the picture's."""
+    from ms_infer.media import image_size
+    from ms_infer.tracks import Tracks
+
+    size = image_size(image) if image is not None and path.endswith(".pth") else None
+    tracks = Tracks.load(path, size=size)
+    return tracks if tracks.size is None else tracks.crop_to(config.height, config.width)
+
+
+def parse_drag(text: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """x0,y0:x1,y1 -> ((x0, y0), (x1, y1))."""
+    try:
+        (x0, y0), (x1, y1) = (map(float, end.split(",")) for end in text.split(":"))
+    except ValueError:
+        raise ConfigError(f"--drag {text!r} should read x0,y0:x1,y1 with numbers in 0..1") from None
+    return (x0, y0), (x1, y1)
+
+
+def parse_camera(text: str) -> dict[str, Any]:
+    """pan=dx,dy zoom=f roll=degrees dolly=d -> arguments of Tracks.camera."""
+    wanted: dict[str, Any] = {}
+    for part in text.replace(";", " ").split():
+        name, _, value = part.partition("=")
+        try:
+            numbers = tuple(float(number) for number in value.split(","))
+        except ValueError:
+            numbers = ()
+        if name not in ("pan", "zoom", "roll", "dolly") or len(numbers) != (2 if name == "pan" else 1):
+            raise ConfigError(f"--camera {part!r}: write pan=dx,dy zoom=factor roll=degrees dolly=distance")
+        wanted[name] = numbers if name == "pan" else numbers[0]
+    return wanted
+
+
+def with_example(options: StreamOptions) -> StreamOptions:
+    """The demo's own first frame and, when nothing else moves the points, the drags that suit it."""
+    from ms_infer.demo import demo_examples
+
+    examples = demo_examples()
+    if not examples:
+        return options
+    example = min(examples, key=lambda one: len(one.drags))
+    options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
+    if options.tracks or options.drag or options.camera:
+        return options
+    return replace(options, drag=tuple(example.drags), radius=example.radius)
+
+
+def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:
+    """Make and write every chunk; returns the chunk times in ms."""
+    times = []
+    with _progress(options, round(options.seconds * stream.config.fps)) as advance:
+        for chunk in stream.take(seconds=options.seconds):
+            writer.write(_with_tracks(chunk, stream, tracks) if options.show_tracks else chunk.frames)
+            times.append(chunk.timings["chunk"])
+            advance(len(chunk.frames), 1e3 * len(chunk.frames) / times[-1], times[-1])
+    return times
+
+
+def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
+    from ms_infer.media.overlay import TAIL_RGB_FRAMES, draw_tracks, guess_kinds
+    from ms_infer.tracks.player import TrackPlayer
+
+    if tracks is None:
+        return chunk.frames
+    config = stream.config
+    player = TrackPlayer(config.height, config.width, config.fps, tracks.count)
+    player.set(tracks, 0)
+    whole = tracks.to_pixels(config.height, config.width)
+    first = max(0, chunk.first_rgb_frame - TAIL_RGB_FRAMES)
+    shown = player.chunk(first, chunk.first_rgb_frame + len(chunk.frames) - first)
+    kinds = guess_kinds(whole.points, whole.visible)
+    drawn = [row for row, kind in enumerate(kinds) if kind != "static"] or list(range(len(kinds)))  # not the whole grid
+    return draw_tracks(chunk.frames, shown.points[drawn], shown.visible[drawn], [kinds[row] for row in drawn])
+
+
+class _progress:
+    """A bar on a terminal's stderr; silent elsewhere."""
+
+    def __init__(self, options: StreamOptions, frames: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames  {task.description}"))
+        hidden = options.quiet or not sys.stderr.isatty()
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
+        self._task = self._bar.add_task("", total=frames)
+
+    def __enter__(self) -> Callable[[int, float, float], None]:
+        self._bar.start()
+        return self._advance
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def _advance(self, frames: int, fps: float, latency_ms: float) -> None:
+        self._bar.update(self._task, advance=frames, description=f"{fps:.1f} FPS  {latency_ms:.0f} ms a chunk")
+
+
+def _report(stream: Stream, times: list[float], options: StreamOptions) -> str:
+    config = stream.config
+    frames = round(options.seconds * config.fps)
+    fps = frames / (sum(times) / 1e3)
+    middle = sorted(times)[len(times) // 2]
+    if options.json:
+        document = {
+            "output": options.output,
+            "frames": frames,
+            "fps": fps,
+            "chunk_ms_p50": middle,
+            "chunk_ms": times,
+            "engine": stream.engine,
+            "size": [config.height, config.width],
+        }
+        print(json.dumps(document))
+    return f"done: {frames} frames at {fps:.1f} FPS ({middle:.0f} ms a chunk, {stream.engine}) → {options.output}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

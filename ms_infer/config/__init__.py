@@ -1,0 +1,46 @@
+"""Frozen settings, validated once; every derived size is computed here. May import: errors."""
+
+from ms_infer.config.context import (
+    RGB_FRAMES_PER_LATENT_FRAME,
+    ContextConfig,
+    Placement,
+    Rope,
+    latent_frames,
+    rgb_frames,
+)
+from ms_infer.config.model import (
+    LAYER_CHANNELS,
+    MOTION_LAYERS,
+    PATCH,
+    SLOTS,
+    ModelConfig,
+    RefinerConfig,
+    TextConfig,
+    TrackHeadConfig,
+    VaeConfig,
+)
+from ms_infer.config.presets import MODELS, PRESETS, preset
+from ms_infer.config.stream import ScheduleConfig, StreamConfig
+
+__all__ = [
+    "LAYER_CHANNELS",
+    "MODELS",
+    "MOTION_LAYERS",
+    "PATCH",
+    "PRESETS",
+    "RGB_FRAMES_PER_LATENT_FRAME",
+    "SLOTS",
+    "ContextConfig",
+    "ModelConfig",
+    "Placement",
+    "RefinerConfig",
+    "Rope",
+    "ScheduleConfig",
+    "StreamConfig",
+    "TextConfig",
+    "TrackHeadConfig",
+    "VaeConfig",
+    "latent_frames",
+    "preset",
+    "rgb_frames",
+]

@@ -1,0 +1,171 @@
+"""Sizes of the transformer, its input layout and its helpers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ms_infer.errors import require
+
+PATCH = 2  # spatial patch of the transformer: 2 x 2 latent pixels are one token
+SLOTS = ("noise", "mask", "image", "track")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackHeadConfig:
+    """How points become track latents (MotionStream Eq. 1 and section D; open points are named)."""
+
+    channels: int = 16
+    """Channels of the track latents that the transformer reads."""
+    max_tracks: int = 2500
+    """Tracks that the exported `tracks` stage takes; fewer are padded with invisible ones."""
+    id_dim: int = 64
+    """Width of the sinusoidal embedding of a track's id."""
+    id_range: int = 100_000
+    """Ids are drawn from [0, id_range)."""
+    id_period: float = 10_000.0
+    """Longest period of the id embedding."""
+    id_order: Literal["cos_sin", "sin_cos"] = "cos_sin"
+    """Which half of the id embedding comes first."""
+    collision: Literal["sum", "last"] = "sum"
+    """Two points in one cell: add the embeddings, or keep that of the later track."""
+    rounding: Literal["floor", "round"] = "floor"
+    """Cell of a point: floor(x / stride) as in Eq. 1, or round(x / (W - 1) * (cells - 1))."""
+    first_frame: Literal["repeat", "zero_pad"] = "repeat"
+    """RGB frame 0 fills its latent frame four times, or only the last of four places."""
+    bias: bool = True
+    """Whether the 1x1x1 convolutions have a bias."""
+    convs: int = 1
+    """Number of 1x1x1 convolutions (2 in WanTrack)."""
+    content: Literal["none", "warp"] = "none"
+    """"warp" adds the first frame, moved along the tracks and encoded, beside the ids."""
+
+    def __post_init__(self) -> None:
+        require(self.id_dim > 0 and self.id_dim % 2 == 0, f"id_dim must be even, not {self.id_dim}")
+        require(self.convs in (1, 2), f"convs must be 1 or 2, not {self.convs}")
+        require(self.channels > 0, f"channels must be positive, not {self.channels}")
+        require(0 < self.id_range <= 1 << 24, f"id_range must be within 1..2^24, not {self.id_range}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Where text embeddings come from."""
+
+    kind: Literal["umt5", "words"] = "umt5"
+    """umT5-XXL through transformers, or the small word-level encoder inside the checkpoint."""
+    tokens: int = 512
+    """Length of the (zero-padded, never masked) text embedding."""
+    dim: int = 4096
+    """Width of the text embedding."""
+    vocabulary: tuple[str, ...] = ()
+    """Words of the word-level encoder, in the order of its table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """Autoencoder between RGB frames and latent frames."""
+
+    kind: Literal["tiny", "wan2.1", "wan2.2"] = "tiny"
+    """tiny: the TAEHV family; the others are Wan's own."""
+    latent_channels: int = 16
+    spatial_stride: int = 8
+    decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+    encoder_width: int = 64
+    blocks: int = 3
+    """Memory blocks per stage of a tiny autoencoder."""
+    base_dim: int = 96
+    """First width of a Wan VAE."""
+    decoder_dim: int | None = None
+    """The same of its decoder where it differs; None means base_dim."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.blocks <= 64, f"blocks must be within 0..64, not {self.blocks}")
+
+
+MOTION_LAYERS = 3
+"""Motions of a track set that the refiner sees apart: the backdrop's, then those of two things."""
+LAYER_CHANNELS = 4
+"""A picture and a weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """Sharpens decoded frames with what the first frame, moved along the tracks, still shows."""
+
+    widths: tuple[int, int, int] = (32, 56, 80)
+    """Channels at a half, a quarter and an eighth of the frame's size."""
+
+    def __post_init__(self) -> None:
+        require(len(self.widths) == 3 and min(self.widths) > 0, f"widths must be 3 positive sizes, not {self.widths}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A causal Wan student: sizes of the transformer, its input layout and its helpers."""
+
+    name: str
+    dim: int
+    ffn_dim: int
+    heads: int
+    layers: int
+    layout: tuple[tuple[str, int], ...] = (("noise", 16),)
+    """Input channels in order: (slot, channels) with slots noise, mask, image, track."""
+    freq_dim: int = 256
+    """Width of the sinusoidal timestep embedding."""
+    eps: float = 1e-6
+    image_tokens: int = 0
+    """Tokens of the image encoder for the second cross-attention (257 with CLIP, else 0)."""
+    image_dim: int = 1280
+    image_at: Literal["first", "every"] = "first"
+    """Latent frames that carry the image latent in the image slot; the others hold zeros."""
+    image_input: Literal["slot", "prefill", "pin"] = "slot"
+    """How a first frame enters: through the image slot; as a given latent frame written to the
+    context before the first chunk (Self-Forcing); or pinned inside the first chunk (TI2V-5B)."""
+    text: TextConfig = field(default_factory=TextConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    track_head: TrackHeadConfig | None = None
+    refiner: RefinerConfig | None = None
+    """Works on decoded frames; needs a track head with content="warp"."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.heads > 0 and self.dim % self.heads == 0 and self.head_dim % 2 == 0,
+            f"dim ({self.dim}) must be heads ({self.heads}) times an even head size",
+        )
+        names = [slot for slot, _ in self.layout]
+        unknown = sorted(set(names) - set(SLOTS))
+        require(not unknown, f"layout names unknown slots {unknown}; known: {list(SLOTS)}")
+        require(
+            names.count("noise") == 1 and len(set(names)) == len(names),
+            f"layout needs the noise slot once and no slot twice, got {names}",
+        )
+        require(
+            ("track" in names) == (self.track_head is not None),
+            "a track slot in the layout and a track_head come together or not at all",
+        )
+        if self.track_head is not None:
+            require(
+                self.slot_channels("track") == self.track_head.channels,
+                f"track slot has {self.slot_channels('track')} channels, track_head makes {self.track_head.channels}",
+            )
+        warps = self.track_head is not None and self.track_head.content == "warp"
+        require(
+            self.refiner is None or (warps and self.image_input == "slot"),
+            "a refiner needs a track head with content='warp' and image_input='slot'",
+        )
+
+    def slot_channels(self, slot: str) -> int:
+        """Channels of one slot of the layout, 0 when absent."""
+        return dict(self.layout).get(slot, 0)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.slot_channels("noise")
+
+    @property
+    def in_channels(self) -> int:
+        return sum(channels for _, channels in self.layout)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads

@@ -1,0 +1,86 @@
+"""Settings of the models that are known by name."""
+
+from __future__ import annotations
+
+from ms_infer.config.context import ContextConfig
+from ms_infer.config.model import ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.config.stream import ScheduleConfig, StreamConfig
+from ms_infer.errors import ConfigError
+
+_VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160, decoder_dim=256)
+_DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
+_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 32, 32), encoder_width=32, blocks=1)
+
+MODELS: dict[str, ModelConfig] = {
+    config.name: config
+    for config in (
+        ModelConfig(name="wan2.1-1.3b", dim=1536, ffn_dim=8960, heads=12, layers=30, image_input="prefill"),
+        ModelConfig(name="wan2.1-14b", dim=5120, ffn_dim=13824, heads=40, layers=40, image_input="prefill"),
+        ModelConfig(
+            name="wan2.2-5b",
+            dim=3072,
+            ffn_dim=14336,
+            heads=24,
+            layers=30,
+            layout=(("noise", 48),),
+            image_input="pin",
+            vae=_VAE_5B,
+        ),
+        ModelConfig(
+            name="motionstream-1.3b",
+            dim=1536,
+            ffn_dim=8960,
+            heads=12,
+            layers=30,
+            layout=(("noise", 16), ("track", 16), ("image", 16)),
+            image_tokens=257,
+            track_head=TrackHeadConfig(),
+        ),
+        ModelConfig(
+            name="track-v0",
+            dim=1536,
+            ffn_dim=8960,
+            heads=12,
+            layers=30,
+            layout=(("noise", 16), ("mask", 4), ("image", 16), ("track", 16)),
+            image_tokens=257,
+            track_head=TrackHeadConfig(rounding="round", first_frame="zero_pad", bias=False, convs=2),
+        ),
+        ModelConfig(
+            name="demo",
+            dim=256,
+            ffn_dim=1024,
+            heads=4,
+            layers=7,
+            layout=(("noise", 16), ("track", 16), ("image", 16)),
+            image_at="every",
+            text=_DEMO_TEXT,
+            vae=_DEMO_VAE,
+            track_head=TrackHeadConfig(content="warp", max_tracks=256),
+            refiner=RefinerConfig(),
+        ),
+    )
+}
+
+_FEW_STEP = ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=5.0)
+_SELF_FORCING = ContextConfig(sink_frames=0, window_frames=18, rope="absolute")
+
+PRESETS: dict[str, StreamConfig] = {
+    "wan2.1-1.3b": StreamConfig(model=MODELS["wan2.1-1.3b"], context=_SELF_FORCING, schedule=_FEW_STEP),
+    "wan2.1-14b": StreamConfig(model=MODELS["wan2.1-14b"], context=_SELF_FORCING, schedule=_FEW_STEP),
+    "wan2.2-5b": StreamConfig(model=MODELS["wan2.2-5b"], height=704, width=1280, fps=24.0),
+    "motionstream-1.3b": StreamConfig(model=MODELS["motionstream-1.3b"]),
+    "track-v0": StreamConfig(
+        model=MODELS["track-v0"],
+        context=ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1),
+        schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0)),
+    ),
+    "demo": StreamConfig(model=MODELS["demo"], height=128, width=128),
+}
+
+
+def preset(name: str) -> StreamConfig:
+    """The settings of a named model; ConfigError lists the names."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

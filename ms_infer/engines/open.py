@@ -1,0 +1,104 @@
+"""From what a user names to an engine that runs it."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
+from ms_infer.config import preset
+from ms_infer.demo import demo_bundle, demo_checkpoint
+from ms_infer.engines.base import Engine
+from ms_infer.environment import env
+from ms_infer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ms_infer.checkpoint import Student
+
+logger = logging.getLogger(__name__)
+ENGINES = ("torch", "openvino", "tensorrt")
+
+
+def open_engine(
+    source: str | Path | Student | Engine,
+    *,
+    engine: str = "auto",
+    device: str | None = None,
+    precision: str | None = None,
+) -> Engine:
+    """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source."""
+    if isinstance(source, Engine):
+        return source
+    wanted = engine if engine != "auto" else env("ENGINE", "auto")
+    if wanted not in ("auto", *ENGINES):
+        raise ConfigError(f"engine {wanted!r} is not one of auto, {', '.join(ENGINES)}")
+    if isinstance(source, str | Path):
+        bundle = find_bundle(source, wanted, device or env("DEVICE") or None)
+        if bundle is not None:
+            return open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision)
+    if wanted in ("openvino", "tensorrt"):
+        raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
+    from ms_infer.engines.torch.captured import open_torch_engine
+
+    chosen = open_torch_engine(load_source(source), device=device or env("DEVICE") or None, precision=precision)
+    logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
+    return chosen
+
+
+def find_bundle(source: str | Path, engine: str, device: str | None) -> Path | None:
+    """The bundle behind a source: the folder itself, or for "demo" on a CPU the one that `ms-export demo` made."""
+    if (Path(source) / MANIFEST).is_file():
+        return Path(source)
+    if str(source) != "demo" or engine == "torch" or (engine == "auto" and device not in (None, "cpu")):
+        return None
+    folder = demo_bundle()
+    if (folder / MANIFEST).is_file() and (engine != "auto" or (find_spec("openvino") and not _has_cuda())):
+        return folder
+    if engine == "auto":
+        logger.info("for a faster engine, make a bundle once with: ms-export demo")
+    return None
+
+
+def open_bundle(
+    manifest: Manifest, *, engine: str = "auto", device: str | None = None, precision: str | None = None
+) -> Engine:
+    """An engine of a bundle: the one named, else tensorrt where there is a CUDA device and a plan, else openvino."""
+    kinds = {spec.kind for spec in manifest.engines.values()}
+    device = device or env("DEVICE") or None
+    if engine == "auto":
+        engine = "tensorrt" if "tensorrt" in kinds and device in (None, "cuda") and _has_cuda() else "openvino"
+    if engine == "torch":
+        raise ConfigError(f"{manifest.folder} is a bundle, which holds no PyTorch model; open the checkpoint instead")
+    chosen: Engine
+    if engine == "tensorrt":
+        from ms_infer.engines.tensorrt import open_tensorrt
+
+        chosen = open_tensorrt(manifest, device=device, precision=precision)
+    else:
+        from ms_infer.engines.openvino import open_openvino
+
+        chosen = open_openvino(manifest, device=device, precision=precision)
+    logger.info("engine %s %s", chosen.name, chosen.precision)
+    return chosen
+
+
+def _has_cuda() -> bool:
+    """Whether a CUDA device is there, asked of the driver so that no library has to be loaded."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def load_source(source: str | Path | Student) -> Student:
+    """The student behind a source that is no bundle."""
+    from ms_infer.checkpoint import Student, load_student, random_student
+
+    if isinstance(source, Student):
+        return source
+    if str(source) == "demo":
+        shipped = demo_checkpoint()
+        if shipped is not None:
+            return load_student(shipped)
+        logger.warning("the demo model has no trained weights yet: the picture will be noise")
+        return random_student(preset("demo"))
+    return load_student(Path(source))

@@ -1,0 +1,234 @@
+"""The few CUDA runtime calls of the TensorRT engine, with errors that say what to do."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_infer.bundle.stages import TensorSpec
+from ms_infer.errors import ConfigError, DeviceError, MissingExtraError
+
+ALIGNMENT = 256
+"""Bytes; what TensorRT asks of addresses."""
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
+
+
+def tensor_bytes(spec: TensorSpec) -> int:
+    """Bytes of a tensor."""
+    return math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
+
+
+class Cuda:
+    """One device through `cuda.bindings.runtime` (or a stand-in of it). Frees everything when closed.
+
+    Handles and addresses are ints. DeviceError when there is no device or a call fails; MissingExtraError when
+    cuda-python is not installed.
+    """
+
+    def __init__(self, runtime: Any = None) -> None:
+        self._runtime = runtime or _bindings()
+        self._device: list[int] = []
+        self._host: list[int] = []
+        self._streams: dict[int, Any] = {}
+        self._events: dict[int, Any] = {}
+        self._graphs: dict[int, Any] = {}
+        count = self._find_devices()
+        if not count:
+            raise DeviceError("TensorRT engines run on an NVIDIA GPU, and CUDA sees none; use engine='openvino'")
+        self.call("cudaSetDevice", 0)
+
+    def __enter__(self) -> Cuda:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find_devices(self) -> int:
+        try:
+            error, count = self._runtime.cudaGetDeviceCount()
+        except RuntimeError as missing:  # no driver library at all
+            raise DeviceError(f"the NVIDIA driver is not installed ({missing}); use engine='openvino'") from None
+        if int(error) != 0:
+            raise DeviceError(f"CUDA cannot start: {self._words(error)}; update the driver or use engine='openvino'")
+        return int(count)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a runtime function; its result without the error code. DeviceError when it fails."""
+        result = getattr(self._runtime, name)(*arguments)
+        if int(result[0]) != 0:
+            raise DeviceError(f"{name} failed: {self._words(result[0])}")
+        return result[1] if len(result) > 1 else None
+
+    def _words(self, error: Any) -> str:
+        text = self._runtime.cudaGetErrorString(error)[1]
+        return f"{text.decode() if isinstance(text, bytes) else text} (error {int(error)})"
+
+    @property
+    def arch(self) -> str:
+        """sm_90 of compute capability 9.0."""
+        names = ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
+        attributes = self._runtime.cudaDeviceAttr
+        major, minor = (self.call("cudaDeviceGetAttribute", getattr(attributes, name), 0) for name in names)
+        return f"sm_{major}{minor}"
+
+    def allocate(self, nbytes: int) -> int:
+        """Address of zeroed device memory."""
+        address = int(self.call("cudaMalloc", nbytes))
+        self._device.append(address)
+        self.call("cudaMemset", address, 0, nbytes)
+        return address
+
+    def allocate_host(self, nbytes: int) -> NDArray[np.uint8]:
+        """Zeroed pinned host memory."""
+        address = int(self.call("cudaMallocHost", nbytes))
+        self._host.append(address)
+        memory = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+        memory[:] = 0
+        return memory
+
+    def new_stream(self) -> int:
+        """A CUDA stream that does not wait for the default one."""
+        handle = self.call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking)
+        self._streams[int(handle)] = handle
+        return int(handle)
+
+    def new_event(self) -> int:
+        handle = self.call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
+        self._events[int(handle)] = handle
+        return int(handle)
+
+    def copy(self, target: int, source: int, nbytes: int, cuda_stream: int) -> None:
+        """Copy between any two places, host or device, in stream order."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
+        self.call("cudaMemcpyAsync", target, source, nbytes, kind, cuda_stream)
+
+    def zero(self, target: int, nbytes: int, cuda_stream: int) -> None:
+        self.call("cudaMemsetAsync", target, 0, nbytes, cuda_stream)
+
+    def record(self, event: int, cuda_stream: int, *, external: bool = False) -> None:
+        """Mark a place of the stream. `external`: inside a capture, for waiters outside of the graph."""
+        flags = self._runtime.cudaEventRecordExternal if external else self._runtime.cudaEventRecordDefault
+        self.call("cudaEventRecordWithFlags", event, cuda_stream, flags)
+
+    def wait(self, cuda_stream: int, event: int) -> None:
+        """Let later work of the stream wait for the event."""
+        self.call("cudaStreamWaitEvent", cuda_stream, event, self._runtime.cudaEventWaitDefault)
+
+    def synchronize(self, cuda_stream: int) -> None:
+        """Let the host wait for the stream."""
+        self.call("cudaStreamSynchronize", cuda_stream)
+
+    def begin_capture(self, cuda_stream: int) -> None:
+        modes = self._runtime.cudaStreamCaptureMode
+        self.call("cudaStreamBeginCapture", cuda_stream, modes.cudaStreamCaptureModeThreadLocal)
+
+    def end_capture(self, cuda_stream: int) -> int:
+        """The captured work as a graph that can be launched."""
+        graph = self.call("cudaStreamEndCapture", cuda_stream)
+        executable = self.call("cudaGraphInstantiate", graph, 0)
+        self.call("cudaGraphDestroy", graph)
+        self._graphs[int(executable)] = executable
+        return int(executable)
+
+    def abandon_capture(self, cuda_stream: int) -> None:
+        """Leave capture mode after an error, whatever state it is in."""
+        self._runtime.cudaStreamEndCapture(cuda_stream)
+
+    def launch(self, graph: int, cuda_stream: int) -> None:
+        self.call("cudaGraphLaunch", graph, cuda_stream)
+
+    def close(self) -> None:
+        """Wait for the work and free everything. Closing twice is fine."""
+        for stream in self._streams:
+            self._runtime.cudaStreamSynchronize(stream)
+        for destroy, handles in (
+            ("cudaGraphExecDestroy", self._graphs),
+            ("cudaEventDestroy", self._events),
+            ("cudaStreamDestroy", self._streams),
+            ("cudaFree", dict.fromkeys(self._device)),
+            ("cudaFreeHost", dict.fromkeys(self._host)),
+        ):
+            for handle in handles:
+                getattr(self._runtime, destroy)(handle)
+        for owned in (self._graphs, self._events, self._streams, self._device, self._host):
+            owned.clear()
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise MissingExtraError(
+            f"cuda-python is not installed ({error}): pip install 'ms-infer[rtx]' or 'ms-infer[trt]'"
+        ) from None
+    return runtime
+
+
+class Arena:
+    """Named tensors in one device allocation, and in a pinned twin of the same layout where the host fills them."""
+
+    def __init__(self, cuda: Cuda, specs: Iterable[tuple[str, TensorSpec]], *, twin: bool = False) -> None:
+        self._cuda = cuda
+        self._places: dict[str, tuple[int, TensorSpec]] = {}
+        end = 0
+        for name, spec in specs:
+            if name not in self._places:
+                self._places[name] = (end, spec)
+                end += -(-tensor_bytes(spec) // ALIGNMENT) * ALIGNMENT
+        self.nbytes = max(end, ALIGNMENT)
+        self.address = cuda.allocate(self.nbytes)
+        self._twin = cuda.allocate_host(self.nbytes) if twin else None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def names(self) -> list[str]:
+        return list(self._places)
+
+    def at(self, name: str) -> int:
+        """Device address of a tensor."""
+        return self.address + self._places[name][0]
+
+    @property
+    def host_address(self) -> int:
+        """Address of the twin."""
+        assert self._twin is not None, "only arenas with a twin are filled by the host"
+        return int(self._twin.ctypes.data)
+
+    def host(self, name: str) -> NDArray[Any]:
+        """The tensor in the twin, as an array of its type."""
+        assert self._twin is not None, "only arenas with a twin are filled by the host"
+        start, spec = self._places[name]
+        view = self._twin[start : start + tensor_bytes(spec)].view(np.dtype(spec.dtype))
+        return view.reshape(spec.shape)
+
+    def fetch(self, cuda_stream: int) -> NDArray[np.uint8]:
+        """The bytes of all tensors, when the work of the stream is done."""
+        array = np.empty(self.nbytes, np.uint8)
+        self._cuda.copy(int(array.ctypes.data), self.address, self.nbytes, cuda_stream)
+        self._cuda.synchronize(cuda_stream)
+        return array
+
+    def put(self, array: NDArray[Any] | None, name: str, cuda_stream: int) -> None:
+        """Put back what `fetch` returned; ConfigError when it does not fit."""
+        kept = np.ascontiguousarray(self.check(array, name))
+        self._cuda.copy(self.address, int(kept.ctypes.data), self.nbytes, cuda_stream)
+        self._cuda.synchronize(cuda_stream)
+
+    def check(self, array: NDArray[Any] | None, name: str) -> NDArray[Any]:
+        """The array, if it could be put back; else a ConfigError that calls it `name`."""
+        if array is None or array.dtype != np.uint8 or array.size != self.nbytes:
+            found = "nothing" if array is None else f"{array.size} {array.dtype}"
+            raise ConfigError(
+                f"the snapshot's {name} does not fit ({found}, expected {self.nbytes} uint8); restore with the "
+                "engine, bundle and precision it was made with"
+            )
+        return array

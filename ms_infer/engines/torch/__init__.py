@@ -1,0 +1,5 @@
+"""PyTorch as the engine: plain on the CPU, captured and fused on CUDA. May import: checkpoint, model, ms_kernels."""
+
+from ms_infer.engines.torch.plain import TorchEngine
+
+__all__ = ["TorchEngine"]

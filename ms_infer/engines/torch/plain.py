@@ -1,0 +1,317 @@
+"""The reference engine: the student in plain PyTorch, on a CPU or a GPU, without an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ms_infer.checkpoint import Student
+from ms_infer.checkpoint.parts import changed
+from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.model.context import ContextCache
+from ms_infer.model.transformer import PLAIN, Attend, Operations
+from ms_infer.numerics import noise
+from ms_infer.numerics.schedule import denoise_steps
+from ms_infer.text import embed_prompt
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+
+def check_device(device: str | None) -> torch.device:
+    """The device asked for, or the best one; DeviceError when it is absent."""
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device='cuda' was asked for but torch sees no CUDA device; use device='cpu'")
+    return chosen
+
+
+class TorchEngine(Engine):
+    """Runs a `Student`. fp32 on a CPU unless told otherwise, bf16 on a GPU.
+
+    Shares the student's modules where device and dtype are right already, and works on copies elsewhere; it keeps no
+    other reference to the student, whose memory is free once its owner lets go of it.
+    """
+
+    name = "torch"
+    dtypes: ClassVar[Mapping[str, torch.dtype]] = DTYPES
+    """Precisions and the dtype of their activations."""
+    operations: Operations = PLAIN
+
+    def __init__(self, student: Student, *, device: str | None = None, precision: str | None = None) -> None:
+        self.device = check_device(device)
+        self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
+        if self.precision not in self.dtypes:
+            raise ConfigError(f"precision {self.precision!r} is not one of {sorted(self.dtypes)}")
+        self.dtype = self.dtypes[self.precision]
+        if student.vae is None:
+            raise ConfigError(
+                f"the checkpoint ({student.source}) has no autoencoder; give one with "
+                "load_student(..., vae=PATH), for example a TAEHV or a Wan VAE file"
+            )
+        self.config, self._text_encoder = student.config, student.text_encoder
+        self.transformer = changed(student.transformer, self._move_)
+        self.vae = changed(student.vae, self._move_)
+        self.track_head = changed(student.track_head, self._move_) if student.track_head else None
+        self.refiner = changed(student.refiner, self._move_) if student.refiner else None
+        self._references: tuple[Tensor, ...] = ()
+        self.steps = denoise_steps(self.config.schedule)
+        self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
+        self.attend: Attend = self.cache
+        self._timesteps: dict[tuple[float, int, bool], Tensor] = {}
+        self._allocate()
+        self.reset()
+
+    def _allocate(self) -> None:
+        """Static buffers of a chunk: the transformer's input with its slots, and the noise."""
+        config, model = self.config, self.config.model
+        frame = (config.latent_height, config.latent_width)
+        self._input = self._zeros(1, config.context.chunk_frames, model.in_channels, *frame)
+        self._history = self._zeros(1, config.context.cache_frames, model.in_channels, *frame)
+        self._slots: dict[str, slice] = {}
+        offset = 0
+        for slot, channels in model.layout:
+            self._slots[slot] = slice(offset, offset + channels)
+            offset += channels
+
+    def _move_(self, module: nn.Module) -> None:
+        module.to(self.device, self.dtype)
+
+    @property
+    def sink_start(self) -> int:  # type: ignore[override]
+        return self.cache.sink_start
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, device=self.device, dtype=self.dtype)
+
+    def reset(self) -> None:
+        config = self.config
+        self._decoder = self.vae.decoder_state(
+            1, config.latent_height, config.latent_width, device=self.device, dtype=self.dtype
+        )
+        self._warped = self.vae.encoder_state(1, config.height, config.width, device=self.device, dtype=self.dtype)
+        self._staged_decoder, self._staged_warped = self._decoder, self._warped
+        self._image: Tensor | None = None
+        self._image_latent: Tensor | None = None
+        self._made = 0
+        self.cache.sink_start = 0
+        self._history.zero_()
+
+    def embed(self, prompt: str | Array) -> NDArray[np.float32]:
+        return embed_prompt(prompt, self.config.model.text, self._text_encoder)
+
+    @torch.no_grad()
+    def set_text(self, embedding: NDArray[np.float32]) -> None:
+        model = self.config.model
+        text = torch.from_numpy(embedding).to(self.device, self.dtype)[None]
+        image = self._zeros(1, model.image_tokens, model.image_dim) if model.image_tokens else None
+        self._keys = self.transformer.condition(text, image)
+
+    @torch.no_grad()
+    def set_image(self, image: NDArray[np.uint8] | None) -> None:
+        self._image = self._image_latent = None
+        if image is None:
+            return
+        pixels = torch.from_numpy(image).to(self.device, self.dtype).permute(2, 0, 1)[None] / 255
+        config = self.config
+        state = self.vae.encoder_state(1, config.height, config.width, device=self.device, dtype=self.dtype)
+        self._image = pixels
+        self._image_latent, _ = self.vae.encode(pixels[:, None], state, opening=True)
+        if self.given_frames():
+            self._prefill(self._image_latent)
+
+    def given_frames(self) -> int:
+        prefilled = self.config.model.image_input == "prefill" and self._image_latent is not None
+        return 1 if prefilled else 0
+
+    def _prefill(self, latents: Tensor) -> None:
+        """Write given latent frames `[1, 1, C, h, w]` to the context and the decoder's state."""
+        _, self._decoder = self.vae.decode(latents, self._decoder, opening=True)
+        self._opening = True
+        self.cache.place_(0, latents.shape[1])
+        self._fill_image_slots(0, latents.shape[1])
+        self._x = latents
+        self._run(self._timestep(0.0, latents.shape[1]))
+        self._remember(0, latents.shape[1])
+        self._made = latents.shape[1]
+
+    @torch.no_grad()
+    def begin(self, plan: ChunkPlan) -> None:
+        placement = plan.placement
+        self._plan, self._opening = plan, plan.opening
+        self.cache.place_(placement.start, placement.frames)
+        self._fill_image_slots(placement.start, placement.frames)
+        if self.track_head is not None and plan.tracks is not None:
+            self._input[:, : placement.frames, self._slots["track"]] = self._track_latents(plan)
+        self._x = self._noise(0)
+        self._pin_image()
+
+    def _fill_image_slots(self, start: int, frames: int) -> None:
+        """Image latent and mask at the latent frames that carry them, zeros elsewhere."""
+        model = self.config.model
+        carries = [model.image_at == "every" or start + j == 0 for j in range(frames)]
+        for j, carried in enumerate(carries):
+            if "image" in self._slots:
+                latent = self._image_latent
+                self._input[:, j, self._slots["image"]] = latent[:, 0] if carried and latent is not None else 0
+            if "mask" in self._slots:
+                self._input[:, j, self._slots["mask"]] = float(carried and self._image_latent is not None)
+
+    def _track_latents(self, plan: ChunkPlan) -> Tensor:
+        head = self.track_head
+        assert head is not None, "begin() checked it"
+        points, visible, ids, anchors = self._track_inputs(plan)
+        content = validity = None
+        if head.config.content == "warp":
+            content, validity = self._moved_image(points, visible, anchors)
+        latents: Tensor = head(points, visible, ids, opening=plan.opening, content=content, validity=validity)
+        return latents
+
+    def _track_inputs(self, plan: ChunkPlan) -> tuple[Tensor, ...]:
+        """Points `[1, N, T, 2]`, visible `[1, N, T]`, ids `[1, N]` and anchors `[1, N, 2]` on the device."""
+        tracks = plan.tracks
+        assert tracks is not None, "begin() checked it"
+        arrays = (tracks.points, tracks.visible, tracks.ids, tracks.anchors)
+        return tuple(torch.from_numpy(array).to(self.device)[None] for array in arrays)
+
+    def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """The first frame moved along the tracks, encoded; and where it is valid."""
+        from ms_infer.model.warp import motion_layers, warp_first_frame
+
+        config = self.config
+        image = self._image
+        if image is None:
+            image = torch.full((1, 3, config.height, config.width), 0.5, device=self.device, dtype=self.dtype)
+        frames, valid = warp_first_frame(image.float(), points, visible, anchors)
+        if self.refiner is not None:
+            self._keep_references(frames, valid, motion_layers(image.float(), points, visible, anchors))
+        latents, self._staged_warped = self.vae.encode(frames.to(self.dtype), self._warped, opening=self._opening)
+        return latents, valid
+
+    def _keep_references(self, *references: Tensor) -> None:
+        """What the refiner sees of this chunk: moved frames, where they are valid, motion layers."""
+        self._references = tuple(picture.to(self.dtype) for picture in references)
+
+    def _noise(self, denoise_pass: int) -> Tensor:
+        plan, config = self._plan, self.config
+        shape = (1, plan.placement.frames, config.model.latent_channels, config.latent_height, config.latent_width)
+        values = noise.normal(plan.seed, plan.index, denoise_pass, int(np.prod(shape)))
+        return torch.from_numpy(values.reshape(shape)).to(self.device, self.dtype)
+
+    def _pin_image(self) -> None:
+        """Models that keep the image inside the first chunk: its latent frame 0 is always clean."""
+        if self._pins_image():
+            assert self._image_latent is not None
+            self._x[:, 0] = self._image_latent[:, 0]
+
+    def _pins_image(self) -> bool:
+        pins = self.config.model.image_input == "pin" and self._image_latent is not None
+        return pins and self._plan.placement.start == 0
+
+    def _timestep(self, value: float, frames: int, *, pinned: bool = False) -> Tensor:
+        """`[1, frames]` on the device, made once; a pinned first latent frame is clean."""
+        key = (value, frames, pinned)
+        if key not in self._timesteps:
+            timestep = torch.full((1, frames), value, dtype=torch.float64)
+            if pinned:
+                timestep[:, 0] = 0
+            self._timesteps[key] = timestep.to(self.device)
+        return self._timesteps[key]
+
+    def _run(self, timestep: Tensor) -> Tensor:
+        """One pass over the current chunk; `timestep` is `[1, frames]`."""
+        frames = self._x.shape[1]
+        self._input[:, :frames, self._slots["noise"]] = self._x
+        flow: Tensor = self.transformer(self._input[:, :frames], timestep, self._keys, self.attend, self.operations)
+        return flow
+
+    @torch.no_grad()
+    def denoise(self, step: int) -> None:
+        passes = self.steps[step]
+        flow = self._run(self._timestep(passes.timestep, self._x.shape[1], pinned=self._pins_image()))
+        self._x = self._x - passes.sigma * flow
+        if passes.next_sigma and self.config.schedule.renoise == "fresh":
+            self._x = (1 - passes.next_sigma) * self._x + passes.next_sigma * self._noise(step + 1)
+        elif passes.next_sigma:
+            self._x = self._x + passes.next_sigma * flow
+        self._pin_image()
+
+    @torch.no_grad()
+    def decode(self) -> NDArray[np.uint8]:
+        frames, self._staged_decoder = self.vae.decode(self._x, self._decoder, opening=self._opening)
+        if self.refiner is not None:
+            frames = self.refiner(frames, *self._references)
+        pixels = frames[0].permute(0, 2, 3, 1).mul(255).round_().to(torch.uint8)
+        return pixels.cpu().contiguous().numpy()
+
+    @torch.no_grad()
+    def write_cache(self) -> None:
+        self._run(self._timestep(self.config.schedule.context_timestep, self._x.shape[1]))
+
+    def commit(self) -> None:
+        placement = self._plan.placement
+        self._decoder, self._warped = self._staged_decoder, self._staged_warped
+        self._remember(placement.start, placement.frames)
+        self._made = placement.start + placement.frames
+
+    def _remember(self, start: int, frames: int) -> None:
+        """Keep the transformer's input of the newest latent frames, for a re-encoding."""
+        capacity = self._history.shape[1]
+        for j in range(frames):
+            self._history[:, (start + j) % capacity] = self._input[:, j]
+
+    @torch.no_grad()
+    def recache(self, *, replace_sink: bool) -> None:
+        frames = min(self.config.context.cache_frames, self._made)
+        if frames == 0:
+            return
+        start = self._made - frames
+        if replace_sink and start > self.cache.sink_start:
+            self.cache.replace_sink_(start)
+        self.cache.place_(start, frames)
+        order = [(start + j) % self._history.shape[1] for j in range(frames)]
+        timestep = self._timestep(self.config.schedule.context_timestep, frames)
+        self.transformer(self._history[:, order], timestep, self._keys, self.cache, self.operations)
+
+    def state(self) -> dict[str, Array]:
+        tensors = {"k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k, "history": self._history}
+        tensors |= {f"decoder.{i}": t for i, t in enumerate(self._decoder)}
+        tensors |= {f"warped.{i}": t for i, t in enumerate(self._warped)}
+        arrays: dict[str, Array] = {name: _to_host(tensor) for name, tensor in tensors.items()}
+        arrays["counters"] = np.array([self._made, self.cache.sink_start], np.int64)
+        return arrays
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        for name, tensor in (
+            ("k", self.cache.k),
+            ("v", self.cache.v),
+            ("sink_k", self.cache.sink_k),
+            ("history", self._history),
+        ):
+            tensor.copy_(_from_host(state[name], tensor))
+        self._decoder = [_from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
+        self._warped = [_from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
+        self._made, self.cache.sink_start = (int(n) for n in state["counters"])
+
+
+def _to_host(tensor: Tensor) -> Array:
+    """A copy on the host; bf16 travels as its bits."""
+    host = tensor.detach().cpu()
+    return host.view(torch.int16).numpy().copy() if host.dtype == torch.bfloat16 else host.numpy().copy()
+
+
+def _from_host(array: Array, like: Tensor) -> Tensor:
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    if like.dtype == torch.bfloat16:
+        host = host.view(torch.bfloat16)
+    if host.shape != like.shape or host.dtype != like.dtype:
+        raise ConfigError(
+            f"snapshot holds {tuple(host.shape)} {host.dtype}, this engine needs {tuple(like.shape)} {like.dtype}; "
+            "restore with the size, context and precision it was made with"
+        )
+    return host.to(like.device).clone()

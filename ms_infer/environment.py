@@ -1,0 +1,16 @@
+"""Settings that come from the environment, and the folder of the user's cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def env(name: str, default: str = "") -> str:
+    """Value of MS_INFER_<name>; the only place that reads the environment."""
+    return os.environ.get(f"MS_INFER_{name}", default)
+
+
+def cache_folder() -> Path:
+    """Where this SDK keeps what can be made again: MS_INFER_CACHE or ~/.cache/ms_infer."""
+    return Path(env("CACHE") or Path.home() / ".cache" / "ms_infer")

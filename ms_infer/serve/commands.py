@@ -1,0 +1,156 @@
+"""From a control message to what it does in a session."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ms_infer.serve import protocol
+from ms_infer.serve.clients import Client
+from ms_infer.serve.movers import Field, Stick
+from ms_infer.serve.session import Session
+from ms_infer.serve.uploads import WebcamMotion
+
+LOOKS = ("plain", "night", "dusk", "fog", "snow", "sepia")  # words that the page proposes where the model knows them
+
+
+def hello(session: Session, client: Client) -> dict[str, Any]:
+    """The first message to a client: what there is and what it may do."""
+    config, serve = session.stream.config, session.context.config
+    limits = serve.limits
+    return {
+        "version": protocol.VERSION,
+        "session": session.id,
+        "key": session.key if client.owner else "",
+        "owner": client.owner,
+        "state": session.state,
+        "model": config.model.name,
+        "engine": getattr(session.stream, "engine", ""),
+        "width": config.width,
+        "height": config.height,
+        "fps": session.fps,
+        "chunk_frames": session.chunk_frames,
+        "codec": serve.codec,
+        "prompt": session.prompt if isinstance(session.prompt, str) else "",
+        "words": [word for word in LOOKS if word in config.model.text.vocabulary],
+        "follows_tracks": session.follows_tracks,
+        "has_image": session.image is not None,
+        "last_control": session.last_control,
+        "examples": list(session.context.examples.names),
+        "image_bytes": limits.image_bytes,
+        "video_bytes": limits.video_bytes,
+    }
+
+
+async def apply_control(session: Session, control: protocol.Control) -> None:
+    """Do what a control says; it shows in the next chunk. ConfigError when it cannot be done."""
+    try:
+        await _apply(session, control)
+    finally:
+        session.note(control)  # afterwards: a chunk must not claim a control that it does not hold
+
+
+async def _apply(session: Session, control: protocol.Control) -> None:
+    match control:
+        case protocol.Pointers():
+            session.pointers(control)
+        case protocol.Prompt():
+            await _change_prompt(session, control)
+        case protocol.Start():
+            await _start(session, control)
+        case protocol.Simple():
+            _simple(session, control.do)
+        case protocol.Switch():
+            await _switch(session, control)
+        case _:
+            _edit(session, control)
+
+
+def _edit(session: Session, control: protocol.Control) -> None:
+    """Controls that change the points."""
+    match control:
+        case protocol.Places(do="static"):
+            session.edit(lambda board: board.static(control.points))
+        case protocol.Places():
+            session.edit(lambda board: board.brush(control.points))
+        case protocol.Path():
+            session.edit(lambda board: board.path(control.points, control.seconds, control.radius))
+        case protocol.Camera():
+            stick = Stick(control.x, control.y, control.zoom, control.roll)
+            session.edit(lambda board: setattr(board, "stick", stick))
+        case protocol.Grid():
+            session.edit(lambda board: board.set_grid(control.rows, control.cols))
+        case protocol.Options():
+            for name in ("hold_rest", "hold_released"):
+                if (value := getattr(control, name)) is not None:
+                    session.edit(lambda board, name=name, value=value: setattr(board, name, value))
+
+
+def _simple(session: Session, do: str) -> None:
+    if do == "stop":
+        session.halt()
+    elif do == "pause" and session.state == "running":
+        session.set_state("paused")
+    elif do == "resume" and session.state == "paused":
+        session.set_state("running")
+    elif do == "reset":
+        session.begin()
+    elif do == "clear":
+        session.edit(lambda board: board.reset())
+
+
+async def _start(session: Session, control: protocol.Start) -> None:
+    if control.example:
+        config, examples = session.stream.config, session.context.examples
+        session.image = await asyncio.to_thread(examples.picture, control.example, config.height, config.width)
+    if control.prompt is not None:
+        session.set_prompt(await _prompt(session, control.prompt), control.id)
+    if control.seed is not None:
+        session.seed = control.seed
+    session.begin(keep_points=not control.example)
+
+
+async def _change_prompt(session: Session, control: protocol.Prompt) -> None:
+    if session.stream.config.model.text.kind == "words":
+        session.set_prompt(control.text, control.id)
+        return
+    session.prompt_wanted = control.id
+
+    async def later() -> None:
+        prompt = await _prompt(session, control.text)
+        if session.prompt_wanted == control.id:  # else a newer one came meanwhile
+            session.set_prompt(prompt, control.id)
+
+    session.spawn(later())
+
+
+async def _prompt(session: Session, text: str) -> Any:
+    """What the stream takes as a prompt; a large text encoder runs beside the engine thread, never in it."""
+    model = session.stream.config.model
+    if model.text.kind == "words":
+        return text
+    from ms_infer.text import embed_prompt
+
+    return await asyncio.to_thread(embed_prompt, text, model.text, None)
+
+
+async def _switch(session: Session, control: protocol.Switch) -> None:
+    if control.do == "record":
+        await session.record(control.on)
+    elif control.do == "webcam":
+        session.webcam = WebcamMotion() if control.on else None
+        field = Field() if control.on else None
+        session.edit(lambda board: setattr(board, "webcam", field))
+    elif not control.on:
+        session.edit(lambda board: board.transfer(None, session.fps))
+
+
+async def webcam_picture(session: Session, data: bytes) -> None:
+    """Move the points as the webcam's picture moved."""
+    motion = session.webcam
+    if motion is None:
+        return
+    flow = await asyncio.to_thread(motion.step, data)
+    if flow is not None:
+        session.edit(lambda board: board.webcam and board.webcam.add(flow))
+    session.note(protocol.Message())

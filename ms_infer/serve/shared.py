@@ -1,0 +1,58 @@
+"""What the sessions of one server share: settings, the event loop, the engine thread, an encoder thread, a folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ms_infer.serve.examples import Examples
+from ms_infer.serve.metrics import Metrics
+from ms_infer.serve.settings import ServeConfig
+
+if TYPE_CHECKING:
+    from ms_infer.serve.session import Session
+    from ms_infer.serve.worker import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Context:
+    """Made inside the running event loop. `folder` holds recordings and is removed by its maker."""
+
+    def __init__(self, config: ServeConfig, worker: Worker, folder: Path) -> None:
+        self.config, self.worker, self.folder = config, worker, folder
+        self.metrics, self.examples = Metrics(), Examples(config.source)
+        self._loop = asyncio.get_running_loop()
+        self._encoder = ThreadPoolExecutor(1, "ms-serve-encode")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def wake(self) -> None:
+        """Let the engine thread look again at what there is to do."""
+        self.worker.wake()
+
+    def call_soon(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run a function in the event loop, from any thread; nothing happens once the loop has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: function(*args, **kwargs))
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine beside everything else."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def encode(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run in the one encoder thread."""
+        return await self._loop.run_in_executor(self._encoder, lambda: function(*args, **kwargs))
+
+    def frame_seconds(self, session: Session) -> float:
+        """Time between two frames: the session's rate, or slower when the engine cannot keep up."""
+        return max(1 / session.fps, self.worker.turn_seconds() / session.chunk_frames)
+
+    def close(self) -> None:
+        """End the encoder thread."""
+        self._encoder.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,106 @@
+"""Motion transfer: follows a grid of points through a video by dense optical flow (OpenCV)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_infer.errors import ConfigError, MissingExtraError
+from ms_infer.tracks.tracks import Tracks
+
+# Forward and backward flow agree when |f + b|^2 < RELATIVE (|f|^2 + |b|^2) + ABSOLUTE (Sundaram et al., ECCV 2010).
+RELATIVE, ABSOLUTE = 0.01, 0.5
+REFINEMENTS = 10  # variational iterations; the preset's 5 are a little less exact
+MIN_SIDE = 16  # the coarsest patches of the flow need this much
+
+Grey = NDArray[np.uint8]
+Flow = NDArray[np.float32]
+
+
+def track_video(
+    source: str | Path | NDArray[np.uint8],
+    rows: int = 24,
+    cols: int = 24,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    fps: float | None = None,
+    max_frames: int = 1024,
+) -> Tracks:
+    """Tracks [rows * cols, T] in pixels of a video's frames, starting from a grid over its RGB frame 0.
+
+    `source` is a video file, read at height x width when given, or uint8 [T, H, W, 3]. `fps` is the rate to read a
+    file at (default: its own), or the rate of an array (default 16). The flow is DIS (medium preset), chained from
+    frame to frame; a point becomes invisible for good where forward and backward flow disagree (occlusion), or where
+    it leaves the picture, and then keeps its last place. Needs the extra [video]; ConfigError for unusable frames.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("following a video needs OpenCV: pip install 'ms-infer[video]'") from error
+    frames, rate = _frames(source, height, width, fps, max_frames)
+    size = (int(frames.shape[1]), int(frames.shape[2]))
+    grid = Tracks.grid(rows, cols, size=size, fps=rate)
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    engine.setVariationalRefinementIterations(REFINEMENTS)
+    points = np.empty((grid.count, len(frames), 2), np.float32)
+    visible = np.ones((grid.count, len(frames)), np.bool_)
+    points[:, 0] = grid.points[:, 0]
+    before = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
+    for index in range(1, len(frames)):
+        now = cv2.cvtColor(frames[index], cv2.COLOR_RGB2GRAY)
+        flows = engine.calc(before, now, None), engine.calc(now, before, None)
+        points[:, index], visible[:, index] = _step(points[:, index - 1], visible[:, index - 1], *flows)
+        before = now
+    return Tracks(points, visible, size=size, fps=rate)
+
+
+def _frames(
+    source: str | Path | NDArray[np.uint8], height: int | None, width: int | None, fps: float | None, max_frames: int
+) -> tuple[NDArray[np.uint8], float]:
+    if isinstance(source, np.ndarray):
+        frames, rate = np.ascontiguousarray(source[:max_frames]), fps or 16.0
+    else:
+        from ms_infer.media import read_video
+
+        frames, rate = read_video(source, height, width, max_frames, fps=fps)
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) < 1:
+        raise ConfigError(f"a video is uint8 [T >= 1, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    if min(frames.shape[1:3]) < MIN_SIDE:
+        height, width = frames.shape[1:3]
+        raise ConfigError(f"optical flow needs pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, got {height}x{width}")
+    return frames, rate
+
+
+def _step(
+    points: NDArray[np.float32], visible: NDArray[np.bool_], forward: Flow, backward: Flow
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Points [N, 2] one RGB frame later and whether they are still followed."""
+    height, width = forward.shape[:2]
+    ahead = _at(forward, points)
+    moved = points + ahead
+    back = _at(backward, moved)
+    gap = ((ahead + back) ** 2).sum(-1)
+    agree = gap < RELATIVE * ((ahead**2).sum(-1) + (back**2).sum(-1)) + ABSOLUTE
+    inside = (moved >= 0).all(-1) & (moved[:, 0] < width) & (moved[:, 1] < height)
+    followed = visible & agree & inside
+    return np.where(followed[:, None], moved, points), followed
+
+
+def _at(flow: Flow, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flow [N, 2] at continuous coordinates: the sample of pixel i stands at i + 0.5."""
+    import cv2
+
+    x, y = np.ascontiguousarray(points[:, 0] - 0.5), np.ascontiguousarray(points[:, 1] - 0.5)
+    # remap takes at most 32767 columns: one column of points is never a limit in rows either, so fold them
+    sampled: Any = cv2.remap(flow, _folded(x), _folded(y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(sampled, np.float32).reshape(-1, 2)[: len(points)]
+
+
+def _folded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N] as rows of 1024, padded with zeros."""
+    rows = -(-len(values) // 1024)
+    return np.pad(values, (0, rows * 1024 - len(values))).reshape(rows, 1024)

@@ -1,0 +1,1 @@
+"""PanoSprite scenes, their pictures, tracks and captions. May import: ms_infer."""

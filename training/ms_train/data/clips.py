@@ -1,0 +1,235 @@
+"""Rendered clips as the later stages see them: latents, moved first frame, tracks and caption words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ms_infer.config import StreamConfig, rgb_frames
+from ms_infer.errors import ConfigError
+from ms_infer.model.taehv import TinyVae
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.warp import warp_first_frame
+from ms_infer.model.word_encoder import WordEncoder
+from ms_train.analytic import encode_directly, is_analytic
+from ms_train.data.assets import Assets
+from ms_train.data.captions import captions
+from ms_train.data.paths import chance, uniform
+from ms_train.data.render import render
+from ms_train.data.scene import Scene, SceneConfig, draw_scene
+from ms_train.data.scene_tracks import BACKGROUND, SceneTracks, TrackLayout, draw_tracks
+from ms_train.stages.autoencoder import encode_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """What a rendered clip holds."""
+
+    chunks: int = 5
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    layout: TrackLayout = field(default_factory=TrackLayout)
+    dense_share: float = 0.6
+    """Share of clips that keep every background track; the others keep a random part."""
+    silent_share: float = 0.04
+    """Share of objects without any track."""
+    whole_objects: bool = False
+    """Keep every track of every object."""
+
+
+@dataclass
+class Clips:
+    """A batch of clips of F latent frames and T RGB frames; every field has the batch first."""
+
+    latents: Tensor
+    """bf16 [B, F, C, h, w]."""
+    content: Tensor
+    """bf16 [B, F, C, h, w]: the moved first frame, encoded."""
+    validity: Tensor
+    """bf16 [B, F, 1, h, w]."""
+    still: Tensor
+    """bf16 [B, 3, C, h, w]: the first frame held still, encoded; the last one also stands for later ones."""
+    points: Tensor
+    """fp16 [B, N, T, 2]."""
+    visible: Tensor
+    """bool [B, N, T]."""
+    words: Tensor
+    """int16 [B, tokens]."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def rows(self, index: Tensor) -> Clips:
+        """The clips of these rows."""
+        return Clips(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+    def to(self, device: torch.device) -> Clips:
+        """The same clips on another device."""
+        return Clips(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Clips with the pictures behind them."""
+
+    clips: Clips
+    frames: Tensor
+    """float32 [B, T, 3, H, W]: the truth."""
+    moved: Tensor
+    """float32 [B, T, 3, H, W]: the first frame warped along the tracks."""
+    moved_valid: Tensor
+    """float32 [B, T, 1, H, W]."""
+    anchors: Tensor
+    """float32 [B, N, 2]: places of the tracks in the first frame."""
+    owner: Tensor
+    """int64 [B, N]: object number, or -1 for the background."""
+
+
+def join(parts: list[Clips]) -> Clips:
+    """One batch out of several."""
+    return Clips(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Clips)})
+
+
+class ClipMaker:
+    """Renders clip number i from seed and i alone, whatever was made before."""
+
+    def __init__(self, stream: StreamConfig, assets: Assets, vae: TinyVae, config: ClipConfig, seed: int = 0) -> None:
+        self.stream, self.assets, self.vae, self.config, self.seed = stream, assets, vae, config, seed
+        self.words = WordEncoder(stream.model.text)
+        self.head = TrackHead(stream)
+        self.direct = is_analytic(vae)
+
+    def seed_of(self, number: int) -> int:
+        """Seed of batch `number`, below 2^32: a CPU's generator drops higher bits."""
+        return (self.seed * 1_000_003 + number) % 2**32
+
+    def make(self, number: int, count: int) -> Clips:
+        """`count` clips drawn together, as batch `number`."""
+        return self.make_with_frames(number, count).clips
+
+    def make_with_frames(self, number: int, count: int) -> Rendered:
+        """As `make`, with the pictures."""
+        generator = torch.Generator(device=self.assets.device).manual_seed(self.seed_of(number))
+        return self.film(draw_scene(self.assets, count, generator, self.config.scene), generator)
+
+    @torch.no_grad()
+    def film(self, scene: Scene, generator: torch.Generator) -> Rendered:
+        """Clips of given scenes, with tracks that `generator` draws."""
+        frames = rgb_frames(self.config.chunks * self.stream.context.chunk_frames, first=True)
+        times = torch.arange(frames, device=self.assets.device, dtype=torch.float32).expand(scene.batch, -1)
+        tracks = draw_tracks(self.assets, scene, times, generator, self.config.layout)
+        tracks.visible &= self._kept(tracks, generator)[..., None]
+        return self.assemble(render(self.assets, scene, times), tracks, captions(self.assets, scene, frames))
+
+    @torch.no_grad()
+    def assemble(self, pictures: Tensor, tracks: SceneTracks, texts: Sequence[str]) -> Rendered:
+        """Clips of ready pictures `[B, T, 3, H, W]` from anywhere, with their tracks and captions."""
+        count = len(pictures)
+        moved, valid = warp_frames(pictures[:, 0], tracks.points, tracks.visible, tracks.anchors)
+        words = [self.words.tokenize(text) for text in texts]
+        encoded = self._encode(torch.cat([pictures, moved]))
+        clips = Clips(
+            latents=encoded[:count],
+            content=encoded[count:],
+            validity=self.head.pool_validity(valid, opening=True).to(torch.bfloat16),
+            still=self._encode(pictures[:, :1].expand(-1, 9, -1, -1, -1)),
+            points=tracks.points.half(),
+            visible=tracks.visible,
+            words=torch.tensor(words, dtype=torch.int16, device=pictures.device),
+        )
+        return Rendered(clips, pictures, moved, valid, tracks.anchors, tracks.owner)
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        if self.direct:
+            return encode_directly(self.vae, frames).to(torch.bfloat16)
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            return encode_clip(self.vae, frames).to(torch.bfloat16)
+
+    def _kept(self, tracks: SceneTracks, generator: torch.Generator) -> Tensor:
+        """bool [B, N]: a random subset, by background density and by object."""
+        batch, count = tracks.owner.shape
+        draw = uniform(generator, (batch, count), 0.0, 1.0)
+        dense = chance(generator, (batch, 1), self.config.dense_share)
+        share = torch.where(dense > 0, torch.ones_like(dense), uniform(generator, (batch, 1), 0.08, 0.7))
+        objects = int(tracks.owner.max()) + 1
+        object_share = uniform(generator, (batch, objects), 0.15, 1.3)
+        object_share = object_share * (1 - chance(generator, (batch, objects), self.config.silent_share))
+        if self.config.whole_objects:
+            object_share = torch.ones_like(object_share)
+        own = object_share.gather(1, tracks.owner.clamp(min=0))
+        return draw < torch.where(tracks.owner == BACKGROUND, share, own)
+
+
+def warp_frames(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """`warp_first_frame`; on a CPU frame by frame and without the hidden tracks, which fits its cache."""
+    if image.is_cuda:
+        return warp_first_frame(image, points, visible, anchors)
+    clips = []
+    for row in range(len(image)):
+        seen = visible[row].any(-1)
+        path, shown, start = points[row, seen][None], visible[row, seen][None], anchors[row, seen][None]
+        parts = [
+            warp_first_frame(image[row : row + 1], path[:, :, t : t + 1], shown[:, :, t : t + 1], start)
+            for t in range(points.shape[2])
+        ]
+        clips.append([torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
+    moved, valid = zip(*clips, strict=True)
+    return torch.cat(moved), torch.cat(valid)
+
+
+def write_shards(maker: ClipMaker, folder: Path, numbers: Iterator[int], count: int) -> None:
+    """Render batches `numbers` of `count` clips into `folder`, one safetensors file each; done ones are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        path = folder / f"clips_{number:05d}.safetensors"
+        if not path.exists():
+            unfinished = path.with_suffix(".unfinished")
+            tensors = maker.make(number, count).tensors()
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
+            unfinished.replace(path)
+
+
+class ClipSource:
+    """Where a stage draws its clips from: shards on disk, or a pool that a GPU keeps refilling."""
+
+    def __init__(self, folder: Path | None, maker: ClipMaker | None, *, pool: int = 64, batch: int = 16) -> None:
+        if folder is None and maker is None:
+            raise ConfigError("clips come from a folder of shards or from a maker; give one")
+        self.folder, self.maker, self.pool, self.batch = folder, maker, pool, batch
+        self._parts: dict[str, Clips] = {}
+        self._joined: Clips | None = None
+
+    def refresh(self, step: int) -> None:
+        """Read new shards, or make the batch that is due at `step`; the pool depends on `step` alone."""
+        names = self._wanted(step)
+        if not names:
+            raise ConfigError(f"{self.folder} holds no clips_*.safetensors; run `ms_train render` first")
+        if list(self._parts) == names:
+            return
+        self._parts = {name: self._parts.get(name) or self._load(name) for name in names}
+        self._joined = join(list(self._parts.values()))
+
+    def draw(self, generator: torch.Generator, count: int) -> Clips:
+        """Random clips."""
+        assert self._joined is not None, "refresh() comes before draw()"
+        index = torch.randint(len(self._joined), (count,), generator=generator, device=generator.device)
+        return self._joined.rows(index.to(self._joined.latents.device))
+
+    def _wanted(self, step: int) -> list[str]:
+        if self.folder is not None:
+            return sorted(path.name for path in self.folder.glob("clips_*.safetensors"))
+        return [str(number) for number in range(step, step + self.pool)]
+
+    def _load(self, name: str) -> Clips:
+        if self.folder is not None:
+            return Clips(**load_file(self.folder / name))
+        assert self.maker is not None
+        return self.maker.make(int(name), self.batch)

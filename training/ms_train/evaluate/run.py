@@ -1,0 +1,156 @@
+"""Stage 5: how well a student follows tracks and what its pictures are worth, beside baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from ms_infer.checkpoint import load_student
+from ms_infer.config import StreamConfig
+from ms_infer.model.taehv import TinyVae
+from ms_train.commands import read_average
+from ms_train.data.assets import Assets, load_assets
+from ms_train.data.clips import ClipConfig, ClipMaker, Rendered
+from ms_train.data.scene import SceneConfig
+from ms_train.evaluate.ablation import ablated_rows
+from ms_train.evaluate.drift import measure_drift
+from ms_train.evaluate.measure import held_still, measure_rows, stream_clips, without_tracks
+from ms_train.evaluate.swaps import make_swaps, measure_swaps
+from ms_train.evaluate.tables import markdown
+from ms_train.evaluate.trackers import best_tracker
+from ms_train.evaluate.transfer import measure_transfer
+from ms_train.loop import write_json
+from ms_train.pictures import save_sheet
+from ms_train.stages.refine import Decoder
+from ms_train.stages.teacher import sample_teacher
+from ms_train.students import Network, networks
+
+logger = logging.getLogger(__name__)
+
+CHUNKS = 3  # of a clip
+SETS = {
+    "object drags": SceneConfig(still_camera=1.0, drag_share=1.0, look_share=0.0, solid_share=0.0),
+    "camera moves": SceneConfig(still_camera=0.0, object_speed=0.01, look_share=0.0, solid_share=0.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured and where it is written."""
+
+    json: Path | None = None
+    report: Path | None = None
+    """Markdown file for the tables."""
+    sheets: Path | None = None
+    """Folder for contact sheets."""
+    teacher: Path | None = None
+    """Stage checkpoint of the teacher, for its row."""
+    teacher_steps: int = 16
+    clips: int = 8
+    """Clips a set."""
+    drift_frames: int = 2000
+    """Length of the long rollout; 0 leaves it out."""
+    seed: int = 5
+    threads: int = 0
+
+
+DEFAULTS = EvaluateConfig()
+
+
+def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[EvaluateConfig] = DEFAULTS) -> None:
+    """Measure a student file on held-out assets (all of them, where the folder holds no held-out names)."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    student = load_student(checkpoint, dtype=torch.float32)
+    network, vae = networks(student)
+    decoder = Decoder(vae, student.refiner)
+    held_out = load_assets(assets, "held_out")
+    tracker = best_tracker(assets)
+    result: dict[str, Any] = {
+        "command": "python -m ms_train " + " ".join(sys.argv[1:]),
+        "tracker": tracker.name,
+        "clips": config.clips,
+        "sets": {},
+        "ablation": {},
+    }
+    guide = _guide(student.config, config.teacher)
+    makers = {name: set_maker(student.config, held_out, vae, scene, config.seed) for name, scene in SETS.items()}
+    for name, maker in makers.items():
+        data = maker.make_with_frames(0, config.clips)
+        rows = _methods(network, decoder, data, guide, config.teacher_steps)
+        result["sets"][name] = measure_rows(rows, data, tracker)
+        result["ablation"][name] = measure_rows(ablated_rows(network, decoder, data), data, tracker)
+        if config.sheets is not None:
+            _contact_sheet(config.sheets / f"{name.replace(' ', '_')}.png", data, rows)
+        logger.info("%s: %s", name, result["sets"][name])
+    drags = makers["object drags"]
+    result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
+    result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
+    if config.drift_frames:
+        result["drift"] = measure_drift(network, decoder, held_out, config.drift_frames, config.seed, config.sheets)
+    _write(result, config)
+
+
+def _guide(stream: StreamConfig, path: Path | None) -> Network | None:
+    if path is None:
+        return None
+    guide = Network(stream)
+    guide.load_state_dict(read_average(path))
+    return guide.eval()
+
+
+def _write(result: dict[str, Any], config: EvaluateConfig) -> None:
+    text = markdown(result)
+    if config.json is not None:
+        write_json(config.json, result)
+    if config.report is not None:
+        config.report.parent.mkdir(parents=True, exist_ok=True)
+        config.report.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def set_maker(stream: StreamConfig, assets: Assets, vae: TinyVae, scene: SceneConfig, seed: int) -> ClipMaker:
+    """Makes clips of three chunks, with all their tracks, at the stream's size."""
+    scene = dataclasses.replace(scene, size=stream.height)
+    config = ClipConfig(chunks=CHUNKS, scene=scene, dense_share=1.0, silent_share=0.0, whole_objects=True)
+    return ClipMaker(stream, assets, vae, config, seed)
+
+
+@torch.no_grad()
+def _methods(
+    network: Network, decoder: Decoder, data: Rendered, guide: Network | None, teacher_steps: int
+) -> dict[str, Tensor]:
+    clips, mute = data.clips, without_tracks(data)
+    made = stream_clips(network, clips)
+    rows = {
+        "truth": data.frames,
+        "truth through the autoencoder": decoder.alone(clips.latents.float()),
+        "first frame held still": held_still(data),
+        "first frame warped": data.moved,
+        "student": decoder(made, data),
+        "student, decoder alone": decoder.alone(made),
+        "student without sink": decoder(stream_clips(network, clips, sink=False), data),
+        "student without tracks": decoder(stream_clips(network, mute.clips), mute),
+    }
+    if guide is not None:
+        generator = torch.Generator().manual_seed(0)
+        rows["teacher, joint guidance"] = decoder(sample_teacher(guide, clips, generator, steps=teacher_steps), data)
+    return rows
+
+
+def _contact_sheet(path: Path, data: Rendered, rows: dict[str, Tensor]) -> None:
+    """Per clip: first frame, then truth, warped, student and student without tracks at the last frame, and midway."""
+    last = data.frames.shape[1] - 1
+    names = ("truth", "first frame warped", "student")
+    columns = [data.frames[:, 0]]
+    for time in (last // 2, last):
+        columns += [rows[name][:, time] for name in names]
+    save_sheet(path, torch.stack(columns, dim=1))
