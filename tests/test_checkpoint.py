@@ -19,9 +19,9 @@ from ms_infer.checkpoint.names import to_diffusers
 from ms_infer.checkpoint.sizes import Sizes, stream_config
 from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.errors import CheckpointError
+from ms_infer.model.autoencoders import build_vae
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.transformer import Transformer
-from ms_infer.model.vae import build_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"

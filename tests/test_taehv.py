@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ms_infer.config import VaeConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.autoencoders import build_vae
 from ms_infer.model.taehv import TinyVae, tiny_vae_config
-from ms_infer.model.vae import build_vae
 from tests.hash_weights import hash_weights
 
 GOLDEN = Path(__file__).parent / "golden"

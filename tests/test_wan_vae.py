@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ms_infer.config import VaeConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
-from ms_infer.model.vae import Vae, build_vae
+from ms_infer.model.autoencoders import build_vae
+from ms_infer.model.vae import Vae
 from ms_infer.model.wan_vae import WanVae, wan_vae_config, wan_vae_key_map
 from tests.hash_weights import hash_weights
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
 
@@ -16,11 +17,9 @@ def track_errors(videos: Sequence[NDArray[np.uint8]], player: TrackPlayer, rows:
     videos: uint8 `[T, H, W, 3]` of equal size; player: a control of `rows * cols` tracks that begin on that grid.
     NaN where no point can be followed. MissingExtraError without OpenCV.
     """
-    from ms_infer.tracks.flow import track_video
-
     wanted = player.chunk(0, len(videos[0]))
     count = rows * cols
-    followed = [track_video(video, rows, cols, max_frames=len(video)) for video in videos]
+    followed = [Tracks.from_video(video, rows, cols, max_frames=len(video)) for video in videos]
     counts = np.logical_and.reduce([wanted.visible[:count], *(tracks.visible for tracks in followed)])
     counts[:, 0] = False  # all points begin where they should
     if not counts.any():

@@ -96,7 +96,7 @@ def _module_state_shapes(config: StreamConfig, kind: str) -> list[Shape]:
     """The same from the modules of a Wan autoencoder, built without memory."""
     import torch
 
-    from ms_infer.model.vae import build_vae
+    from ms_infer.model.autoencoders import build_vae
 
     size = (config.latent_height, config.latent_width) if kind == "decoder" else (config.height, config.width)
     with torch.device("meta"):

@@ -110,7 +110,7 @@ def _text_encoder(config: StreamConfig) -> nn.Module:
 
 
 def _vae(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.vae import build_vae
+    from ms_infer.model.autoencoders import build_vae
 
     return build_vae(config.model.vae)
 

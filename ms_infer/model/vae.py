@@ -109,23 +109,6 @@ class Vae(nn.Module, abc.ABC):
         return [torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype) for shape in shapes]
 
 
-def build_vae(config: VaeConfig) -> Vae:
-    """The autoencoder that `config` describes, with freshly initialised weights."""
-    if config.kind == "tiny":
-        from ms_infer.model.taehv import TinyVae
-
-        return TinyVae(config)
-    if config.kind == "wan2.1":
-        from ms_infer.model.wan_vae import WanVae
-
-        return WanVae(config)
-    if config.kind == "wan2.2":
-        from ms_infer.model.wan22_vae import Wan22Vae
-
-        return Wan22Vae(config)
-    raise ConfigError(f"unknown autoencoder kind {config.kind!r}; known: tiny, wan2.1, wan2.2")
-
-
 def _check_state(state: Sequence[Tensor], shapes: Sequence[Shape], source: str) -> None:
     if len(state) != len(shapes):
         raise ConfigError(f"the state holds {len(state)} tensors, expected {len(shapes)}; start from {source}(...)")

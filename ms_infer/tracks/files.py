@@ -9,17 +9,18 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.files import whole_file
+from ms_infer.tracks.arrays import Size, TrackArrays
 from ms_infer.tracks.checks import MAX_SAMPLES
-from ms_infer.tracks.tracks import Tracks
 
 MAX_BYTES = MAX_SAMPLES * 32  # unpacked size of a file that could still hold valid tracks
 _DAMAGED = (
@@ -41,7 +42,14 @@ ATI_FRAMES, ATI_FPS, ATI_SCALE = 121, 24.0, 8  # ATI stores coordinates and visi
 WAN_MOVE_SIZE, WAN_MOVE_FPS = (480, 832), 16.0
 
 
-def load_tracks(path: str | Path, *, size: tuple[int, int] | None = None, fps: float | None = None) -> Tracks:
+class Bounds(NamedTuple):
+    """What all tracks in a kind of file have in common; None where the file says it."""
+
+    fps: float | None = None
+    size: Size = None
+
+
+def read_tracks(path: str | Path, *, size: Size = None, fps: float | None = None) -> TrackArrays:
     """Read tracks from a file; its ending says which kind.
 
     .npz   ours (points [N, T, 2], visible [N, T], ids [N], size, fps), or a tracker's tracks [T, N, 2] + visible [T, N]
@@ -61,16 +69,28 @@ def load_tracks(path: str | Path, *, size: tuple[int, int] | None = None, fps: f
         raise TrackShapeError(
             f"{source.name} is too big for tracks: {source.stat().st_size} bytes, at most {MAX_BYTES}"
         )
-    try:
+    with named(source):
         return _READERS[source.suffix](source, size, fps)
+
+
+def bounds(path: str | Path) -> Bounds:
+    """What tracks have to be brought to before they fit into a file of this ending."""
+    return _BOUNDS.get(Path(path).suffix, Bounds())
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Errors of the block say which file they are about; what the system refuses is a ConfigError."""
+    try:
+        yield
     except ConfigError as error:
-        raise type(error)(f"{source.name}: {error}") from error.__cause__
+        raise type(error)(f"{Path(path).name}: {error}") from error.__cause__
     except OSError as error:
-        raise ConfigError(f"cannot read {source}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def save_tracks(tracks: Tracks, path: str | Path) -> None:
-    """Write tracks in the format that the ending names (see `load_tracks`), whole or not at all.
+def write_tracks(path: str | Path, tracks: TrackArrays) -> None:
+    """Write tracks, brought to the file's `bounds`, in the format that the ending names (see `read_tracks`).
 
     .npz and .json keep everything. ATI .pth needs tracks in pixels of at most 5 s (121 RGB frames at 24 fps; shorter
     ones are held); Wan-Move .npy is converted to 480x832 and 16 fps and needs "tracks" in its name. Both lose the ids.
@@ -87,7 +107,7 @@ def save_tracks(tracks: Tracks, path: str | Path) -> None:
 # ---- ours
 
 
-def _read_npz(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tracks:
+def _read_npz(path: Path, size: Size, fps: float | None) -> TrackArrays:
     values = _unzip(path.read_bytes())
     if "points" in values:
         points, visible = values["points"], values.get("visible")
@@ -100,25 +120,18 @@ def _read_npz(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tr
     if "size" in values:
         stored = values["size"] if values["size"].size else None
     rate = values.get("fps", np.asarray(fps or 16.0))
-    return Tracks(
-        points,
-        visible,
-        values.get("ids"),
-        size=stored,
-        fps=_number("fps", rate.reshape(-1).tolist()),
-    )
+    return TrackArrays(points, visible, values.get("ids"), stored, _number("fps", rate.reshape(-1).tolist()))
 
 
-def _write_npz(tracks: Tracks, path: Path) -> dict[Path, bytes]:
+def _write_npz(tracks: TrackArrays, path: Path) -> dict[Path, bytes]:
+    points, visible, ids = map(np.asarray, tracks[:3])
     size = np.array(tracks.size if tracks.size else [], np.int64)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, points=tracks.points, visible=tracks.visible, ids=tracks.ids, size=size, fps=np.float64(tracks.fps)
-    )
+    np.savez_compressed(buffer, points=points, visible=visible, ids=ids, size=size, fps=np.float64(tracks.fps))
     return {path: buffer.getvalue()}
 
 
-def _read_json(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tracks:
+def _read_json(path: Path, size: Size, fps: float | None) -> TrackArrays:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -131,18 +144,19 @@ def _read_json(path: Path, size: tuple[int, int] | None, fps: float | None) -> T
     size = content.get("size", size)
     rate = _number("fps", [content.get("fps", fps or 16.0)])
     if not rows:
-        return Tracks.empty(size=size, fps=rate)
+        return TrackArrays(np.zeros((0, 1, 2)), None, None, size, rate)
     points = _stacked("points", [row["points"] for row in rows])
     visible = _stacked("visible", [row.get("visible", [1] * len(points[0])) for row in rows])
     ids = _stacked("id", [row.get("id", index) for index, row in enumerate(rows)])
-    return Tracks(points, visible, ids, size=size, fps=rate)
+    return TrackArrays(points, visible, ids, size, rate)
 
 
-def _write_json(tracks: Tracks, path: Path) -> dict[Path, bytes]:
-    exact = tracks.points.astype(str).astype(np.float64)  # shortest digits that read back as the same float32
+def _write_json(tracks: TrackArrays, path: Path) -> dict[Path, bytes]:
+    points, visible, ids = map(np.asarray, tracks[:3])
+    exact = points.astype(str).astype(np.float64)  # shortest digits that read back as the same float32
     rows = [
-        {"id": int(one), "points": points.tolist(), "visible": visible.astype(int).tolist()}
-        for one, points, visible in zip(tracks.ids, exact, tracks.visible, strict=True)
+        {"id": int(one), "points": path_points.tolist(), "visible": seen.astype(int).tolist()}
+        for one, path_points, seen in zip(ids, exact, visible, strict=True)
     ]
     content = {"format": JSON_FORMAT, "version": 1, "fps": tracks.fps, "size": tracks.size, "tracks": rows}
     return {path: json.dumps(content).encode()}
@@ -151,7 +165,7 @@ def _write_json(tracks: Tracks, path: Path) -> dict[Path, bytes]:
 # ---- ATI
 
 
-def _read_ati(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tracks:
+def _read_ati(path: Path, size: Size, fps: float | None) -> TrackArrays:
     import torch
 
     try:
@@ -180,22 +194,23 @@ def _read_ati(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tr
     if array.shape[1] != ATI_FRAMES:
         array = array.swapaxes(0, 1)
     values = array[:, :, 0].astype(np.float32) / ATI_SCALE
-    return Tracks(values[..., :2], values[..., 2] > 0.5, size=size, fps=fps or ATI_FPS)
+    return TrackArrays(values[..., :2], values[..., 2] > 0.5, None, size, fps or ATI_FPS)
 
 
-def _write_ati(tracks: Tracks, path: Path) -> dict[Path, bytes]:
+def _write_ati(tracks: TrackArrays, path: Path) -> dict[Path, bytes]:
     import torch
 
     if tracks.size is None:
         raise TrackShapeError("ATI files hold pixels; call to_pixels(height, width) first")
-    timed = tracks.resample(fps=ATI_FPS)
-    if timed.rgb_frames > ATI_FRAMES:
+    points, visible = map(np.asarray, tracks[:2])
+    rgb_frames = points.shape[1]
+    if rgb_frames > ATI_FRAMES:
         raise TrackShapeError(
-            f"ATI files hold {ATI_FRAMES} RGB frames at {ATI_FPS:g} fps, these tracks have {timed.rgb_frames}; "
+            f"ATI files hold {ATI_FRAMES} RGB frames at {ATI_FPS:g} fps, these tracks have {rgb_frames}; "
             "make them shorter, for example by resample(rgb_frames=...)"
         )
-    at = np.minimum(np.arange(ATI_FRAMES), timed.rgb_frames - 1)
-    values = np.concatenate([timed.points[:, at], timed.visible[:, at, None].astype(np.float32)], -1) * ATI_SCALE
+    at = np.minimum(np.arange(ATI_FRAMES), rgb_frames - 1)
+    values = np.concatenate([points[:, at], visible[:, at, None].astype(np.float32)], -1) * ATI_SCALE
     inner, outer = io.BytesIO(), io.BytesIO()
     np.savez_compressed(inner, array=values[:, :, None].astype(np.float32))
     torch.save(inner.getvalue(), outer)
@@ -205,7 +220,7 @@ def _write_ati(tracks: Tracks, path: Path) -> dict[Path, bytes]:
 # ---- Wan-Move
 
 
-def _read_wan_move(path: Path, size: tuple[int, int] | None, fps: float | None) -> Tracks:
+def _read_wan_move(path: Path, size: Size, fps: float | None) -> TrackArrays:
     partner = _visibility_of(path)
     if not partner.is_file():
         raise TrackShapeError(
@@ -217,16 +232,12 @@ def _read_wan_move(path: Path, size: tuple[int, int] | None, fps: float | None) 
             "Wan-Move files hold tracks [1, T, N, 2] and visibility [1, T, N], "
             f"found {list(points.shape)} and {list(visible.shape)}"
         )
-    return Tracks(points[0].swapaxes(0, 1), visible[0].T, size=size or WAN_MOVE_SIZE, fps=fps or WAN_MOVE_FPS)
+    return TrackArrays(points[0].swapaxes(0, 1), visible[0].T, None, size or WAN_MOVE_SIZE, fps or WAN_MOVE_FPS)
 
 
-def _write_wan_move(tracks: Tracks, path: Path) -> dict[Path, bytes]:
-    height, width = WAN_MOVE_SIZE
-    timed = tracks.resample(fps=WAN_MOVE_FPS).to_pixels(height, width)
-    return {
-        path: _npy(timed.points.swapaxes(0, 1)[None]),
-        _visibility_of(path): _npy(timed.visible.T[None]),
-    }
+def _write_wan_move(tracks: TrackArrays, path: Path) -> dict[Path, bytes]:
+    points, visible = map(np.asarray, tracks[:2])
+    return {path: _npy(points.swapaxes(0, 1)[None]), _visibility_of(path): _npy(visible.T[None])}
 
 
 def _visibility_of(path: Path) -> Path:
@@ -290,13 +301,14 @@ def _number(name: str, values: list[Any]) -> float:
     return float(values[0])
 
 
-_READERS: Mapping[str, Callable[[Path, tuple[int, int] | None, float | None], Tracks]] = {
+_BOUNDS = {".pth": Bounds(ATI_FPS), ".npy": Bounds(WAN_MOVE_FPS, WAN_MOVE_SIZE)}
+_READERS: Mapping[str, Callable[[Path, Size, float | None], TrackArrays]] = {
     ".npz": _read_npz,
     ".json": _read_json,
     ".pth": _read_ati,
     ".npy": _read_wan_move,
 }
-_WRITERS: Mapping[str, Callable[[Tracks, Path], dict[Path, bytes]]] = {
+_WRITERS: Mapping[str, Callable[[TrackArrays, Path], dict[Path, bytes]]] = {
     ".npz": _write_npz,
     ".json": _write_json,
     ".pth": _write_ati,

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.tracks.tracks import Tracks
+from ms_infer.media.video import read_video
+from ms_infer.tracks.arrays import TrackArrays, grid_points
 
 # Forward and backward flow agree when |f + b|^2 < RELATIVE (|f|^2 + |b|^2) + ABSOLUTE (Sundaram et al., ECCV 2010).
 RELATIVE, ABSOLUTE = 0.01, 0.5
@@ -29,7 +30,7 @@ def track_video(
     width: int | None = None,
     fps: float | None = None,
     max_frames: int = 1024,
-) -> Tracks:
+) -> TrackArrays:
     """Tracks [rows * cols, T] in pixels of a video's frames, starting from a grid over its RGB frame 0.
 
     `source` is a video file, read at height x width when given, or uint8 [T, H, W, 3]. `fps` is the rate to read a
@@ -43,19 +44,19 @@ def track_video(
         raise MissingExtraError("following a video needs OpenCV: pip install 'ms-infer[video]'") from error
     frames, rate = _frames(source, height, width, fps, max_frames)
     size = (int(frames.shape[1]), int(frames.shape[2]))
-    grid = Tracks.grid(rows, cols, size=size, fps=rate)
+    grid = grid_points(rows, cols, size)
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     engine.setVariationalRefinementIterations(REFINEMENTS)
-    points = np.empty((grid.count, len(frames), 2), np.float32)
-    visible = np.ones((grid.count, len(frames)), np.bool_)
-    points[:, 0] = grid.points[:, 0]
+    points = np.empty((len(grid), len(frames), 2), np.float32)
+    visible = np.ones((len(grid), len(frames)), np.bool_)
+    points[:, 0] = grid[:, 0]
     before = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
     for index in range(1, len(frames)):
         now = cv2.cvtColor(frames[index], cv2.COLOR_RGB2GRAY)
         flows = engine.calc(before, now, None), engine.calc(now, before, None)
         points[:, index], visible[:, index] = _step(points[:, index - 1], visible[:, index - 1], *flows)
         before = now
-    return Tracks(points, visible, size=size, fps=rate)
+    return TrackArrays(points, visible, None, size, rate)
 
 
 def _frames(
@@ -64,8 +65,6 @@ def _frames(
     if isinstance(source, np.ndarray):
         frames, rate = np.ascontiguousarray(source[:max_frames]), fps or 16.0
     else:
-        from ms_infer.media import read_video
-
         frames, rate = read_video(source, height, width, max_frames, fps=fps)
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) < 1:
         raise ConfigError(f"a video is uint8 [T >= 1, H, W, 3], got {frames.dtype} {list(frames.shape)}")

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, TrackShapeError
-from ms_infer.tracks.tracks import BoolArray, FloatArray, IntArray, Tracks
+from ms_infer.tracks.arrays import BoolArray, FloatArray, IntArray
+from ms_infer.tracks.tracks import Tracks
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.tracks import camera
+from ms_infer.tracks.arrays import BoolArray, FloatArray, IntArray, TrackArrays, grid_points
 from ms_infer.tracks.checks import (
-    MAX_SAMPLES,
     check_range,
     check_samples,
     checked_ids,
@@ -23,10 +23,9 @@ from ms_infer.tracks.checks import (
     checked_visible,
     positive,
 )
+from ms_infer.tracks.files import bounds, named, read_tracks, write_tracks
+from ms_infer.tracks.flow import track_video
 
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
 Point = tuple[float, float]
 
 
@@ -101,15 +100,7 @@ class Tracks:
     @classmethod
     def grid(cls, rows: int, cols: int, *, size: tuple[int, int] | None = None, fps: float = 16.0) -> Tracks:
         """rows x cols points at the centres of equal cells, row by row, standing still (T = 1)."""
-        if rows < 1 or cols < 1:
-            raise ConfigError(f"a grid needs at least 1 row and 1 column, not {rows} x {cols}")
-        if rows * cols > MAX_SAMPLES:
-            raise TrackShapeError(f"{rows} x {cols} points; at most {MAX_SAMPLES} are possible")
-        height, width = size or (1, 1)
-        y, x = np.meshgrid(
-            (np.arange(rows) + 0.5) / rows * height, (np.arange(cols) + 0.5) / cols * width, indexing="ij"
-        )
-        return cls(np.stack([x, y], -1).reshape(-1, 1, 2), size=size, fps=fps)
+        return cls(grid_points(rows, cols, size), size=size, fps=fps)
 
     @classmethod
     def empty(cls, *, size: tuple[int, int] | None = None, fps: float = 16.0) -> Tracks:
@@ -119,22 +110,22 @@ class Tracks:
     @classmethod
     def from_video(cls, source: Any, rows: int = 24, cols: int = 24, **options: Any) -> Tracks:
         """Follow a grid of points through a video by optical flow; see `ms_infer.tracks.flow.track_video`."""
-        from ms_infer.tracks.flow import track_video
-
-        return track_video(source, rows, cols, **options)
+        points, visible, ids, size, fps = track_video(source, rows, cols, **options)
+        return cls(points, visible, ids, size=size, fps=fps)
 
     @classmethod
     def load(cls, path: str | Path, *, size: tuple[int, int] | None = None, fps: float | None = None) -> Tracks:
-        """Read .npz, .json, ATI .pth or a Wan-Move .npy pair; see `ms_infer.tracks.files.load_tracks`."""
-        from ms_infer.tracks.files import load_tracks
-
-        return load_tracks(path, size=size, fps=fps)
+        """Read .npz, .json, ATI .pth or a Wan-Move .npy pair; see `ms_infer.tracks.files.read_tracks`."""
+        points, visible, ids, stored, rate = read_tracks(path, size=size, fps=fps)
+        with named(path):
+            return cls(points, visible, ids, size=stored, fps=rate)
 
     def save(self, path: str | Path) -> None:
-        """Write .npz, .json, ATI .pth or a Wan-Move .npy pair; see `ms_infer.tracks.files.save_tracks`."""
-        from ms_infer.tracks.files import save_tracks
-
-        save_tracks(self, path)
+        """Write .npz, .json, ATI .pth or a Wan-Move .npy pair; see `ms_infer.tracks.files.write_tracks`."""
+        bound = bounds(path)
+        tracks = self if bound.fps is None else self.resample(fps=bound.fps)
+        tracks = tracks if bound.size is None else tracks.to_pixels(*bound.size)
+        write_tracks(path, TrackArrays(tracks.points, tracks.visible, tracks.ids, tracks.size, tracks.fps))
 
     # ---- motion
 
