@@ -229,9 +229,9 @@ class _Server:
 
     async def recording(self, request: Request) -> Response:
         session = self._owned(request)
-        if session.recording is None:
+        if session.recording.file is None:
             raise HTTPException(404, "nothing is recorded; press the record button first")
-        return FileResponse(session.recording, media_type="video/mp4", filename=f"motion-{session.id}.mp4")
+        return FileResponse(session.recording.file, media_type="video/mp4", filename=f"motion-{session.id}.mp4")
 
     def _owned(self, request: Request) -> Session:
         """The session of the path; its key must come along."""

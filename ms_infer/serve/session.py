@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +20,9 @@ from ms_infer.errors import MotionStreamError
 from ms_infer.serve import protocol
 from ms_infer.serve.board import Applied, Board
 from ms_infer.serve.clients import Client
-from ms_infer.serve.encode import Recorder, make_encoder
+from ms_infer.serve.encode import make_encoder
 from ms_infer.serve.protocol import Codec, Type
+from ms_infer.serve.recording import Recording
 from ms_infer.serve.shared import Context
 from ms_infer.serve.uploads import WebcamMotion
 from ms_infer.stream import Chunk
@@ -96,10 +96,8 @@ class Session:
         """When the owner left, None while it is there."""
         self.misses = 0
         self.last_control = self.prompt_wanted = 0
-        self.recording: FilePath | None = None
-        """A finished recording."""
+        self.recording = Recording(context, name, config, self.fps)
         self.webcam: WebcamMotion | None = None
-        self._recorder: Recorder | None = None
         self._encoder = make_encoder(context.config.codec, config.height, config.width, self.fps)
         self._lock = threading.Lock()
         self._wishes = Wishes()
@@ -218,9 +216,14 @@ class Session:
 
     # ---- the engine thread
 
+    @property
+    def running(self) -> bool:
+        """Whether it plays, and to somebody."""
+        return self.state == "running" and bool(self.clients)
+
     def due(self) -> float | None:
         """When the next chunk is to be shown, 0 for at once; None when none is wanted."""
-        if self.state != "running" or not self.clients or self._ready:
+        if not self.running or self._ready:
             return None
         return self._ends
 
@@ -332,7 +335,7 @@ class Session:
 
     def _seconds(self, frames: int) -> float:
         """How long frames are shown at the present pace."""
-        return frames * self.context.frame_seconds(self)
+        return frames * self.context.frame_seconds(self.fps, self.chunk_frames)
 
     async def _show(self, made: Made, index: int) -> None:
         frame = made.frames[index]
@@ -348,7 +351,7 @@ class Session:
 
     def _encode(self, frame: NDArray[np.uint8], key: bool) -> tuple[bytes, Codec]:
         """In the encoder's thread: code for the clients and, when recording, for the file."""
-        if self._recorder is not None and not self._recorder.write(frame):
+        if not self.recording.write(frame):
             self.context.call_soon(self._stop_recording)
         return self._encoder.encode(frame, key=key)
 
@@ -356,18 +359,8 @@ class Session:
 
     async def record(self, on: bool) -> None:
         """Begin or end a recording."""
-        config = self.stream.config
-        if on and self._recorder is None:
-            path = self.context.folder / f"{self.id}-{secrets.token_hex(4)}.mp4"
-            seconds = self.context.config.limits.record_seconds
-            self._recorder = await self.context.encode(Recorder, path, config.height, config.width, self.fps, seconds)
-        elif not on and self._recorder is not None:
-            recorder, self._recorder = self._recorder, None
-            finished = await self.context.encode(recorder.finish)
-            if finished is not None and self.recording is not None:
-                self.recording.unlink(missing_ok=True)
-            self.recording = finished or self.recording
-        self.say(Type.STATS, {"recording": self._recorder is not None, "recorded": self.recording is not None})
+        await self.recording.switch(on)
+        self.say(Type.STATS, {"recording": self.recording.on, "recorded": self.recording.file is not None})
 
     def _stop_recording(self) -> None:
         """End the recording because it is as long as it may be, or cannot go on."""
@@ -393,5 +386,4 @@ class Session:
         self._player.cancel()
         await asyncio.gather(self._player, return_exceptions=True)
         await self.record(False)
-        if self.recording is not None:
-            self.recording.unlink(missing_ok=True)
+        self.recording.remove()

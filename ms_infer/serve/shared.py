@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ms_infer.serve.examples import Examples
 from ms_infer.serve.metrics import Metrics
 from ms_infer.serve.settings import ServeConfig
-
-if TYPE_CHECKING:
-    from ms_infer.serve.session import Session
-    from ms_infer.serve.worker import Worker
+from ms_infer.serve.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,9 +46,9 @@ class Context:
         """Run in the one encoder thread."""
         return await self._loop.run_in_executor(self._encoder, lambda: function(*args, **kwargs))
 
-    def frame_seconds(self, session: Session) -> float:
+    def frame_seconds(self, fps: float, chunk_frames: int) -> float:
         """Time between two frames: the session's rate, or slower when the engine cannot keep up."""
-        return max(1 / session.fps, self.worker.turn_seconds() / session.chunk_frames)
+        return max(1 / fps, self.worker.turn_seconds() / chunk_frames)
 
     def close(self) -> None:
         """End the encoder thread."""

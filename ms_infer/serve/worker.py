@@ -8,10 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ms_infer.serve.session import Session
+from typing import Protocol
 
 MEMORY = 16  # chunk times that the median is made from
 RECENT = 6  # of them, those that tell how long the next one may take: a machine's speed changes in stretches
@@ -25,14 +22,31 @@ def latest_start(dues: Iterable[float], seconds: float) -> float:
     return start
 
 
+class Job(Protocol):
+    """Something whose chunks the worker makes, one by one, in its thread."""
+
+    @property
+    def running(self) -> bool:
+        """Whether chunks are wanted of it all the time."""
+
+    def due(self) -> float | None:
+        """When the next chunk must be ready, 0 for at once; None when none is wanted."""
+
+    def make(self) -> float:
+        """Make the next chunk; returns the seconds it took."""
+
+    def fail(self, error: Exception) -> None:
+        """`make` raised this."""
+
+
 class Worker:
-    """Makes the sessions' chunks. Chunks are begun just in time, so that they know the newest controls."""
+    """Makes the jobs' chunks. Chunks are begun just in time, so that they know the newest controls."""
 
     def __init__(self) -> None:
-        self._sessions: list[Session] = []
+        self._jobs: list[Job] = []
         self._ready = threading.Condition()
         self._times: deque[float] = deque(maxlen=MEMORY)
-        self._busy: Session | None = None
+        self._busy: Job | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ms-serve-engine", daemon=True)
 
@@ -40,18 +54,18 @@ class Worker:
         """Start the thread."""
         self._thread.start()
 
-    def add(self, session: Session) -> None:
-        """Take turns with this session too."""
+    def add(self, job: Job) -> None:
+        """Take turns with this job too."""
         with self._ready:
-            self._sessions.append(session)
+            self._jobs.append(job)
             self._ready.notify_all()
 
-    def remove(self, session: Session) -> None:
-        """Forget a session; returns when no chunk of it is being made. Call it outside of the event loop."""
+    def remove(self, job: Job) -> None:
+        """Forget a job; returns when no chunk of it is being made. Call it outside of the event loop."""
         with self._ready:
-            if session in self._sessions:
-                self._sessions.remove(session)
-            while self._busy is session:
+            if job in self._jobs:
+                self._jobs.remove(job)
+            while self._busy is job:
                 self._ready.wait()
 
     def wake(self) -> None:
@@ -60,7 +74,7 @@ class Worker:
             self._ready.notify_all()
 
     def measure(self, make: Callable[[], object]) -> None:
-        """Run a chunk that is not a session's, to know how long one takes."""
+        """Run a chunk that is no job's, to know how long one takes."""
         begun = time.monotonic()
         make()
         self._times.append(time.monotonic() - begun)
@@ -77,22 +91,22 @@ class Worker:
         return max(list(self._times)[-RECENT:], default=0.0)
 
     def turn_seconds(self) -> float:
-        """Time from one chunk of a session to its next when all that run take turns."""
-        running = sum(session.state == "running" and bool(session.clients) for session in list(self._sessions))
+        """Time from one chunk of a job to its next when all that run take turns."""
+        running = sum(job.running for job in list(self._jobs))
         return self.chunk_seconds * max(running, 1)
 
-    def next(self, now: float) -> tuple[Session | None, float | None]:
-        """The session whose chunk is to be begun now, or else how long to wait (None: until something changes)."""
-        wanted = [(due, session) for session in self._sessions if (due := session.due()) is not None]
+    def next(self, now: float) -> tuple[Job | None, float | None]:
+        """The job whose chunk is to be begun now, or else how long to wait (None: until something changes)."""
+        wanted = [(due, job) for job in self._jobs if (due := job.due()) is not None]
         if not wanted:
             return None, None
         wait = latest_start((due for due, _ in wanted), self.slowest_seconds) - now
         if wait > 0:
             return None, wait
-        _, session = min(wanted, key=lambda one: one[0])
-        self._sessions.remove(session)  # equally urgent sessions take turns
-        self._sessions.append(session)
-        return session, None
+        _, job = min(wanted, key=lambda one: one[0])
+        self._jobs.remove(job)  # equally urgent jobs take turns
+        self._jobs.append(job)
+        return job, None
 
     def stop(self) -> None:
         """End the thread after the current chunk."""
@@ -105,17 +119,17 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._ready:
-                session, wait = self.next(time.monotonic())
-                while session is None and not self._stopping:
+                job, wait = self.next(time.monotonic())
+                while job is None and not self._stopping:
                     self._ready.wait(wait)
-                    session, wait = self.next(time.monotonic())
-                if self._stopping or session is None:
+                    job, wait = self.next(time.monotonic())
+                if self._stopping or job is None:
                     return
-                self._busy = session
+                self._busy = job
             try:
-                self._times.append(session.make())
-            except Exception as error:  # one session's trouble must not end the thread
-                session.fail(error)
+                self._times.append(job.make())
+            except Exception as error:  # one job's trouble must not end the thread
+                job.fail(error)
             finally:
                 with self._ready:
                     self._busy = None

@@ -37,6 +37,10 @@ class Waiting:
         self.state, self.clients, self.made, self.failures = "running", {1}, 0, 0
         self.finished = threading.Event()
 
+    @property
+    def running(self) -> bool:
+        return self.state == "running" and bool(self.clients)
+
     def due(self) -> float | None:
         return self.at if self.made < self.left else None
 
@@ -153,7 +157,7 @@ def test_broken_session_does_not_stop_the_others() -> None:
 
 def test_session_that_comes_late_is_noticed() -> None:
     made, late = working(Waiting(None)), Waiting(0.0)
-    made.add(late)  # type: ignore[arg-type]
+    made.add(late)
     assert late.finished.wait(20)
     made.stop()
 
