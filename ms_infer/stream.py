@@ -18,6 +18,8 @@ from ms_infer.controls import Control, Controls
 from ms_infer.engines.base import ChunkPlan, Engine
 from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError
+from ms_infer.snapshot import load_snapshot, save_snapshot
+from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
@@ -207,26 +209,49 @@ class Stream:
 
     def snapshot(self, path: str | Path) -> None:
         """Write everything the next chunk depends on to a safetensors file."""
-        from ms_infer.snapshot import save_snapshot
-
         self._check_open()
-        save_snapshot(Path(path), self)
+        save_snapshot(Path(path), self._state(), self.config, self.engine)
 
     def restore(self, path: str | Path) -> None:
         """Go on where `snapshot` stood: the next frames are bit-equal on the same engine.
 
         A `reset` then starts over with the image, prompt, tracks and seed of the snapshot.
         """
-        from ms_infer.snapshot import load_snapshot
-
         self._check_open()
-        load_snapshot(Path(path), self)
+        self._adopt(load_snapshot(Path(path), self.config, self.engine))
 
     def close(self) -> None:
         """Free the engine. Closing twice is fine."""
         if not self._closed:
             self._closed = True
             self._engine.close()
+
+    def _state(self) -> StreamState:
+        if not self._started:
+            raise ConfigError("nothing to snapshot: call start() or step() first")
+        assert self._applied.text is not None, "a started stream has a text"
+        return StreamState(
+            index=self._index,
+            given=self._given,
+            seed=self.seed,
+            control_id=self._applied.id,
+            text=self._applied.text,
+            image=self._image,
+            engine=self._engine.state(),
+            player=self._player.state(),
+        )
+
+    def _adopt(self, state: StreamState) -> None:
+        self._engine.reset()
+        self._engine.set_text(state.text)
+        self._engine.set_image(state.image)
+        self._engine.restore(state.engine)
+        self._player.restore(state.player)
+        self._image, self.seed = state.image, state.seed
+        self._index, self._given = state.index, state.given
+        control = Control(id=state.control_id, tracks=self._player.tracks, text=state.text)
+        self._controls.reset(control)
+        self._applied, self._started = control, True
 
     def _apply_controls(self) -> tuple[Control, TrackPlayer]:
         """The newest control and a player that plays it; the current ones stay as they are."""
