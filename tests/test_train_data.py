@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from ms_train.analytic import encode_directly, fit_encoder_, is_analytic, write_colour_path_
+from ms_train.codec import decode_clip, encode_clip
 from ms_train.data.assets import Assets, load_assets, sprite_name
 from ms_train.data.captions import captions, vocabulary
 from ms_train.data.held_out import held_out_names
 from ms_train.data.render import render
 from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.data.scene_tracks import draw_tracks
-from ms_train.stages.autoencoder import decode_clip, encode_clip
 from PIL import Image
 
 from ms_infer.config import preset

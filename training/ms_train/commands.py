@@ -20,13 +20,13 @@ from ms_train import parallel
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.captions import vocabulary
 from ms_train.data.clips import ClipConfig, ClipMaker, ClipSource, write_shards
-from ms_train.loop import CHECKPOINT, LoopConfig, run
+from ms_train.loop import LoopConfig, run
 from ms_train.stages.adapt import Adapt, AdaptConfig
 from ms_train.stages.autoencoder import Autoencoder, AutoencoderConfig
 from ms_train.stages.distill import Distill, DistillConfig
 from ms_train.stages.refine import FrameSource, Refine, RefineConfig, write_frames
 from ms_train.stages.teacher import FlowConfig, FlowStage, Teacher
-from ms_train.students import Network, export, networks
+from ms_train.students import Network, export, is_student, read_average, read_networks
 
 StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig)
 
@@ -114,30 +114,8 @@ def demo_stream(assets: Assets, name: str = "demo") -> StreamConfig:
 def load_vae(path: Path, stream: StreamConfig, device: torch.device) -> TinyVae:
     """The averaged autoencoder of a stage checkpoint or of a student file, frozen."""
     vae = TinyVae(stream.model.vae)
-    vae.load_state_dict(_student_parts(path)[1].state_dict() if _is_student(path) else read_average(path))
+    vae.load_state_dict(read_networks(path)[1].state_dict() if is_student(path) else read_average(path))
     return vae.to(device).eval().requires_grad_(False)
-
-
-def _is_student(path: Path) -> bool:
-    return path.suffix == ".safetensors"
-
-
-def _student_parts(path: Path) -> tuple[Network, TinyVae]:
-    return networks(load_student(path, dtype=torch.float32))
-
-
-def read_average(path: Path, part: str = "average") -> dict[str, Tensor]:
-    """Averaged weights of a stage checkpoint, or those of a student file; CheckpointError when there are none."""
-    if _is_student(path):
-        return dict(_student_parts(path)[0].state_dict())
-    file = path / CHECKPOINT if path.is_dir() else path
-    if not file.exists():
-        raise CheckpointError(f"{file} does not exist; run the stage that makes it first")
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    if part not in state:
-        raise CheckpointError(f"{file} holds {sorted(state)}, no {part!r}: it is of another stage")
-    values: dict[str, Tensor] = state[part]["values"]
-    return values
 
 
 def autoencoder(
@@ -216,7 +194,7 @@ def refine(
 
 def _refiner_weights(path: Path) -> dict[str, Tensor]:
     """Averaged weights of a refiner's stage, or the refiner of a student file; CheckpointError when it has none."""
-    if not _is_student(path):
+    if not is_student(path):
         return read_average(path)
     refiner = load_student(path, dtype=torch.float32).refiner
     if refiner is None:

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ms_infer.checkpoint import Student, save_student
+from ms_infer.checkpoint import Student, load_student, save_student
 from ms_infer.config import PATCH, StreamConfig
-from ms_infer.errors import ConfigError
+from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import Attend, CrossKeys, Transformer
 from ms_infer.model.word_encoder import WordEncoder
 from ms_train.data.clips import Clips
+from ms_train.loop import CHECKPOINT
 
 LATENT_VARIANCE = 0.25  # of the tiny autoencoder's latents (analytic.py)
 
@@ -61,6 +62,30 @@ def networks(student: Student) -> tuple[Network, TinyVae]:
     network.transformer, network.track_head = student.transformer, student.track_head
     network.text_encoder = student.text_encoder
     return network.eval().requires_grad_(False), student.vae.eval().requires_grad_(False)
+
+
+def is_student(path: Path) -> bool:
+    """Whether this is a student file, not the folder of a stage."""
+    return path.suffix == ".safetensors"
+
+
+def read_networks(path: Path) -> tuple[Network, TinyVae]:
+    """The parts of a student file in float32, as `networks` gives them."""
+    return networks(load_student(path, dtype=torch.float32))
+
+
+def read_average(path: Path, part: str = "average") -> dict[str, Tensor]:
+    """Averaged weights of a stage checkpoint, or those of a student file; CheckpointError when there are none."""
+    if is_student(path):
+        return dict(read_networks(path)[0].state_dict())
+    file = path / CHECKPOINT if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; run the stage that makes it first")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if part not in state:
+        raise CheckpointError(f"{file} holds {sorted(state)}, no {part!r}: it is of another stage")
+    values: dict[str, Tensor] = state[part]["values"]
+    return values
 
 
 def image_slots(stream: StreamConfig, first: Tensor, frames: int, start: int = 0) -> Tensor:

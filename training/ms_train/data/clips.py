@@ -17,13 +17,13 @@ from ms_infer.model.track_head import TrackHead
 from ms_infer.model.warp import warp_first_frame
 from ms_infer.model.word_encoder import WordEncoder
 from ms_train.analytic import encode_directly, is_analytic
+from ms_train.codec import encode_clip
 from ms_train.data.assets import Assets
 from ms_train.data.captions import captions
 from ms_train.data.paths import chance, uniform
 from ms_train.data.render import render
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.data.scene_tracks import BACKGROUND, SceneTracks, TrackLayout, draw_tracks
-from ms_train.stages.autoencoder import encode_clip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig
 from ms_infer.model.taehv import TinyVae
-from ms_train.commands import read_average
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.clips import ClipConfig, ClipMaker, Rendered
 from ms_train.data.scene import SceneConfig
@@ -31,7 +30,7 @@ from ms_train.loop import write_json
 from ms_train.pictures import save_sheet
 from ms_train.stages.refine import Decoder
 from ms_train.stages.teacher import sample_teacher
-from ms_train.students import Network, networks
+from ms_train.students import Network, networks, read_average
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from ms_infer.config import VaeConfig, preset
 from ms_infer.model.taehv import MemoryBlock, TinyVae
 from ms_train import parallel
 from ms_train.analytic import fit_encoder_, write_colour_path_
+from ms_train.codec import decode_clip, encode_clip
 from ms_train.data.assets import Assets
 from ms_train.data.render import render
 from ms_train.data.scene import SceneConfig, draw_scene
@@ -123,20 +124,6 @@ class Autoencoder(Stage):
             decoded = decode_clip(self.vae, encode_clip(self.vae, frames)).float().clamp(0, 1)
         rows = [torch.cat([frames[i, [0, 4, 8]], decoded[i, [0, 4, 8]]]) for i in range(6)]
         save_sheet(path, torch.stack(rows))
-
-
-def encode_clip(vae: TinyVae, frames: Tensor) -> Tensor:
-    """Latents [B, F, C, h, w] of whole clips [B, 1 + 4 k, 3, H, W]."""
-    batch, _, _, height, width = frames.shape
-    latents, _ = vae.encode(frames, vae.encoder_state(batch, height, width), opening=True)
-    return latents
-
-
-def decode_clip(vae: TinyVae, latents: Tensor) -> Tensor:
-    """Frames [B, 4 F - 3, 3, H, W] of whole clips, not clamped."""
-    batch, _, _, height, width = latents.shape
-    frames, _ = vae.decode_unclamped(latents, vae.decoder_state(batch, height, width), opening=True)
-    return frames
 
 
 def edge_loss(decoded: Tensor, frames: Tensor) -> Tensor:
