@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 import torch
 from ms_export.onnx_engine import OnnxEngine
-from ms_export.verify import chunk_plan, example_image, example_player, run_chunk
+from ms_export.rollouts import run_chunk
+from ms_export.stimulus import example_image, example_player
 
 from ms_infer.bundle.manifest import Manifest, load_manifest
 from ms_infer.demo import demo_bundle
-from ms_infer.engines.base import Engine
+from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import load_source
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
@@ -75,7 +76,7 @@ class Runner:
             self.chunk()
 
     def chunk(self) -> None:
-        run_chunk(self.engine, chunk_plan(self.engine.config, self.index, self.player, 0))
+        run_chunk(self.engine, plan_chunk(self.engine.config, self.index, self.player, 0))
         self.index += 1
 
     def burst(self, chunks: int) -> None:
@@ -89,7 +90,7 @@ class Runner:
     def parts(self) -> None:
         """Time the parts of one chunk."""
         engine = self.engine
-        plan = chunk_plan(engine.config, self.index, self.player, 0)
+        plan = plan_chunk(engine.config, self.index, self.player, 0)
         steps = range(len(engine.config.schedule.timesteps))
         work: dict[str, Callable[[], object]] = {
             "begin": lambda: engine.begin(plan),
@@ -120,7 +121,7 @@ def compare(manifest: Manifest, *, threads: int, bursts: int, chunks: int, only:
 def table(rows: Sequence[Row], manifest: Manifest, threads: int) -> str:
     """The comparison for people; fps counts the RGB frames of a steady chunk."""
     config = manifest.config
-    frames = config.chunk_rgb_frames(1)
+    frames = config.context.span(1).rgb_frames
     load = os.getloadavg()[0]
     lines = [
         f"{config.model.name} {config.width}x{config.height}, {frames} frames a chunk, "

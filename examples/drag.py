@@ -7,7 +7,7 @@ from ms_infer.demo import demo_examples
 from ms_infer.media import open_writer
 
 source, picture, out = (sys.argv[1:] + ["demo", None, "drag.mp4"][len(sys.argv) - 1 :])[:3]
-picture = picture or next((example.image for example in demo_examples()), None)
+picture = picture or demo_examples()[0].image
 
 tracks = Tracks.grid(rows=4, cols=4).grab(point=(0.5, 0.5), to=(0.75, 0.4), seconds=1.5, radius=0.2)
 with Stream(source) as stream:

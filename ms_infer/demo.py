@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from ms_infer.bundle.digests import cached_digest
-from ms_infer.config import preset
 from ms_infer.environment import cache_folder
+from ms_infer.tracks import Tracks
+from ms_infer.tracks.tracks import Point
 
 
-def demo_checkpoint() -> Path | None:
-    """The trained demo checkpoint inside the package, where there is one."""
-    path = _demo_folder() / "demo.safetensors"
-    return path if path.is_file() else None
+def demo_checkpoint() -> Path:
+    """The trained demo checkpoint inside the package."""
+    return _demo_folder() / "demo.safetensors"
 
 
 def demo_bundle() -> Path:
-    """Where the demo model's bundle lies in the user's cache: one folder per checkpoint (or settings, without one)."""
-    checkpoint = demo_checkpoint()
-    if checkpoint is not None:
-        return cache_folder() / "bundles" / f"demo-{cached_digest(checkpoint)[:12]}"
-    settings = json.dumps(preset("demo").to_dict(), sort_keys=True)
-    return cache_folder() / "bundles" / f"demo-random-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    """Where the demo model's bundle lies in the user's cache: one folder per checkpoint."""
+    return cache_folder() / "bundles" / f"demo-{cached_digest(demo_checkpoint())[:12]}"
 
 
 @dataclass(frozen=True)
@@ -34,27 +29,39 @@ class Example:
 
     image: Path
     prompt: str
-    drags: tuple[str, ...]
-    """x0,y0:x1,y1 in 0..1."""
+    drags: tuple[tuple[Point, Point], ...]
+    """From where to where, in 0..1."""
     radius: float
     """Of the things that the drags take along, in 0..1."""
 
+    def moved(self, tracks: Tracks, seconds: float) -> Tracks:
+        """Tracks over the first frame, with its drags."""
+        for start, end in self.drags:
+            tracks = tracks.grab(start, end, seconds=seconds, radius=self.radius)
+        return tracks
+
 
 def demo_examples() -> list[Example]:
-    """First frames that come with the demo; empty where they are absent."""
+    """First frames that come with the demo."""
     folder = _demo_folder()
-    path = folder / "drags.json"
-    if not path.is_file():
-        return []
-    document = json.loads(path.read_text())
+    document = json.loads((folder / "drags.json").read_text())
     height, width = document["size"]
     examples = []
     for entry in document["examples"]:
-        ends = [(*drag["start"], *drag["end"]) for drag in entry["drags"]]
-        drags = tuple(f"{x0 / width:g},{y0 / height:g}:{x1 / width:g},{y1 / height:g}" for x0, y0, x1, y1 in ends)
+        ends = [[_relative(drag[end], height, width) for end in ("start", "end")] for drag in entry["drags"]]
+        drags = tuple((start, end) for start, end in ends)
         radius = max(drag["radius"] for drag in entry["drags"]) / width
         examples.append(Example(folder / entry["image"], entry["prompt"], drags, radius))
     return examples
+
+
+def default_example() -> Example:
+    """The example to begin with: the one with the fewest drags."""
+    return min(demo_examples(), key=lambda one: len(one.drags))
+
+
+def _relative(pixel: tuple[int, int], height: int, width: int) -> Point:
+    return round(pixel[0] / width, 6), round(pixel[1] / height, 6)
 
 
 def _demo_folder() -> Path:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.config import StreamConfig, rgb_frames
+from ms_infer.config import Span, StreamConfig
 from ms_infer.controls import Control, Controls
-from ms_infer.engines.base import ChunkPlan, Engine
+from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError
 from ms_infer.snapshot import load_snapshot, save_snapshot
@@ -81,7 +81,7 @@ class Stream:
         self._started = self._closed = False
         self._index = self._given = 0
         self._image: NDArray[np.uint8] | None = None
-        self._player = self._new_player()
+        self._player = TrackPlayer.of(self.config)
         self._applied = Control()
 
     @property
@@ -113,7 +113,7 @@ class Stream:
 
             first_frame = load_image(image, self.config.height, self.config.width)
         text = self._engine.embed("" if prompt is None else prompt)
-        player = self._new_player()
+        player = TrackPlayer.of(self.config)
         self._check_tracks(player, tracks)
         self.seed = self.seed if seed is None else seed
         self._forget()
@@ -124,7 +124,7 @@ class Stream:
         self._given = self._engine.given_frames()
         self._controls.reset(Control(tracks=tracks, text=text))
         if tracks is not None:
-            self._player.set(tracks, self._next_rgb_frame)
+            self._player.set(tracks, self._span.first_rgb_frame)
         self._applied = self._controls.newest()
         self._started = True
 
@@ -137,8 +137,8 @@ class Stream:
             raise ConfigError("the stream is paused; call resume() before step()")
         clock = _Clock()
         control, player = self._apply_controls()
-        plan = self._plan(player)
         engine = self._engine
+        plan = plan_chunk(self.config, self._index, player, self.seed, given=self._given, sink_start=engine.sink_start)
         engine.begin(plan)
         clock.lap("begin")
         for denoise_step in range(len(self.config.schedule.timesteps)):
@@ -150,7 +150,7 @@ class Stream:
         clock.lap("write_cache")
         engine.commit()
         timings = {**clock.total(), **engine.stage_ms()}
-        chunk = Chunk(self._index, frames, self._next_rgb_frame, control.id, timings)
+        chunk = Chunk(self._index, frames, self._span.first_rgb_frame, control.id, timings)
         self._index += 1
         self._applied, self._player = control, player
         return chunk
@@ -257,46 +257,23 @@ class Stream:
         """The newest control and a player that plays it; the current ones stay as they are."""
         control, player = self._controls.newest(), self._player.copy()
         if control.tracks_id != self._applied.tracks_id:
-            player.set(control.tracks, self._next_rgb_frame)
+            player.set(control.tracks, self._span.first_rgb_frame)
         if control.text is not None and control.prompt_id != self._applied.prompt_id:
             self._engine.set_text(control.text)
             if control.recache:
                 self._engine.recache(replace_sink=control.replace_sink)
         return control, player
 
-    def _plan(self, player: TrackPlayer) -> ChunkPlan:
-        start, frames = self._next_latent_frame, self._chunk_frames
-        place = self.config.context.place(start, frames, sink_start=self._engine.sink_start)
-        opening = start == 0
-        head = self.config.model.track_head
-        tracks = player.chunk(self._next_rgb_frame, rgb_frames(frames, first=opening)) if head else None
-        return ChunkPlan(self._index, opening, place, tracks, self.seed)
-
     @property
-    def _chunk_frames(self) -> int:
-        context = self.config.context
-        return context.chunk_frames if self._given else context.frames_of_chunk(self._index)
-
-    @property
-    def _next_latent_frame(self) -> int:
-        context = self.config.context
-        return self._given + self._index * context.chunk_frames if self._given else context.start_of_chunk(self._index)
-
-    @property
-    def _next_rgb_frame(self) -> int:
-        start = self._next_latent_frame
-        return rgb_frames(start, first=True) if start else 0
+    def _span(self) -> Span:
+        """Frames of the next chunk."""
+        return self.config.context.span(self._index, self._given)
 
     def _forget(self) -> None:
         self._index = self._given = 0
         self._image = None
-        self._player = self._new_player()
+        self._player = TrackPlayer.of(self.config)
         self._applied = Control()
-
-    def _new_player(self) -> TrackPlayer:
-        head = self.config.model.track_head
-        limit = head.max_tracks if head else 1
-        return TrackPlayer(self.config.height, self.config.width, self.config.fps, limit)
 
     def _check_tracks(self, player: TrackPlayer, tracks: Tracks | None) -> None:
         """Refuse tracks at once that the next chunk could not use."""
@@ -304,7 +281,7 @@ class Stream:
             return
         if self.config.model.track_head is None:
             raise ConfigError(f"the model {self.config.model.name!r} has no track head; it cannot follow tracks")
-        player.copy().set(tracks, self._next_rgb_frame)
+        player.copy().set(tracks, self._span.first_rgb_frame)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -57,9 +57,10 @@ def test_rgb_frames_of_chunks_join_without_gap(first: int | None, chunks: int) -
         model=preset("wan2.1-1.3b").model, context=ContextConfig(first_chunk_frames=first), height=480, width=832
     )
 
-    ends = [config.chunk_first_rgb_frame(i) + config.chunk_rgb_frames(i) for i in range(chunks)]
+    spans = [config.context.span(i) for i in range(chunks + 1)]
+    ends = [span.first_rgb_frame + span.rgb_frames for span in spans[:-1]]
 
-    assert ends == [config.chunk_first_rgb_frame(i + 1) for i in range(chunks)]
+    assert ends == [span.first_rgb_frame for span in spans[1:]]
 
 
 @pytest.mark.parametrize(

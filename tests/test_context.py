@@ -116,7 +116,7 @@ def test_ring_equals_the_union_recomputed_from_scratch(context: ContextConfig, c
     walk = Walk(context, batch)
     pointers = [t.data_ptr() for t in (walk.cache.k, walk.cache.v, walk.cache.sink_k)]
 
-    worst = max(walk.chunk(context.start_of_chunk(i), context.frames_of_chunk(i)) for i in range(chunks))
+    worst = max(walk.chunk(context.span(i).start, context.span(i).frames) for i in range(chunks))
 
     assert worst < 1e-10
     assert pointers == [t.data_ptr() for t in (walk.cache.k, walk.cache.v, walk.cache.sink_k)]
@@ -128,12 +128,12 @@ def test_ring_equals_the_union_past_two_thousand_latent_frames(context: ContextC
     walk = Walk(context)
     chunks = 2_000 // context.chunk_frames + 4
     for index in range(chunks - 3):
-        frames = context.frames_of_chunk(index)
-        walk.chunk(context.start_of_chunk(index), frames, passes=1, compare=False)
-        for old in [f for f in walk.history if context.sink_frames <= f < context.start_of_chunk(index) - 12]:
+        frames = context.span(index).frames
+        walk.chunk(context.span(index).start, frames, passes=1, compare=False)
+        for old in [f for f in walk.history if context.sink_frames <= f < context.span(index).start - 12]:
             del walk.history[old]
 
-    worst = max(walk.chunk(context.start_of_chunk(i), context.chunk_frames) for i in range(chunks - 3, chunks))
+    worst = max(walk.chunk(context.span(i).start, context.chunk_frames) for i in range(chunks - 3, chunks))
 
     assert walk.cache.placement.start + context.chunk_frames > 2_000
     assert worst < 1e-9
@@ -172,7 +172,7 @@ def test_float32_far_positions_agree_with_float64() -> None:
 @settings(max_examples=60, deadline=None)
 @given(context=contexts, index=st.integers(0, 5_000))
 def test_relative_positions_never_exceed_the_context(context: ContextConfig, index: int) -> None:
-    start, frames = context.start_of_chunk(index), context.frames_of_chunk(index)
+    start, frames = context.span(index).start, context.span(index).frames
     place = context.place(start, frames)
 
     if context.rope == "relative" and context.sink_frames:

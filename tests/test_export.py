@@ -22,9 +22,11 @@ import pytest
 import torch
 from ms_export import cli, plan, verify, weights
 from ms_export import exporter as bundle
-from ms_export.exporter import Exporter, checkpoint_digest, export_bundle
+from ms_export.exporter import checkpoint_digest, export_bundle
 from ms_export.motion_error import track_errors
 from ms_export.options import ExportOptions, parse_context, parse_size
+from ms_export.stimulus import example_player
+from ms_export.store import PROGRESS, Store
 from ms_export.weights import ALIGNMENT, WeightTable, write_weights
 
 from ms_infer import BundleError, CheckpointError, ConfigError, ContextConfig, MissingExtraError
@@ -33,6 +35,7 @@ from ms_infer.bundle.manifest import load_manifest
 from ms_infer.bundle.stages import TensorSpec, contiguous_writes, stage_specs
 from ms_infer.checkpoint import Student, load_student, save_student
 from ms_infer.config import PRESETS, RefinerConfig, StreamConfig, preset
+from ms_infer.demo import default_example
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 from tests.tiny import tiny_config, tiny_student, without_tracks
@@ -169,17 +172,17 @@ def test_finished_files_survive_an_interruption(
 ) -> None:
     folder = tmp_path / "bundle"
 
-    def interrupted(self: Exporter, name: str, digest: str | None = None) -> None:
+    def interrupted(self: Store, name: str, digest: str | None = None) -> None:
         keep(self, name, digest)
         if name.endswith("condition.onnx"):
             raise KeyboardInterrupt
 
-    keep = Exporter.keep
-    monkeypatch.setattr(Exporter, "keep", interrupted)
+    keep = Store.keep
+    monkeypatch.setattr(Store, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         again(student, folder)
     assert not (folder / "manifest.json").exists()
-    monkeypatch.setattr(Exporter, "keep", keep)
+    monkeypatch.setattr(Store, "keep", keep)
     made = again(student, folder).made
     assert "onnx/fp32/weights.bin" not in made
     assert "onnx/fp32/condition.onnx" not in made
@@ -190,7 +193,7 @@ def test_finished_files_survive_an_interruption(
 def test_a_half_written_file_is_never_taken_for_a_whole_one(
     copied: Path, student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (copied / "manifest.json").rename(copied / bundle.PROGRESS)  # as an interrupted run leaves it
+    (copied / "manifest.json").rename(copied / PROGRESS)  # as an interrupted run leaves it
     graph = copied / "onnx" / "fp32" / "decode.onnx"
     graph.write_bytes(graph.read_bytes()[:-10])
     assert again(student, copied).made == ("onnx/fp32/decode.onnx",)
@@ -528,15 +531,15 @@ def test_without_opencv_a_rollout_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_example_is_the_demo_s_own(student: Student) -> None:
-    shown = verify.demo_example()
-    player = verify.example_player(preset("demo"))
+    shown = default_example()
+    player = example_player(preset("demo"))
     assert player is not None
     moved = player.chunk(0, 48)
     path = np.linalg.norm(moved.points[:144, -1] - moved.points[:144, 0], axis=-1)
     assert shown.image.is_file()
     assert path.max() > 10
     assert np.median(path) == 0, "the background rests"
-    assert verify.example_player(student.config) is None
+    assert example_player(student.config) is None
 
 
 @pytest.mark.parametrize("module", ["ms_export.cli", "ms_infer.engines.openvino", "ms_infer.bundle.manifest"])

@@ -101,16 +101,9 @@ def _options(command: ExportCommand) -> ExportOptions:
 
 
 def _load(command: ExportCommand) -> Student:
-    from ms_infer.demo import demo_checkpoint
-    from ms_infer.engines.open import load_source
-
-    if command.checkpoint == "demo" and demo_checkpoint() is None:
-        return load_source("demo")
     from ms_infer.checkpoint import load_student
 
-    path = demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
-    assert path is not None, "checked above"
-    return load_student(path, preset=command.preset, vae=command.vae, lora=command.lora)
+    return load_student(_source_file(command), preset=command.preset, vae=command.vae, lora=command.lora)
 
 
 def _folder(command: ExportCommand, student: Student) -> Path:
@@ -124,7 +117,7 @@ def _folder(command: ExportCommand, student: Student) -> Path:
     return default_folder(command.checkpoint, student.config.model.name)
 
 
-def _source_file(command: ExportCommand) -> Path | None:
+def _source_file(command: ExportCommand) -> Path:
     from ms_infer.demo import demo_checkpoint
 
     return demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)

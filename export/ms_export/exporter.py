@@ -8,32 +8,29 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from ms_export.options import ExportOptions, configured
 from ms_export.plan import check_student, estimate_bytes
+from ms_export.store import Store, graph_path
 from ms_export.weights import WEIGHTS, WeightTable, named_tensors, release_pages, write_weights
 from ms_infer._version import __version__
-from ms_infer.bundle.digests import cached_digest, file_digest
-from ms_infer.bundle.manifest import MANIFEST, EngineSpec, FileSpec, Manifest, load_manifest
+from ms_infer.bundle.digests import cached_digest
+from ms_infer.bundle.manifest import MANIFEST, EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.errors import BundleError, MissingExtraError
-from ms_infer.files import whole_file, write_text
 from ms_infer.numerics.schedule import denoise_steps
 
 logger = logging.getLogger(__name__)
 
 GRAPH_VERSION = 1
 """Counts changes of the exported graphs: a new number makes old bundles out of date."""
-PROGRESS = ".export.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def export_bundle(student: Student, digest: str, folder: Path, options: ExportOp
     if not options.force and (found := exporter.up_to_date()) is not None:
         return Result(found, (), time.perf_counter() - start)
     exporter.run()
-    return Result(load_manifest(folder), tuple(exporter.made), time.perf_counter() - start)
+    return Result(load_manifest(folder), tuple(exporter.store.made), time.perf_counter() - start)
 
 
 def checkpoint_digest(source: Path | None, student: Student) -> str:
@@ -93,20 +90,18 @@ def _resized(student: Student, options: ExportOptions) -> Student:
 
 @dataclass
 class Exporter:
-    """One export in progress: knows the folder's finished files and adds to them."""
+    """One export: makes what its store does not hold yet."""
 
     student: Student
     digest: str
     folder: Path
     options: ExportOptions
-    files: dict[str, FileSpec] = field(default_factory=dict)
-    made: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.config = self.student.config
         self.writes = resolve_writes(self.config, self.options.writes)
         self.specs = {d: stage_specs(self.config, dtype=d, writes=self.writes) for d in self.options.graph_dtypes()}
-        self.engines: dict[str, EngineSpec] = {}
+        self.store = Store(self.folder, self.key)
 
     @property
     def key(self) -> str:
@@ -144,9 +139,10 @@ class Exporter:
 
     def run(self) -> None:
         """Make everything that is not there yet, then the manifest."""
-        self._adopt_finished()
-        if self.files:
-            logger.info("%d finished files are kept", len(self.files))
+        store = self.store
+        store.adopt(again=self.options.force)
+        if store.files:
+            logger.info("%d finished files are kept", len(store.files))
         self._check_disk()
         for dtype in self.specs:
             self._export_graphs(dtype)
@@ -155,8 +151,7 @@ class Exporter:
                 self._convert_openvino()
             elif target in ("rtx", "trt"):
                 self._build_tensorrt(target)
-        self.manifest().save(self.folder)
-        (self.folder / PROGRESS).unlink(missing_ok=True)
+        store.finish(self.manifest())
 
     def manifest(self) -> Manifest:
         """The manifest of what is there now."""
@@ -165,7 +160,7 @@ class Exporter:
         for dtype in GRAPH_DTYPES:
             stages = stage_specs(self.config, dtype=dtype, writes=self.writes)
             paths = {stage: graph_path(dtype, stage) for stage in stages}
-            if all(path in self.files for path in paths.values()):
+            if all(path in self.store.files for path in paths.values()):
                 graphs[dtype] = paths
         return Manifest(
             config=self.config,
@@ -174,62 +169,16 @@ class Exporter:
             key=self.key,
             stages={d: stage_specs(self.config, dtype=d, writes=self.writes) for d in graphs},
             graphs=graphs,
-            engines=dict(self.engines),
-            files=dict(self.files),
+            engines=dict(self.store.engines),
+            files=dict(self.store.files),
             tools=tool_versions(),
             steps=steps,
             folder=self.folder,
         )
 
-    def keep(self, name: str, digest: str | None = None) -> None:
-        """Count a file that was just written, and remember it for a run after an interruption."""
-        path = self.folder / name
-        self.files[name] = FileSpec(path.stat().st_size, digest or file_digest(path))
-        self.made.append(name)
-        self._save_progress()
-
-    def has(self, name: str) -> bool:
-        """Whether a finished file of the same inputs is there."""
-        path = self.folder / name
-        return name in self.files and path.is_file() and path.stat().st_size == self.files[name].bytes
-
-    def _save_progress(self) -> None:
-        files = {name: vars(spec) for name, spec in self.files.items()}
-        engines = {name: dict(vars(engine)) for name, engine in self.engines.items()}
-        record = {"key": self.key, "files": files, "engines": engines}
-        write_text(self.folder / PROGRESS, json.dumps(record))
-
-    def _adopt_finished(self) -> None:
-        """Take over what a finished or interrupted run with the same inputs left; forget any other bundle."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BundleError(f"cannot make the folder {self.folder}: {error}") from None
-        self._forget_others()
-        for name in (PROGRESS, MANIFEST):
-            record = _read_record(self.folder / name)
-            if record.get("key") == self.key and not self.options.force:
-                self.files = {n: FileSpec(**f) for n, f in record["files"].items()}
-                self.engines = {n: EngineSpec(**e) for n, e in record["engines"].items()}
-                self.files = {n: f for n, f in self.files.items() if self.has(n)}
-                break
-        (self.folder / MANIFEST).unlink(missing_ok=True)  # a bundle in the making is no bundle
-
-    def _forget_others(self) -> None:
-        """Remove left-overs of an interruption, and the files of a bundle of other inputs."""
-        for unfinished in self.folder.rglob(".*.unfinished*"):
-            unfinished.unlink()
-        try:
-            old = load_manifest(self.folder)
-        except BundleError:
-            return  # none, or one whose list of files is not to be trusted
-        if old.key != self.key:
-            for name in old.files:
-                (self.folder / name).unlink(missing_ok=True)
-
     def _check_disk(self) -> None:
         needed = estimate_bytes(self.student.config, WeightTable.of(self.student, torch.float32), self.options)
-        needed -= sum(spec.bytes for spec in self.files.values())
+        needed -= sum(spec.bytes for spec in self.store.files.values())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise BundleError(
@@ -242,11 +191,11 @@ class Exporter:
         table = WeightTable.of(self.student, kind)
         weights = f"onnx/{dtype}/{WEIGHTS}"
         (self.folder / weights).parent.mkdir(parents=True, exist_ok=True)
-        if not self.has(weights):
-            with self.timed(weights):
-                self.keep(weights, write_weights(self.student, table, self.folder / weights))
+        if not self.store.has(weights):
+            with self.store.timed(weights):
+                self.store.keep(weights, write_weights(self.student, table, self.folder / weights))
         release_pages(self.student)  # graphs and engines refer to the file that was written
-        missing = [spec for spec in self.specs[dtype].values() if not self.has(graph_path(dtype, spec.name))]
+        missing = [spec for spec in self.specs[dtype].values() if not self.store.has(graph_path(dtype, spec.name))]
         if missing:
             self._trace(missing, dtype, table)
 
@@ -258,11 +207,10 @@ class Exporter:
         weights = self.folder / f"onnx/{dtype}/{WEIGHTS}"
         for place, spec in enumerate(specs, 1):
             name = graph_path(dtype, spec.name)
-            with self.timed(name, place, len(specs)):
+            with self.store.timed(name, place, len(specs)):
                 kind = torch.float32 if spec.precise else table.dtype
                 graph = trace_stage(spec, parts[spec.precise], kind, table, weights)
-                write_bytes(self.folder / name, graph.SerializeToString())
-                self.keep(name)
+                self.store.write(name, graph.SerializeToString())
 
     def _convert_openvino(self) -> None:
         from ms_export.openvino_ir import convert_stage, load_openvino, make_core
@@ -277,47 +225,26 @@ class Exporter:
         converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise: one model, one state
         for place, spec in enumerate(converted, 1):
             stages[spec.name] = (folder / f"{spec.name}.xml").as_posix()
-            if self.has(stages[spec.name]) and self.has((folder / f"{spec.name}.bin").as_posix()):
+            if self.store.has(stages[spec.name]) and self.store.has((folder / f"{spec.name}.bin").as_posix()):
                 continue
-            with self.timed(stages[spec.name], place, len(converted)):
+            with self.store.timed(stages[spec.name], place, len(converted)):
                 rolls = spec.name == "denoise" and "roll" in specs
                 roll = self.folder / graph_path("fp32", "roll") if rolls else None
                 unfinished = self.folder / folder / f".{spec.name}.unfinished.xml"
                 convert_stage(core, self.folder / graph_path("fp32", spec.name), spec, unfinished, roll)
                 for suffix in (".bin", ".xml"):
                     unfinished.with_suffix(suffix).replace(self.folder / folder / f"{spec.name}{suffix}")
-                    self.keep((folder / f"{spec.name}{suffix}").as_posix())
-        self.engines[name] = EngineSpec("openvino", "cpu", installed, "fp32", stages)
-        self._save_progress()
+                    self.store.keep((folder / f"{spec.name}{suffix}").as_posix())
+        self.store.add_engine(name, EngineSpec("openvino", "cpu", installed, "fp32", stages))
 
     def _build_tensorrt(self, target: Literal["rtx", "trt"]) -> None:
         try:
             from ms_export.tensorrt.build import build_engines
         except ImportError as error:
             raise MissingExtraError(f"target {target} needs pip install 'ms-infer[{target}]' ({error})") from None
-        name, engine = build_engines(self, target)
-        self.engines[name] = engine
-        self._save_progress()
-
-    @contextmanager
-    def timed(self, name: str, place: int = 1, of: int = 1) -> Iterator[None]:
-        """Log what is being made, as which of how many, and how long it took."""
-        start = time.perf_counter()
-        logger.info("%s (%d of %d) ...", name, place, of)
-        yield
-        logger.info("%s  %.1f s", name, time.perf_counter() - start)
-
-
-def graph_path(dtype: str, stage: str) -> str:
-    """Place of a stage's graph in the bundle."""
-    return f"onnx/{dtype}/{stage}.onnx"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, whole and on the disk, or not at all."""
-    advice = "; free disk space or give another folder"
-    with whole_file(path, BundleError, advice=advice, sync=True) as unfinished:
-        unfinished.write_bytes(data)
+        dtype = self.options.dtype or "bf16"
+        name, engine = build_engines(self.store, self.student, self.specs, target, dtype=dtype, writes=self.writes)
+        self.store.add_engine(name, engine)
 
 
 def tool_versions() -> dict[str, str]:
@@ -329,12 +256,3 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """A progress file or manifest, or nothing: whatever cannot be read is made again."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else {}
-    except (OSError, ValueError):
-        return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,28 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ms_export.modules import build_stage
 from ms_export.motion_error import track_errors
 from ms_export.onnx_engine import OnnxEngine, open_session
+from ms_export.rollouts import Frames, chunk_pairs, rollout
+from ms_export.stimulus import example_player, example_side
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec, relative_sink
+from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec
 from ms_infer.checkpoint import Student
-from ms_infer.cli.stream import parse_drag
-from ms_infer.config import StreamConfig, rgb_frames
-from ms_infer.demo import Example, demo_examples
-from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.config import StreamConfig
+from ms_infer.engines.base import Array
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.errors import MissingExtraError
-from ms_infer.media import load_image
-from ms_infer.tracks import Tracks
-from ms_infer.tracks.player import TrackPlayer
 
 logger = logging.getLogger(__name__)
-
-Frames = NDArray[np.uint8]
 
 STAGE_LIMITS = {"fp32": 1e-5, "fp16": 3e-3}
 """Largest relative L2 error of a stage on onnxruntime."""
@@ -222,133 +215,6 @@ def _compared(name: str, engine: StagedEngine, pairs: Sequence[tuple[Frames, Fra
     largest = max(int(np.abs(made.astype(int) - expected.astype(int)).max()) for expected, made in pairs)
     worst = min(psnr(made, expected) for expected, made in pairs)
     return Check(name, f"{engine.name} {engine.precision}", rel_l2, float(largest), worst, True)
-
-
-def chunk_pairs(
-    reference: TorchEngine, engine: StagedEngine, chunks: int, *, same_context: bool = True, seed: int = 0
-) -> Iterator[tuple[Frames, Frames]]:
-    """Frames of PyTorch and of the engine, chunk by chunk, of the example's stream.
-
-    same_context: start every chunk of the engine from PyTorch's state; else both run freely.
-    """
-    config = engine.config
-    player = example_player(config)
-    for one in (reference, engine):
-        _prepare(one)
-    for index in range(chunks):
-        plan = chunk_plan(config, index, player, seed)
-        if same_context and index:
-            engine.restore(staged_state(reference, engine.specs, engine._capacity))
-        expected = run_chunk(reference, plan).copy()
-        yield expected, run_chunk(engine, plan).copy()
-
-
-def rollout(engine: Engine, chunks: int, seed: int = 0) -> Iterator[Frames]:
-    """Frames of the example's stream, chunk by chunk."""
-    player = example_player(engine.config)
-    _prepare(engine)
-    for index in range(chunks):
-        yield run_chunk(engine, chunk_plan(engine.config, index, player, seed)).copy()
-
-
-def _prepare(engine: Engine) -> None:
-    config = engine.config
-    engine.reset()
-    engine.set_text(engine.embed(example_prompt() if config.model.text.kind == "words" else ""))
-    given = config.model.image_input == "prefill"  # then an image shifts all chunks: compare a stream from nothing
-    engine.set_image(None if given else example_image(config.height, config.width))
-
-
-def run_chunk(engine: Any, plan: ChunkPlan) -> Frames:
-    """All steps of one chunk."""
-    engine.begin(plan)
-    for step in range(len(engine.config.schedule.timesteps)):
-        engine.denoise(step)
-    frames: Frames = engine.decode()
-    engine.write_cache()
-    engine.commit()
-    return frames
-
-
-def chunk_plan(config: StreamConfig, index: int, player: TrackPlayer | None, seed: int) -> ChunkPlan:
-    """Plan of a chunk of a stream without given latent frames."""
-    context = config.context
-    start, frames = context.start_of_chunk(index), context.frames_of_chunk(index)
-    count = rgb_frames(frames, first=start == 0)
-    tracks = player.chunk(rgb_frames(start, first=True) if start else 0, count) if player else None
-    return ChunkPlan(index, start == 0, context.place(start, frames), tracks, seed)
-
-
-def example_tracks(config: StreamConfig) -> Tracks | None:
-    """A grid of points with the drags of the demo's own picture; None for models without a track head."""
-    side = example_side(config)
-    if not side:
-        return None
-    example = demo_example()
-    tracks = Tracks.grid(side, side)
-    for drag in example.drags:
-        start, end = parse_drag(drag)
-        tracks = tracks.grab(start, end, seconds=2.0, radius=example.radius)
-    return tracks
-
-
-def example_side(config: StreamConfig) -> int:
-    """Rows and columns of the grid: what the model can take, up to 12."""
-    head = config.model.track_head
-    return 0 if head is None else min(12, math.isqrt(head.max_tracks))
-
-
-def example_player(config: StreamConfig) -> TrackPlayer | None:
-    """Plays `example_tracks`; None for models without a track head."""
-    head, tracks = config.model.track_head, example_tracks(config)
-    if head is None:
-        return None
-    player = TrackPlayer(config.height, config.width, config.fps, head.max_tracks)
-    player.set(tracks, 0)
-    return player
-
-
-def example_image(height: int, width: int) -> Frames:
-    """The demo's own picture `[height, width, 3]`."""
-    return load_image(demo_example().image, height, width)
-
-
-def example_prompt() -> str:
-    """The prompt that goes with it."""
-    return demo_example().prompt
-
-
-def demo_example() -> Example:
-    """The demo's example that `ms-stream demo` begins with."""
-    return min(demo_examples(), key=lambda one: len(one.drags))
-
-
-def staged_state(engine: TorchEngine, specs: Any, capacity: int) -> dict[str, Array]:
-    """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
-    found = engine.state()
-    config = engine.config
-    state: dict[str, Array] = {}
-    for layer in range(config.model.layers):
-        state[f"cache.k_cache_{layer}"], state[f"cache.v_cache_{layer}"] = found["k"][layer], found["v"][layer]
-        if relative_sink(config):
-            raw = found["sink_k"][layer]
-            padding = np.zeros((*raw.shape[:2], config.chunk_tokens, raw.shape[3]), raw.dtype)
-            state[f"cache.sink_k_{layer}"] = np.concatenate([raw, padding], axis=2)
-    for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
-        stage = "tracks" if ours == "encoder" else "decode"
-        count = len(specs[stage].states) if stage in specs else 0
-        state |= {f"state.{ours}_{i}": found[f"{theirs}.{i}"] for i in range(count)}
-    state["counters"] = found["counters"]
-    state["history"] = _history(found["history"][0], int(found["counters"][0]), capacity)
-    return state
-
-
-def _history(frames: Array, made: int, capacity: int) -> Array:
-    """Re-index a ring of latent frames for another capacity."""
-    ring = np.zeros((capacity, *frames.shape[1:]), frames.dtype)
-    for frame in range(max(0, made - len(frames)), made):
-        ring[frame % capacity] = frames[frame % len(frames)]
-    return ring
 
 
 def relative_l2(value: Array, reference: Array) -> float:

@@ -43,8 +43,7 @@ def contiguous_writes(config: StreamConfig, given: int = 0) -> bool:
     """
     context = config.context
     for index in range(2 * context.ring_frames + context.sink_frames + 2):
-        start = given + index * context.chunk_frames if given else context.start_of_chunk(index)
-        slots = context.place(start, context.chunk_frames).slots
+        slots = context.place(context.span(index, given).start, context.chunk_frames).slots
         if slots[-1] - slots[0] + 1 != len(slots):
             return False
     return True

@@ -15,6 +15,7 @@ from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
     from ms_infer.config import StreamConfig
+    from ms_infer.demo import Example
     from ms_infer.media.writers import VideoWriter
     from ms_infer.stream import Chunk, Stream
     from ms_infer.tracks import Tracks
@@ -70,6 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def stream_to_file(options: StreamOptions) -> str:
     """Run the stream; returns the closing words."""
+    from ms_infer.demo import default_example
     from ms_infer.media.writers import open_writer
     from ms_infer.stream import Stream
 
@@ -80,23 +82,25 @@ def stream_to_file(options: StreamOptions) -> str:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
     with Stream(options.source, engine=options.engine, precision=options.precision, seed=options.seed) as stream:
         config = stream.config
-        if options.source == "demo" and options.image is None:
-            options = with_example(options)
-        image = options.image
-        tracks = make_tracks(options, image, config) if config.model.track_head else None
-        stream.start(image, options.prompt, tracks)
+        example = default_example() if options.source == "demo" and options.image is None else None
+        if example is not None:
+            options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
+        tracks = make_tracks(options, config, example) if config.model.track_head else None
+        stream.start(options.image, options.prompt, tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
             timings = _write(stream, writer, options, tracks)
     return _report(stream, timings, options)
 
 
-def make_tracks(options: StreamOptions, image: str | None, config: StreamConfig) -> Tracks:
-    """Tracks of the command line: a file, or a grid moved by drags and camera."""
+def make_tracks(options: StreamOptions, config: StreamConfig, example: Example | None = None) -> Tracks:
+    """Tracks of the command line: a file, or a grid moved by drags and camera, else as suits the demo's example."""
     from ms_infer.tracks import Tracks
 
     if options.tracks:
-        return load_tracks(options.tracks, image, config)
+        return load_tracks(options.tracks, options.image, config)
     tracks = Tracks.grid(options.grid, options.grid)
+    if example is not None and not (options.drag or options.camera):
+        return example.moved(tracks, options.motion_seconds)
     for drag in options.drag:
         start, end = parse_drag(drag)
         tracks = tracks.grab(start, end, seconds=options.motion_seconds, radius=options.radius)
@@ -138,20 +142,6 @@ def parse_camera(text: str) -> dict[str, Any]:
             raise ConfigError(f"--camera {part!r}: write pan=dx,dy zoom=factor roll=degrees dolly=distance")
         wanted[name] = numbers if name == "pan" else numbers[0]
     return wanted
-
-
-def with_example(options: StreamOptions) -> StreamOptions:
-    """The demo's own first frame and, when nothing else moves the points, the drags that suit it."""
-    from ms_infer.demo import demo_examples
-
-    examples = demo_examples()
-    if not examples:
-        return options
-    example = min(examples, key=lambda one: len(one.drags))
-    options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
-    if options.tracks or options.drag or options.camera:
-        return options
-    return replace(options, drag=tuple(example.drags), radius=example.radius)
 
 
 def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:

@@ -5,6 +5,7 @@ from ms_infer.config.context import (
     ContextConfig,
     Placement,
     Rope,
+    Span,
     latent_frames,
     rgb_frames,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "RefinerConfig",
     "Rope",
     "ScheduleConfig",
+    "Span",
     "StreamConfig",
     "TextConfig",
     "TrackHeadConfig",

@@ -26,6 +26,28 @@ def latent_frames(rgb_frame_count: int) -> int:
     return 1 + rgb_frame_count // RGB_FRAMES_PER_LATENT_FRAME
 
 
+@dataclass(frozen=True)
+class Span:
+    """A run of latent frames, and the RGB frames that it decodes to."""
+
+    start: int
+    frames: int
+
+    @property
+    def opening(self) -> bool:
+        """Whether it opens the stream: its first latent frame decodes to one RGB frame."""
+        return self.start == 0
+
+    @property
+    def first_rgb_frame(self) -> int:
+        """Index in the stream of the first RGB frame."""
+        return 0 if self.opening else rgb_frames(self.start, first=True)
+
+    @property
+    def rgb_frames(self) -> int:
+        return rgb_frames(self.frames, first=self.opening)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where one pass over `frames` latent frames from `start` reads and writes the cache."""
@@ -85,12 +107,13 @@ class ContextConfig:
         """Latent frames of the first chunk."""
         return self.first_chunk_frames or self.chunk_frames
 
-    def frames_of_chunk(self, index: int) -> int:
-        return self.opening_frames if index == 0 else self.chunk_frames
-
-    def start_of_chunk(self, index: int) -> int:
-        """Latent frame at which chunk `index` begins (streams without given latent frames)."""
-        return 0 if index == 0 else self.opening_frames + (index - 1) * self.chunk_frames
+    def span(self, index: int, given: int = 0) -> Span:
+        """Frames of chunk `index`; `given` latent frames were there before the first one."""
+        if given:
+            return Span(given + index * self.chunk_frames, self.chunk_frames)
+        if index == 0:
+            return Span(0, self.opening_frames)
+        return Span(self.opening_frames + (index - 1) * self.chunk_frames, self.chunk_frames)
 
     def place(self, start: int, frames: int, *, sink_start: int = 0) -> Placement:
         """Where the latent frames [start, start + frames) go and what they attend to.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ms_infer.config.context import ContextConfig, rgb_frames
+from ms_infer.config.context import ContextConfig
 from ms_infer.config.model import PATCH, ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.errors import ConfigError, require
 
@@ -93,15 +93,6 @@ class StreamConfig:
     @property
     def cache_tokens(self) -> int:
         return self.context.cache_frames * self.tokens_per_frame
-
-    def chunk_rgb_frames(self, index: int) -> int:
-        """RGB frames of chunk `index`."""
-        return rgb_frames(self.context.frames_of_chunk(index), first=index == 0)
-
-    def chunk_first_rgb_frame(self, index: int) -> int:
-        """Index of the first RGB frame of chunk `index`."""
-        start = self.context.start_of_chunk(index)
-        return 0 if start == 0 else rgb_frames(start, first=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Placement, StreamConfig
-from ms_infer.tracks.player import TrackChunk
+from ms_infer.tracks.player import TrackChunk, TrackPlayer
 
 Array = NDArray[Any]
 
@@ -30,6 +30,18 @@ class ChunkPlan:
     """Points of the chunk's RGB frames; None for models without a track head."""
     seed: int
     """Seed of the counter-based noise."""
+
+
+def plan_chunk(
+    config: StreamConfig, index: int, player: TrackPlayer | None, seed: int, *, given: int = 0, sink_start: int = 0
+) -> ChunkPlan:
+    """The plan of chunk `index`, with the tracks that `player` plays; `given` as in `ContextConfig.span`."""
+    span = config.context.span(index, given)
+    placement = config.context.place(span.start, span.frames, sink_start=sink_start)
+    tracks = None
+    if player is not None and config.model.track_head is not None:
+        tracks = player.chunk(span.first_rgb_frame, span.rgb_frames)
+    return ChunkPlan(index, span.opening, placement, tracks, seed)
 
 
 class Engine(ABC):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
-from ms_infer.config import preset
 from ms_infer.demo import demo_bundle, demo_checkpoint
 from ms_infer.engines.base import Engine
 from ms_infer.environment import env
@@ -40,7 +39,7 @@ def open_engine(
             return open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision)
     if wanted in ("openvino", "tensorrt"):
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
-    from ms_infer.engines.torch.captured import open_torch_engine
+    from ms_infer.engines.torch.choose import open_torch_engine
 
     chosen = open_torch_engine(load_source(source), device=device or env("DEVICE") or None, precision=precision)
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
@@ -91,14 +90,10 @@ def _has_cuda() -> bool:
 
 def load_source(source: str | Path | Student) -> Student:
     """The student behind a source that is no bundle."""
-    from ms_infer.checkpoint import Student, load_student, random_student
+    from ms_infer.checkpoint import Student, load_student
 
     if isinstance(source, Student):
         return source
     if str(source) == "demo":
-        shipped = demo_checkpoint()
-        if shipped is not None:
-            return load_student(shipped)
-        logger.warning("the demo model has no trained weights yet: the picture will be noise")
-        return random_student(preset("demo"))
+        return load_student(demo_checkpoint())
     return load_student(Path(source))

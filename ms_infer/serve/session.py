@@ -79,7 +79,7 @@ class Session:
         self.stream, self.context = stream, context
         config = stream.config
         self.fps = context.config.fps or config.fps
-        self.chunk_frames = config.chunk_rgb_frames(1)
+        self.chunk_frames = config.context.span(1).rgb_frames
         head = config.model.track_head
         self.follows_tracks = head is not None
         capacity = min(head.max_tracks if head else 1, MAX_POINTS)
@@ -241,7 +241,7 @@ class Session:
         if wishes.prompt is not None:
             self._prompt_control = wishes.prompt[1]
         begun = time.monotonic()
-        frames = self.stream.config.chunk_rgb_frames(self.chunk)
+        frames = self.stream.config.context.span(self.chunk).rgb_frames
         with self._lock:
             applied = self.board.advance(time.monotonic() * 1e3, frames, self.fps)
         if self.follows_tracks:

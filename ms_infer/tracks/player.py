@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.config import StreamConfig
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.tracks.arrays import BoolArray, FloatArray, IntArray
 from ms_infer.tracks.tracks import Tracks
@@ -52,6 +53,12 @@ class TrackPlayer:
         self._control = Tracks.empty(size=(height, width), fps=fps)
         self._anchors: FloatArray = np.zeros((0, 2), np.float32)
         self._start = 0
+
+    @classmethod
+    def of(cls, config: StreamConfig) -> TrackPlayer:
+        """A player for streams with these settings."""
+        head = config.model.track_head
+        return cls(config.height, config.width, config.fps, head.max_tracks if head else 1)
 
     def set(self, tracks: Tracks | None, at_frame: int) -> None:
         """Replace the control from RGB frame `at_frame` on; None: no tracks.

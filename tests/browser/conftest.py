@@ -20,7 +20,6 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from ms_infer.demo import demo_checkpoint
 from ms_infer.serve.protocol import FRAME_HEAD, Type
 from tests.serve.live import Ack, read_ack, running
 from tests.serve.moving_picture import MovingPicture
@@ -62,8 +61,6 @@ def stand_in() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def demo() -> Iterator[str]:
     """Address of a real `ms-serve demo`."""
-    if demo_checkpoint() is None:
-        pytest.skip("the demo checkpoint (ms_infer/assets/demo/demo.safetensors) is not there")
     command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", "demo", "--port", "0"]
     process = subprocess.Popen([*command, "--max-sessions", "8", "--min-fps", "0.1"], stdout=subprocess.PIPE, text=True)
     try:

@@ -9,22 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ms_export.onnx_engine import OnnxEngine
-from ms_export.verify import (
-    PSNR_LIMITS,
-    STAGE_LIMITS,
-    check_stage,
-    chunk_pairs,
-    chunk_plan,
-    example_image,
-    example_player,
-    psnr,
-    relative_l2,
-    run_chunk,
-)
+from ms_export.rollouts import chunk_pairs, run_chunk
+from ms_export.stimulus import example_image, example_player
+from ms_export.verify import PSNR_LIMITS, STAGE_LIMITS, check_stage, psnr, relative_l2
 
 from ms_infer import ConfigError, DeviceError, EngineMismatchError, Stream, Tracks
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.base import Engine
+from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
@@ -80,7 +71,7 @@ def given_pairs(reference: Engine, other: Engine) -> list[tuple[np.ndarray, np.n
     for index in range(CHUNKS):
         start = 1 + index * config.context.chunk_frames
         place = config.context.place(start, config.context.chunk_frames)
-        plan = replace(chunk_plan(config, index, None, 0), opening=False, placement=place)
+        plan = replace(plan_chunk(config, index, None, 0), opening=False, placement=place)
         pairs.append((run_chunk(reference, plan), run_chunk(other, plan).copy()))
     return pairs
 
@@ -122,9 +113,9 @@ def test_a_snapshot_goes_on_bit_for_bit(made: Make, engine: str) -> None:
     for each in (one, two):
         start(each)
     for index in range(3):
-        run_chunk(one, chunk_plan(one.config, index, player, 1))
+        run_chunk(one, plan_chunk(one.config, index, player, 1))
     two.restore(one.state())
-    plan = chunk_plan(one.config, 3, player, 1)
+    plan = plan_chunk(one.config, 3, player, 1)
     np.testing.assert_array_equal(run_chunk(one, plan), run_chunk(two, plan))
 
 
@@ -158,7 +149,7 @@ def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str) -> None:
         engine = opened(manifest, "openvino fp32")
         start(engine)
         for index in range(4):
-            plan = chunk_plan(engine.config, index, player, 2)
+            plan = plan_chunk(engine.config, index, player, 2)
             if fails:
                 abandon(engine, plan, until)
             frames = run_chunk(engine, plan).copy()
@@ -184,7 +175,7 @@ def test_a_reset_forgets_everything(made: Make) -> None:
     videos = []
     for _ in range(2):
         start(engine)
-        chunks = [run_chunk(engine, chunk_plan(engine.config, i, player, 3)).copy() for i in range(3)]
+        chunks = [run_chunk(engine, plan_chunk(engine.config, i, player, 3)).copy() for i in range(3)]
         videos.append(np.concatenate(chunks))
     for one, other in zip(*videos, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -198,7 +189,7 @@ def test_recaching_reads_the_new_prompt(made: Make, replace_sink: bool) -> None:
     for each in (engine, reference):
         start(each)
         for index in range(4):
-            run_chunk(each, chunk_plan(each.config, index, player, 4))
+            run_chunk(each, plan_chunk(each.config, index, player, 4))
     before = engine.state()
     for each in (engine, reference):
         each.set_text(each.embed("night snow"))
@@ -215,7 +206,7 @@ def test_recaching_reads_the_new_prompt(made: Make, replace_sink: bool) -> None:
 def test_recaching_an_unchanged_prompt_of_a_fresh_stream_changes_nothing(made: Make) -> None:
     engine = opened(made("tracks")[1], "openvino fp32")
     start(engine)
-    run_chunk(engine, chunk_plan(engine.config, 0, example_player(engine.config), 5))
+    run_chunk(engine, plan_chunk(engine.config, 0, example_player(engine.config), 5))
     before = engine.state()
     engine.recache(replace_sink=False)
     after = engine.state()

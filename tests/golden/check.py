@@ -173,7 +173,7 @@ class Rollout:
                 switches.pop(0)
                 self.set_prompt(self.prompt + 1)
                 self.recache(torch.cat(done, 1), start)
-            frames = context.frames_of_chunk(block) if not given else context.chunk_frames
+            frames = context.span(block).frames if not given else context.chunk_frames
             done.append(self.denoise(start, frames, start - given, renoise))
             renoise += len(self.config.schedule.timesteps) - 1
             start += frames

@@ -16,7 +16,8 @@ from ms_infer.checkpoint import Student
 from ms_infer.config import TrackHeadConfig
 from ms_infer.engines.torch import TorchEngine, attention
 from ms_infer.engines.torch import noise as device_noise
-from ms_infer.engines.torch.captured import FusedEngine, open_torch_engine
+from ms_infer.engines.torch.captured import FusedEngine
+from ms_infer.engines.torch.choose import open_torch_engine
 from ms_infer.engines.torch.fused import load_kernels
 from ms_infer.numerics import noise
 from tests.tiny import tiny_student, without_tracks

@@ -62,7 +62,7 @@ class MovingPicture:
             self.fail_at = -1
             raise RuntimeError("secret path /home/somebody/weights.pt")
         until = time.monotonic() + self.seconds
-        count = self.config.chunk_rgb_frames(self.index)
+        count = self.config.context.span(self.index).rgb_frames
         frames = self._moved(count)
         time.sleep(max(0.0, until - time.monotonic()))
         chunk = Chunk(self.index, frames, self.frame, 0, {"denoise": 1.0, "chunk": 1.0})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ms_export.store import Store, graph_path
 from ms_export.tensorrt import network as networks
 from ms_infer.bundle.manifest import EngineSpec
 from ms_infer.bundle.stages import StageSpec
@@ -17,11 +18,13 @@ from ms_infer.environment import cache_folder, env
 from ms_infer.errors import BundleError, ConfigError, DeviceError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ms_export.exporter import Exporter
     from ms_export.tensorrt.fp8 import Fp8Scales
+    from ms_infer.checkpoint import Student
 
 logger = logging.getLogger(__name__)
 
+Specs = Mapping[str, Mapping[str, StageSpec]]
+"""Graph precision -> stage -> its inputs and outputs."""
 GRAPHS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "fp8": "bf16"}
 """Precision of an engine -> precision of the graphs it is built from; fp8 is put around the matrix products."""
 PORTABLE = "any"
@@ -203,10 +206,12 @@ def _layer_line(layer: Any) -> str:
     return f"  {networks.layer_type(layer)} {layer.name}: {made}"
 
 
-def build_engines(exporter: Exporter, target: Kind) -> tuple[str, EngineSpec]:
+def build_engines(
+    store: Store, student: Student, specs: Specs, target: Kind, *, dtype: str, writes: str
+) -> tuple[str, EngineSpec]:
     """Build every stage of a bundle in the making; finished plans are kept. Returns the engines' name and entry."""
     library = load(target)
-    options = PlanOptions(dtype=exporter.options.dtype or "bf16", attention=_attention_of(exporter, library))
+    options = PlanOptions(dtype=dtype, attention=_attention_of(writes, library))
     options.check(library)
     arch = "+".join(options.targets) or (PORTABLE if library.builds_without_gpu else _this_gpu())
     if options.attention == "plugin":
@@ -215,15 +220,15 @@ def build_engines(exporter: Exporter, target: Kind) -> tuple[str, EngineSpec]:
         register(library, arch, GRAPHS[options.dtype])
     name = f"{library.name}-{arch}-{'.'.join(map(str, library.release))}-{options.dtype}"
     folder = Path("engines") / name
-    (exporter.folder / folder).mkdir(parents=True, exist_ok=True)
-    scales = _scales(exporter) if options.dtype == "fp8" else None
+    (store.folder / folder).mkdir(parents=True, exist_ok=True)
+    scales = _scales(student) if options.dtype == "fp8" else None
     stages = {}
-    specs = exporter.specs[GRAPHS[options.dtype]].values()
-    for place, spec in enumerate(specs, 1):
+    wanted = specs[GRAPHS[options.dtype]].values()
+    for place, spec in enumerate(wanted, 1):
         path = stages[spec.name] = (folder / f"{spec.name}.plan").as_posix()
-        if not exporter.has(path):
-            with exporter.timed(path, place, len(specs)):
-                _build_stage(exporter, library, spec, options, scales, path)
+        if not store.has(path):
+            with store.timed(path, place, len(wanted)):
+                _build_stage(store, library, spec, options, scales, path)
     entry = EngineSpec(
         kind="tensorrt",
         arch=arch,
@@ -236,37 +241,32 @@ def build_engines(exporter: Exporter, target: Kind) -> tuple[str, EngineSpec]:
 
 
 def _build_stage(
-    exporter: Exporter,
+    store: Store,
     library: TensorRt,
     spec: StageSpec,
     options: PlanOptions,
     scales: Fp8Scales | None,
     path: str,
 ) -> None:
-    from ms_export.exporter import graph_path, write_bytes
-
-    graph = exporter.folder / graph_path(GRAPHS[options.dtype], spec.name)
+    graph = store.folder / graph_path(GRAPHS[options.dtype], spec.name)
     cache = None  # TensorRT-RTX measures nothing when it builds
     if not library.builds_without_gpu:
         cache = cache_folder() / "timing" / f"{library.name}-{library.version}.cache"
     plan = build_plan(library, graph, spec, options, scales=scales, timing_cache=cache)
-    log = str(Path(path).with_suffix(".log").as_posix())
-    write_bytes(exporter.folder / log, plan.log.encode())
-    exporter.keep(log)
-    write_bytes(exporter.folder / path, plan.data)
-    exporter.keep(path)
+    store.write(Path(path).with_suffix(".log").as_posix(), plan.log.encode())
+    store.write(path, plan.data)
 
 
-def _attention_of(exporter: Exporter, library: TensorRt) -> Literal["native", "plugin"]:
+def _attention_of(writes: str, library: TensorRt) -> Literal["native", "plugin"]:
     """Native, unless the caches are written in several places per pass, which only a plugin can do in place."""
-    plugin = library.has_plugins and exporter.writes == "frame"
+    plugin = library.has_plugins and writes == "frame"
     return "plugin" if plugin or env("TRT_ATTENTION") == "plugin" else "native"
 
 
-def _scales(exporter: Exporter) -> Fp8Scales:
+def _scales(student: Student) -> Fp8Scales:
     from ms_export.tensorrt.fp8 import calibrate
 
-    return calibrate(exporter.student)
+    return calibrate(student)
 
 
 def _this_gpu() -> str:

@@ -53,7 +53,7 @@ def calibrate(student: Student, *, chunks: int = 8, seed: int = 0) -> Fp8Scales:
 
     ConfigError when a layer never ran or saw a number that is not finite.
     """
-    from ms_export.verify import example_image, example_tracks
+    from ms_export.stimulus import example_image, example_tracks
     from ms_infer.engines.torch import TorchEngine
     from ms_infer.stream import Stream
 
@@ -75,7 +75,7 @@ def calibrate(student: Student, *, chunks: int = 8, seed: int = 0) -> Fp8Scales:
 
 def _prompt(student: Student) -> Any:
     """The example's prompt where the model reads words; else a random embedding of the usual size."""
-    from ms_export.verify import example_prompt
+    from ms_export.stimulus import example_prompt
 
     text = student.config.model.text
     if text.kind == "words":

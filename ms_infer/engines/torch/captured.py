@@ -9,7 +9,6 @@ Without CUDA the same class runs with graphs disabled and the kernels' PyTorch t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import changed
 from ms_infer.config import rgb_frames
-from ms_infer.engines.base import Array, ChunkPlan
+from ms_infer.engines.base import Array, ChunkPlan, plan_chunk
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.attention import Implementation, Measured, RingAttend, choose, implementations
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_kernels
@@ -32,26 +31,9 @@ from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.rope import Rotation
 from ms_infer.tracks.player import TrackPlayer
 
-logger = logging.getLogger(__name__)
-HEAD_DIMS = range(32, 129, 8)  # of the kernels
 FP8_CAPABILITY = (8, 9)
 STAGES = {"denoise": ("begun", "denoised"), "decode": ("denoised", "decoded"), "write_cache": ("denoised", "written")}
 """Stage -> marks it lies between."""
-
-
-def open_torch_engine(student: Student, *, device: str | None = None, precision: str | None = None) -> TorchEngine:
-    """The fused engine on CUDA, the plain one on a CPU and for head sizes that no kernel takes."""
-    chosen = check_device(device)
-    if precision == "fp8" and chosen.type != "cuda":
-        raise DeviceError("precision='fp8' needs a CUDA device of sm_89 or later; use fp32 or bf16 on a CPU")
-    if chosen.type != "cuda" or precision == "fp64":
-        return TorchEngine(student, device=device, precision=precision)
-    if student.config.model.head_dim not in HEAD_DIMS:
-        logger.warning("no kernel for head_dim %d: running without fusion", student.config.model.head_dim)
-        return TorchEngine(student, device=device, precision=precision)
-    engine = FusedEngine(student, device=device, precision=precision)
-    engine.warm_up()
-    return engine
 
 
 class FusedEngine(TorchEngine):
@@ -139,16 +121,13 @@ class FusedEngine(TorchEngine):
         config, context = self.config, self.config.context
         self.set_text(np.zeros((config.model.text.tokens, config.model.text.dim), np.float32))
         self.set_image(None)
-        head = config.model.track_head
-        player = TrackPlayer(config.height, config.width, config.fps, head.max_tracks if head else 1)
+        player = TrackPlayer.of(config)
         index, full = 0, False
         while not full:
-            start, frames = context.start_of_chunk(index), context.frames_of_chunk(index)
-            place = context.place(start, frames)
-            full = place.valid_frames == context.cache_frames and frames == context.chunk_frames and start > 0
-            first = config.chunk_first_rgb_frame(index)
-            tracks = player.chunk(first, config.chunk_rgb_frames(index)) if self.track_head is not None else None
-            self.begin(ChunkPlan(index, start == 0, place, tracks, 0))
+            plan = plan_chunk(config, index, player, seed=0)
+            place = plan.placement
+            full = place.valid_frames == context.cache_frames and place.frames == context.chunk_frames and index > 0
+            self.begin(plan)
             for step in range(len(self.steps)):
                 self.denoise(step)
             self.decode()

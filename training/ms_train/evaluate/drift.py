@@ -143,7 +143,7 @@ def stream_scene(
     cache = ContextCache(stream)
     chunk = start = time = 0
     while time < frames:
-        length = stream.context.frames_of_chunk(chunk)
+        length = stream.context.span(chunk).frames
         opening = start == 0
         count = rgb_frames(length, first=opening)
         times = torch.arange(time, time + count, dtype=torch.float32)[None]

@@ -60,7 +60,7 @@ def rollout(
     steps, chunks = denoise_steps(stream.schedule), []
     count, start = 0, 0
     while start < frames:
-        size = context.frames_of_chunk(count)
+        size = context.span(count).frames
         cache.place_(start, size)
         part = track[:, start : start + size]
         image = image_slots(stream, first, size, start)

@@ -1,0 +1,91 @@
+"""Streams of one engine, or of two side by side, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_export.stimulus import example_image, example_player, example_prompt
+from ms_infer.bundle.stages import relative_sink
+from ms_infer.engines.base import Array, ChunkPlan, Engine, plan_chunk
+from ms_infer.engines.staged import StagedEngine
+from ms_infer.engines.torch import TorchEngine
+
+Frames = NDArray[np.uint8]
+
+
+def chunk_pairs(
+    reference: TorchEngine, engine: StagedEngine, chunks: int, *, same_context: bool = True, seed: int = 0
+) -> Iterator[tuple[Frames, Frames]]:
+    """Frames of PyTorch and of the engine, chunk by chunk, of the example's stream.
+
+    same_context: start every chunk of the engine from PyTorch's state; else both run freely.
+    """
+    config = engine.config
+    player = example_player(config)
+    for one in (reference, engine):
+        _prepare(one)
+    for index in range(chunks):
+        plan = plan_chunk(config, index, player, seed)
+        if same_context and index:
+            engine.restore(staged_state(reference, engine.specs, engine._capacity))
+        expected = run_chunk(reference, plan).copy()
+        yield expected, run_chunk(engine, plan).copy()
+
+
+def rollout(engine: Engine, chunks: int, seed: int = 0) -> Iterator[Frames]:
+    """Frames of the example's stream, chunk by chunk."""
+    player = example_player(engine.config)
+    _prepare(engine)
+    for index in range(chunks):
+        yield run_chunk(engine, plan_chunk(engine.config, index, player, seed)).copy()
+
+
+def _prepare(engine: Engine) -> None:
+    config = engine.config
+    engine.reset()
+    engine.set_text(engine.embed(example_prompt() if config.model.text.kind == "words" else ""))
+    given = config.model.image_input == "prefill"  # then an image shifts all chunks: compare a stream from nothing
+    engine.set_image(None if given else example_image(config.height, config.width))
+
+
+def run_chunk(engine: Any, plan: ChunkPlan) -> Frames:
+    """All steps of one chunk."""
+    engine.begin(plan)
+    for step in range(len(engine.config.schedule.timesteps)):
+        engine.denoise(step)
+    frames: Frames = engine.decode()
+    engine.write_cache()
+    engine.commit()
+    return frames
+
+
+def staged_state(engine: TorchEngine, specs: Any, capacity: int) -> dict[str, Array]:
+    """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
+    found = engine.state()
+    config = engine.config
+    state: dict[str, Array] = {}
+    for layer in range(config.model.layers):
+        state[f"cache.k_cache_{layer}"], state[f"cache.v_cache_{layer}"] = found["k"][layer], found["v"][layer]
+        if relative_sink(config):
+            raw = found["sink_k"][layer]
+            padding = np.zeros((*raw.shape[:2], config.chunk_tokens, raw.shape[3]), raw.dtype)
+            state[f"cache.sink_k_{layer}"] = np.concatenate([raw, padding], axis=2)
+    for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
+        stage = "tracks" if ours == "encoder" else "decode"
+        count = len(specs[stage].states) if stage in specs else 0
+        state |= {f"state.{ours}_{i}": found[f"{theirs}.{i}"] for i in range(count)}
+    state["counters"] = found["counters"]
+    state["history"] = _history(found["history"][0], int(found["counters"][0]), capacity)
+    return state
+
+
+def _history(frames: Array, made: int, capacity: int) -> Array:
+    """Re-index a ring of latent frames for another capacity."""
+    ring = np.zeros((capacity, *frames.shape[1:]), frames.dtype)
+    for frame in range(max(0, made - len(frames)), made):
+        ring[frame % capacity] = frames[frame % len(frames)]
+    return ring
