@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ms_infer.config import VaeConfig
-from ms_infer.model.vae import build_vae
+from ms_infer.model.autoencoders import build_vae
 from tests import public_weights as pw
 from tests.public_weights import Widths
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ms_infer.checkpoint.names import to_diffusers
+from tests.diffusers_names import to_diffusers
 from tests.public_weights import random_weights
 
 KINDS = ("longlive", "peft", "diffusers", "diffusers-old", "comfyui", "kohya")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ms_infer.checkpoint.names import to_diffusers
+from tests.diffusers_names import to_diffusers
 
 Shapes = dict[str, tuple[int, ...]]
 

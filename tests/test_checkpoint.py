@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.checkpoint import Student, load_student, random_student, save_student
-from ms_infer.checkpoint.names import to_diffusers
 from ms_infer.checkpoint.sizes import Sizes, stream_config
 from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.model.autoencoders import build_vae
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.transformer import Transformer
+from tests.diffusers_names import to_diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"

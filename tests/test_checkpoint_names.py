@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ms_infer.checkpoint.names import normalised, strip_wrappers, to_diffusers, to_original
+from ms_infer.checkpoint.names import normalised, strip_wrappers, to_original
 from ms_infer.errors import CheckpointError
+from tests.diffusers_names import to_diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY_MAP = [(o, t) for o, t, _ in json.loads((GOLDEN / "diffusers_key_map.json").read_text())["key_map"]]

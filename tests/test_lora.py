@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ms_infer.checkpoint import load_student
 from ms_infer.checkpoint.lora import merge_lora, read_lora
-from ms_infer.checkpoint.names import to_diffusers
 from ms_infer.errors import CheckpointError
+from tests.diffusers_names import to_diffusers
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"

@@ -15,7 +15,7 @@ from torch import Tensor
 from ms_infer.config import VaeConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.model.autoencoders import build_vae
-from ms_infer.model.taehv import TinyVae, tiny_vae_config
+from ms_infer.model.taehv import TinyVae, tiny_vae_config, tiny_vae_weights
 from tests.hash_weights import hash_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,8 +26,9 @@ SMALL = VaeConfig(latent_channels=4, decoder_widths=(8, 6, 4, 4), encoder_width=
 def published() -> tuple[TinyVae, dict[str, Tensor]]:
     rule = json.loads((GOLDEN / "taehv_w21.json").read_text())
     weights = hash_weights((name, shape) for name, shape, *_ in rule["params"])
-    vae = TinyVae(tiny_vae_config(weights))
-    vae.load_state_dict(weights, strict=True)
+    config = tiny_vae_config(weights)
+    vae = TinyVae(config)
+    vae.load_state_dict(tiny_vae_weights(weights, config), strict=True)
     return vae.eval().requires_grad_(False), load_file(GOLDEN / "taehv_w21.safetensors")
 
 
@@ -152,8 +153,9 @@ def test_bigger_kernels_of_old_files_keep_their_last_channels(small: TinyVae) ->
     weights = small.state_dict()
     name = "decoder.6.conv.weight"
     weights[name] = torch.cat([torch.full((8, 8, 1, 1), 9.0), weights[name]])
-    vae = TinyVae(tiny_vae_config(weights))
-    vae.load_state_dict(weights, strict=True)
+    config = tiny_vae_config(weights)
+    vae = TinyVae(config)
+    vae.load_state_dict(tiny_vae_weights(weights, config), strict=True)
     assert torch.equal(vae.get_parameter(name), small.get_parameter(name))
 
 

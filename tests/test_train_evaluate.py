@@ -16,13 +16,12 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.scene import draw_scene
 from ms_train.evaluate.ablation import content_only, ids_only
 from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
-from ms_train.evaluate.measure import held_still, measure_rows
+from ms_train.evaluate.measure import held_still, measure_rows, without_sink
 from ms_train.evaluate.run import SETS, EvaluateConfig, evaluate, set_maker
 from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip
-from ms_train.stages.refine import Decoder
-from ms_train.students import Network, export, warm_start_
+from ms_train.students import Network, as_student, export, warm_start_
 
 from ms_infer.config import RefinerConfig
 from ms_infer.media import open_writer
@@ -205,9 +204,9 @@ def test_without_sink_a_stream_differs_once_its_context_is_full(maker: ClipMaker
     torch.nn.init.constant_(vae.decoder[-1].bias, 0.5)
     scene = draw_scene(maker.assets, 1, torch.Generator().manual_seed(1), maker.config.scene)
     made = []
-    for sink in (True, False):
-        draws = torch.Generator().manual_seed(2)
-        chunks = stream_scene(network, Decoder(vae), maker.assets, scene, 45, draws, sink=sink)
+    student = as_student(network, vae)
+    for context in (student.config, without_sink(student.config)):
+        chunks = stream_scene(dataclasses.replace(student, config=context), maker.assets, scene, 45, seed=2)
         made.append(torch.cat([chunk[1] for chunk in chunks]))
     assert made[0].shape[0] == 45
     assert torch.equal(made[0][:33], made[1][:33])
@@ -216,7 +215,7 @@ def test_without_sink_a_stream_differs_once_its_context_is_full(maker: ClipMaker
 
 def test_a_long_stream_is_measured_with_and_without_sink(maker: ClipMaker, tmp_path: Path) -> None:
     network = Network(maker.stream).eval().requires_grad_(False)
-    drift = measure_drift(network, Decoder(maker.vae), maker.assets, 100, 5, tmp_path)
+    drift = measure_drift(as_student(network, maker.vae), maker.assets, 100, 5, tmp_path)
     assert [len(drift[name]) for name in ("truth", "student", "without sink")] == [1, 1, 1]
     assert drift["truth"][0]["offset"] == 0
     assert drift["student"][0]["offset"] > 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ms_infer.cli.run import parse_size
 from ms_infer.config import ContextConfig, StreamConfig
 from ms_infer.errors import ConfigError
 
@@ -41,14 +42,6 @@ def configured(config: StreamConfig, options: ExportOptions) -> StreamConfig:
     if options.context is not None:
         config = replace(config, context=parse_context(options.context, config.context))
     return config
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of "480x832"."""
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--size {text!r} is not HEIGHTxWIDTH, such as 480x832")
-    return int(height), int(width)
 
 
 def parse_context(text: str, base: ContextConfig) -> ContextConfig:

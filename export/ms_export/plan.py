@@ -7,14 +7,12 @@ from importlib.util import find_spec
 
 from ms_export.options import ExportOptions
 from ms_export.weights import WeightTable
-from ms_infer.bundle.stages import StageSpec, TensorSpec, contiguous_writes, resolve_writes, stage_specs
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, contiguous_writes, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import parts_of
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _EXTRAS = {
     "onnx": ("export", ("onnx", "onnxscript")),
     "cpu": ("cpu", ("openvino",)),
@@ -56,20 +54,15 @@ def check_extras(options: ExportOptions) -> None:
 def estimate_bytes(config: StreamConfig, table: WeightTable, options: ExportOptions) -> int:
     """Bytes on disk, about: weights once per graph precision, and once per engine."""
     values = sum(math.prod(place.shape) for place in table.places.values())
-    copies = [DTYPE_BYTES[dtype] for dtype in options.graph_dtypes()]
+    copies = [ITEM_BYTES[GRAPH_DTYPES[dtype]] for dtype in options.graph_dtypes()]
     copies += [4 if target == "cpu" else 2 for target in options.targets if target != "onnx"]
     return values * sum(copies) + (16 << 20)
-
-
-def tensor_bytes(spec: TensorSpec) -> int:
-    """Bytes of one input or output."""
-    return math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
 
 
 def cache_bytes(spec: StageSpec) -> int:
     """Bytes of the caches of a stage."""
     names = {old for old, _ in spec.aliases}
-    return sum(tensor_bytes(i) for i in spec.inputs if i.name in names)
+    return sum(i.nbytes for i in spec.inputs if i.name in names)
 
 
 def planned(config: StreamConfig, options: ExportOptions) -> dict[str, dict[str, StageSpec]]:

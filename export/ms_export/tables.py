@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ms_export.options import ExportOptions, configured
-from ms_export.plan import DTYPE_BYTES, cache_bytes, estimate_bytes, planned, tensor_bytes
+from ms_export.plan import cache_bytes, estimate_bytes, planned
 from ms_export.weights import WeightTable
 from ms_infer.bundle.manifest import Manifest, derived_sizes
-from ms_infer.bundle.stages import StageSpec, resolve_writes
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, resolve_writes
 from ms_infer.checkpoint import Student
 
 SHOWN = 6
@@ -36,7 +36,7 @@ def describe_plan(student: Student, options: ExportOptions) -> dict[str, Any]:
         "stages": {name: _stage(spec) for name, spec in stages.items()},
         "bytes": {
             "disk": estimate_bytes(config, table, options),
-            **{f"weights {d}": table.nbytes * DTYPE_BYTES[d] // 4 for d in graphs},
+            **{f"weights {d}": table.nbytes * ITEM_BYTES[GRAPH_DTYPES[d]] // 4 for d in graphs},
             **{f"caches {d}": cache_bytes(specs["denoise"]) for d, specs in graphs.items()},
         },
         "tensorrt": [f"{t}: strongly typed {options.dtype or 'bf16'}" for t in options.targets if t in ("rtx", "trt")],
@@ -48,7 +48,7 @@ def _stage(spec: StageSpec) -> dict[str, Any]:
     described: dict[str, Any] = {
         side: {t.name: f"{t.dtype} {list(t.shape)}" for t in tensors} for side, tensors in sides.items()
     }
-    described["bytes"] = sum(tensor_bytes(t) for t in spec.inputs)
+    described["bytes"] = sum(t.nbytes for t in spec.inputs)
     return described
 
 

@@ -18,7 +18,7 @@ from ms_export.onnx_engine import OnnxEngine, open_session
 from ms_export.rollouts import Frames, chunk_pairs, rollout
 from ms_export.stimulus import example_player, example_side
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec
+from ms_infer.bundle.stages import GRAPH_DTYPES, Shape, StageSpec, TensorSpec
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig
 from ms_infer.engines.base import Array
@@ -111,7 +111,7 @@ def runnable_engines(manifest: Manifest) -> Iterator[StagedEngine]:
 def check_stage(student: Student, manifest: Manifest, dtype: str, stage: str) -> Check:
     """One graph on onnxruntime against its PyTorch module, on the same random inputs."""
     spec = manifest.stages[dtype][stage]
-    kind = torch.float32 if spec.precise else getattr(torch, {"fp32": "float32", "fp16": "float16"}[dtype])
+    kind = torch.float32 if spec.precise else getattr(torch, GRAPH_DTYPES[dtype])
     from ms_export.trace import converted
 
     module = build_stage(spec, converted(student, kind), kind)

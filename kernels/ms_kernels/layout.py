@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 N_VALID = 0
 """Index of the number of valid cache tokens in the state tensor."""
-START_FRAME = 1
-"""Index of the chunk's first latent frame (since the stream opened)."""
 FIRST_SLOT = 2
 """Index of the slot of the chunk's first latent frame; the others follow."""
 PLACES = 4
@@ -158,11 +156,3 @@ _CHOICES = {
     "first_frame": ("repeat", "zero_pad"),
     "id_order": ("cos_sin", "sin_cos"),
 }
-
-
-def write_state_(state: Tensor, chunk: ChunkState) -> None:
-    """Copy a chunk's numbers into the int32 state tensor (its first `2 + F` places)."""
-    numbers = chunk.to_list()
-    if state.numel() < len(numbers):
-        raise ValueError(f"the state tensor holds {state.numel()} numbers, a chunk needs {len(numbers)}")
-    state[: len(numbers)].copy_(state.new_tensor(numbers))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ms_infer.cli.run import run_command, set_logging
+from ms_infer.cli.run import parse_size, run_command, set_logging
 from ms_infer.errors import ConfigError, MotionStreamError
 
 if TYPE_CHECKING:
@@ -172,14 +172,6 @@ def random_config(options: BenchOptions) -> StreamConfig:
         tiny = VaeConfig(kind="tiny", latent_channels=own.latent_channels, spatial_stride=own.spatial_stride)
         config = replace(config, model=replace(config.model, vae=tiny))
     return config
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """480x832 -> (480, 832)."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None:
-        raise ConfigError(f"--size {text!r} should read HEIGHTxWIDTH, for example 480x832")
-    return int(found[1]), int(found[2])
 
 
 def parse_percent(text: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_infer.bundle.digests import cached_digest, file_digest
-from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, TensorSpec
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
 from ms_infer.errors import BundleError, ConfigError
 from ms_infer.files import write_text
@@ -20,7 +20,6 @@ FORMAT = 1
 """Bundles of this and older formats are read."""
 
 _MAX_BYTES = 16 << 20
-_DTYPES = ("float32", "float16", "bfloat16", "bool", "int64", "uint8")
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _stage(values: Mapping[str, Any]) -> StageSpec:
 
 def _tensor(values: Mapping[str, Any]) -> TensorSpec:
     shape = tuple(int(n) for n in values["shape"])
-    if values["dtype"] not in _DTYPES or not shape or min(shape) < 1:
+    if values["dtype"] not in ITEM_BYTES or not shape or min(shape) < 1:
         raise BundleError(f"the manifest describes an impossible tensor: {values}")
     return TensorSpec(str(values["name"]), shape, str(values["dtype"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
@@ -12,13 +13,21 @@ GRAPH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision of a graph -> type of its weights, caches and states."""
 
 
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
+"""Types of inputs and outputs (numpy names, and bfloat16) -> bytes of one number."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its name, static shape and type (numpy names, and bfloat16)."""
+    """One input or output: its name, static shape and type."""
 
     name: str
     shape: Shape
     dtype: str = "float32"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Name rules of Wan checkpoints: wrapper prefixes, diffusers <-> original names, fused projections, WanTrack.
+"""Name rules of Wan checkpoints: wrapper prefixes, diffusers -> original names, fused projections, WanTrack.
 
 "Original" names are those of Wan-Video/Wan2.1 without a prefix; `ms_infer.model.transformer` uses them too.
 """
@@ -61,9 +61,7 @@ _BLOCK = (
 _LEAVES = ("", ".weight", ".bias")
 
 _TOP_TO_ORIGINAL = {theirs + leaf: ours + leaf for ours, theirs in _TOP for leaf in _LEAVES}
-_TOP_TO_DIFFUSERS = {ours: theirs for theirs, ours in _TOP_TO_ORIGINAL.items()}
 _BLOCK_TO_ORIGINAL = {theirs + leaf: ours + leaf for ours, theirs in _BLOCK for leaf in _LEAVES}
-_BLOCK_TO_DIFFUSERS = {ours: theirs for theirs, ours in _BLOCK_TO_ORIGINAL.items()}
 _BLOCK_NAME = re.compile(r"(blocks\.\d+\.)(.+)")
 
 _FUSED = {"to_qkv": ("q", "k", "v"), "to_kv": ("k", "v"), "to_added_kv": ("k_img", "v_img")}
@@ -80,12 +78,8 @@ def strip_wrappers(name: str) -> str:
 
 def to_original(name: str) -> str:
     """Original Wan name of a diffusers name; names that are unknown or original already stay as they are."""
-    return _renamed(name, _TOP_TO_ORIGINAL, _BLOCK_TO_ORIGINAL)
-
-
-def to_diffusers(name: str) -> str:
-    """Diffusers name of an original Wan name; unknown names stay as they are."""
-    return _renamed(name, _TOP_TO_DIFFUSERS, _BLOCK_TO_DIFFUSERS)
+    match = _BLOCK_NAME.fullmatch(name)
+    return match[1] + _BLOCK_TO_ORIGINAL.get(match[2], match[2]) if match else _TOP_TO_ORIGINAL.get(name, name)
 
 
 def is_diffusers(names: Iterable[str]) -> bool:
@@ -156,8 +150,3 @@ def wantrack_head(head: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         else:
             mapped[f"{_WANTRACK[module]}.{leaf}"] = tensor
     return mapped, rest
-
-
-def _renamed(name: str, top: Mapping[str, str], block: Mapping[str, str]) -> str:
-    match = _BLOCK_NAME.fullmatch(name)
-    return match[1] + block.get(match[2], match[2]) if match else top.get(name, name)

@@ -225,23 +225,14 @@ def _with_vae(contents: _Contents, file: CheckpointFile) -> _Contents:
 
 
 def _vae_of(file: CheckpointFile) -> tuple[VaeConfig, dict[str, Tensor]]:
-    from ms_infer.model.taehv import TinyVae, tiny_vae_config
+    from ms_infer.model.taehv import tiny_vae_config, tiny_vae_weights
     from ms_infer.model.wan_vae import wan_vae_config, wan_vae_key_map
 
     if "decoder.1.weight" in file.tensors:
         config = tiny_vae_config(file.tensors)
-        with torch.device("meta"):
-            wanted = TinyVae(config).state_dict()
-        return config, {name: _last_channels(tensor, wanted.get(name)) for name, tensor in file.tensors.items()}
+        return config, tiny_vae_weights(file.tensors, config)
     names = wan_vae_key_map(file.tensors)
     return wan_vae_config(file.tensors), {names[name]: tensor for name, tensor in file.tensors.items()}
-
-
-def _last_channels(tensor: Tensor, wanted: Tensor | None) -> Tensor:
-    """Cut the bigger 1x1 kernels of older TAEHV files to the output channels that are in use."""
-    if wanted is None or wanted.shape[1:] != tensor.shape[1:] or wanted.shape[2:] != (1, 1):
-        return tensor
-    return tensor[-wanted.shape[0] :]
 
 
 def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | torch.device) -> Student:

@@ -38,3 +38,11 @@ def set_logging(*, verbose: bool = False, quiet: bool = False) -> None:
         raise ConfigError(f"MS_INFER_LOG={wanted.lower()!r} is no level; use debug, info, warning or error")
     level = logging.getLevelNamesMapping()[wanted] if wanted else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=logging.ERROR if quiet else level, format="%(message)s", stream=sys.stderr)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "480x832"."""
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--size {text!r} is not HEIGHTxWIDTH, such as 480x832")
+    return int(height), int(width)

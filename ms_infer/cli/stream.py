@@ -147,7 +147,7 @@ def parse_camera(text: str) -> dict[str, Any]:
 def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:
     """Make and write every chunk; returns the chunk times in ms."""
     times = []
-    with _progress(options, round(options.seconds * stream.config.fps)) as advance:
+    with _Progress(options, round(options.seconds * stream.config.fps)) as advance:
         for chunk in stream.take(seconds=options.seconds):
             writer.write(_with_tracks(chunk, stream, tracks) if options.show_tracks else chunk.frames)
             times.append(chunk.timings["chunk"])
@@ -172,7 +172,7 @@ def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
     return draw_tracks(chunk.frames, shown.points[drawn], shown.visible[drawn], [kinds[row] for row in drawn])
 
 
-class _progress:
+class _Progress:
     """A bar on a terminal's stderr; silent elsewhere."""
 
     def __init__(self, options: StreamOptions, frames: int) -> None:

@@ -26,8 +26,6 @@ _ORIENTATION = 0x0112  # EXIF tag
 _DAMAGED = (OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, ZeroDivisionError, struct.error)
 _log = logging.getLogger(__name__)
 
-Source = "str | Path | bytes | Image | NDArray[Any]"
-
 
 def load_image(
     source: str | Path | bytes | Image | NDArray[Any], height: int, width: int, *, max_pixels: int = MAX_PIXELS

@@ -221,15 +221,18 @@ class _Gif(VideoWriter):
 
     def _begin(self) -> None:
         self._file = _File(self.partial)
-        loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
-        screen = self.width.to_bytes(2, "little") + self.height.to_bytes(2, "little") + b"\x70\x00\x00"
-        self._file.write(b"GIF89a" + screen + loop)
-        self._good = self._file.tell()
+        self._good = 0
 
     def _put(self, frame: NDArray[np.uint8]) -> None:
+        from PIL import GifImagePlugin, Image
+
+        picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
         now, after = (round(100 * (self.frames_written + more) / self.fps) for more in (0, 1))
-        control = b"\x21\xf9\x04\x04" + max(after - now, 1).to_bytes(2, "little") + b"\x00\x00"
-        self._file.write(control + _gif_image(frame))
+        delay = 10 * max(after - now, 2)  # milliseconds; players take less than 20 for 100
+        data = GifImagePlugin.getdata(picture, duration=delay, disposal=1, include_color_table=True)
+        if not self._good:
+            data = [*GifImagePlugin.getheader(picture.copy(), info={"loop": 0, "duration": delay})[0], *data]
+        self._file.write(b"".join(data))
         self._good = self._file.tell()
 
     def _finish(self) -> None:
@@ -243,25 +246,6 @@ class _Gif(VideoWriter):
             self._file.write(b";")
         finally:
             self._file.close()
-
-
-def _gif_image(frame: NDArray[np.uint8]) -> bytes:
-    """The image block of one frame with a local palette, cut from Pillow's one-picture GIF."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(frame).quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "GIF", interlace=0)
-    data = buffer.getvalue()
-    bits = data[10] & 7
-    table = 3 << (bits + 1)
-    palette, position = data[13 : 13 + table], 13 + table
-    while data[position] == 0x21:  # extensions: skip their sub-blocks
-        position += 2
-        while data[position]:
-            position += data[position] + 1
-        position += 1
-    descriptor = data[position : position + 9] + bytes([0x80 | bits])
-    return descriptor + palette + data[position + 10 : -1]
 
 
 class _Mp4(VideoWriter):

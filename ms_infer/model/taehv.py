@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +93,21 @@ def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
     )
 
 
+def tiny_vae_weights(state_dict: Mapping[str, Tensor], config: VaeConfig) -> dict[str, Tensor]:
+    """Weights of a TAEHV file; the bigger 1x1 kernels of older files are cut to the output channels in use, the last.
+
+    What does not fit in another way stays as it is.
+    """
+    with torch.device("meta"):
+        wanted = TinyVae(config).state_dict()
+
+    def cut(tensor: Tensor, like: Tensor | None) -> Tensor:
+        older = like is not None and like.shape[1:] == tensor.shape[1:] and like.shape[2:] == (1, 1)
+        return tensor[-like.shape[0] :] if like is not None and older else tensor
+
+    return {name: cut(tensor, wanted.get(name)) for name, tensor in state_dict.items()}
+
+
 class MemoryBlock(nn.Module):
     """Residual block that also sees its own input of the frame before."""
 
@@ -114,7 +128,7 @@ class Grow(nn.Module):
     """Make `stride` frames out of one, then double height and width.
 
     The published order is the other way round; a 1x1 convolution and nearest upsampling commute, and this order
-    does a quarter of the work. Bigger kernels of older files are cut to their last output channels.
+    does a quarter of the work.
     """
 
     def __init__(self, width: int, stride: int) -> None:
@@ -129,12 +143,6 @@ class Grow(nn.Module):
             x = x.reshape(-1, batch, self.stride, channels, height, width).transpose(1, 2)
             x = x.reshape(-1, channels, height, width)
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        weight = state_dict.get(prefix + "conv.weight")
-        if weight is not None and weight.shape[0] > self.conv.out_channels:
-            state_dict[prefix + "conv.weight"] = weight[-self.conv.out_channels :]
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Pool(nn.Module):

@@ -8,7 +8,7 @@ decided here: `forward` takes an `attend` function, so that the same weights run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
         q, k = self.norm_q(q), self.norm_k(k)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def forward(self, x: Rows, layer: int, attend: Attend, operations: Operations) -> Tensor:
+    def forward(self, x: Operand, layer: int, attend: Attend, operations: Operations) -> Tensor:
         return operations.linear(self.o, attend(layer, self, *operations.project(x, self.q, self.k, self.v)))
 
 
@@ -96,7 +96,7 @@ class CrossAttention(nn.Module):
             kv += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
         return tuple(split_heads(x, self.heads) for x in kv)
 
-    def forward(self, x: Rows, keys: Sequence[Tensor], operations: Operations) -> Tensor:
+    def forward(self, x: Operand, keys: Sequence[Tensor], operations: Operations) -> Tensor:
         q = split_heads(self.norm_q(operations.linear(self.q, x)), self.heads)
         mixed = F.scaled_dot_product_attention(q, keys[0], keys[1])
         if len(keys) == 4:
@@ -115,8 +115,8 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return x + y * gate.unsqueeze(2)
 
 
-Rows = Any
-"""What goes into a matrix product: `[B, F * tokens, dim]`, or the same quantised by the operation that made it."""
+Operand = Tensor | tuple[Tensor, Tensor]
+"""What goes into a matrix product: `[B, F * tokens, dim]`, or the same quantised, with its scales."""
 
 
 class Operations:
@@ -126,25 +126,25 @@ class Operations:
     and `gelu` return goes into `linear` and `project` only. x `[B, F, tokens, dim]`, y `[B, F * tokens, dim]`.
     """
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Rows:
+    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
         return norm_modulate(x, scale, shift, eps).flatten(1, 2)
 
-    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Rows:
+    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Operand:
         return layer(x).flatten(1, 2)
 
     def gate_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         return gate_residual(x, y.view_as(x), gate)
 
-    def gelu(self, y: Tensor) -> Rows:
+    def gelu(self, y: Tensor) -> Operand:
         return F.gelu(y, approximate="tanh")
 
-    def linear(self, layer: nn.Linear, rows: Rows) -> Tensor:
-        out: Tensor = layer(rows)
+    def linear(self, layer: nn.Linear, operand: Operand) -> Tensor:
+        out: Tensor = layer(operand)
         return out
 
-    def project(self, rows: Rows, *layers: nn.Linear) -> tuple[Tensor, ...]:
-        """The same rows through several layers."""
-        return tuple(self.linear(layer, rows) for layer in layers)
+    def project(self, operand: Operand, *layers: nn.Linear) -> tuple[Tensor, ...]:
+        """The same through several layers."""
+        return tuple(self.linear(layer, operand) for layer in layers)
 
 
 PLAIN = Operations()

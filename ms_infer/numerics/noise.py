@@ -9,22 +9,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
-_ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+LOW = 0xFFFFFFFF
+ROUNDS = 10
 
 
 def philox(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
     """Ten rounds over counters `[4, n]` of 32-bit words (held in uint64), 64-bit key."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
-    for _ in range(_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c2 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(k0), (product0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    low, shift = np.uint64(LOW), np.uint64(32)
+    k0, k1 = key & LOW, (key >> 32) & LOW
+    for _ in range(ROUNDS):
+        product0, product1 = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
+        c0, c2 = (product1 >> shift) ^ c1 ^ np.uint64(k0), (product0 >> shift) ^ c3 ^ np.uint64(k1)
+        c1, c3 = product1 & low, product0 & low
+        k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
     return np.stack([c0, c1, c2, c3])
 
 
@@ -38,7 +38,7 @@ def normal(seed: int, chunk: int, denoise_pass: int, count: int) -> NDArray[np.f
     counter = np.zeros((4, groups), np.uint64)
     counter[0] = np.arange(groups, dtype=np.uint64)
     counter[1] = denoise_pass
-    counter[2], counter[3] = chunk & 0xFFFFFFFF, chunk >> 32
+    counter[2], counter[3] = chunk & LOW, chunk >> 32
     words = philox(counter, seed & 0xFFFFFFFFFFFFFFFF).astype(np.float64)
     radius = np.sqrt(-2.0 * np.log((words[0::2] + 1.0) * 2.0**-32))
     angle = words[1::2] * (2.0 * np.pi * 2.0**-32)

@@ -148,13 +148,13 @@ class _Server:
             context = Context(self.config, worker, Path(folder))
             self.hub = app.state.hub = Hub(self.open_stream, worker, context, self._failed)
             worker.begin()
-            house = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.keep_house())]
+            tasks = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.clean_up())]
             try:
                 yield
             finally:
-                for task in house:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*house, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await self.hub.close()
                 context.close()
 

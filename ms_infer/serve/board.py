@@ -151,10 +151,6 @@ class Board:
         self._keep(np.zeros(len(self._ids), np.bool_))
         self._transfer = (played, self._add(played.points[:, 0].astype(np.float64), Kind.PATH))
 
-    @property
-    def transferring(self) -> bool:
-        return self._transfer is not None
-
     # ---- what the session does
 
     def advance(self, now_ms: float, frames: int, fps: float) -> Applied:

@@ -17,7 +17,7 @@ from ms_infer.serve.worker import Worker
 
 logger = logging.getLogger(__name__)
 OpenStream = Callable[[], StreamLike]
-HOUSEKEEPING = 1.0
+CLEANUP_SECONDS = 1.0
 WARM_UP_CHUNKS = 3
 
 
@@ -123,10 +123,10 @@ class Hub:
 
     # ---- ending
 
-    async def keep_house(self) -> None:
+    async def clean_up(self) -> None:
         """For ever: end the sessions that nobody comes back to, and those that are too old or idle."""
         while True:
-            await asyncio.sleep(HOUSEKEEPING)
+            await asyncio.sleep(CLEANUP_SECONDS)
             for session in list(self.sessions.values()):
                 reason = self._over(session)
                 if reason:

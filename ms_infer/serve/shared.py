@@ -22,7 +22,7 @@ class Context:
 
     def __init__(self, config: ServeConfig, worker: Worker, folder: Path) -> None:
         self.config, self.worker, self.folder = config, worker, folder
-        self.metrics, self.examples = Metrics(), Examples(config.source)
+        self.metrics, self.examples = Metrics(), Examples()
         self._loop = asyncio.get_running_loop()
         self._encoder = ThreadPoolExecutor(1, "ms-serve-encode")
         self._tasks: set[asyncio.Task[Any]] = set()

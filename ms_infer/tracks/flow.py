@@ -17,7 +17,6 @@ RELATIVE, ABSOLUTE = 0.01, 0.5
 REFINEMENTS = 10  # variational iterations; the preset's 5 are a little less exact
 MIN_SIDE = 16  # the coarsest patches of the flow need this much
 
-Grey = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
 

@@ -17,7 +17,6 @@ from ms_export.modules import build_stage
 from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest
 from ms_infer.bundle.stages import StageSpec, TensorSpec, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
-from ms_infer.engines.tensorrt.cuda import tensor_bytes
 from ms_infer.engines.tensorrt.library import TensorRt
 from ms_infer.engines.tensorrt.stage import DTYPES
 from tests.engines.fake_cuda import FakeCuda
@@ -158,7 +157,7 @@ class FakeContext:
             self._view(spec)[...] = tensor.numpy()
 
     def _view(self, spec: TensorSpec) -> np.ndarray:
-        address, nbytes = self.addresses[spec.name], tensor_bytes(spec)
+        address, nbytes = self.addresses[spec.name], spec.nbytes
         assert self.trt.cuda.owns(address, nbytes), f"{self.spec.name}.{spec.name} is bound outside any allocation"
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
         return memory.view(np.dtype(spec.dtype)).reshape(spec.shape)

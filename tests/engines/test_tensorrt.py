@@ -155,20 +155,17 @@ def test_caches_are_written_where_they_are_read(machine: Machine) -> None:
 
 
 def test_no_two_tensors_overlap(machine: Machine) -> None:
-    from ms_infer.engines.tensorrt.cuda import tensor_bytes
-
     machine.open()
     for context in machine.trt.contexts.values():
         new = {name for _, name in context.spec.aliases}
         tensors = [t for t in (*context.spec.inputs, *context.spec.outputs) if t.name not in new]
-        spans = sorted((context.addresses[t.name], tensor_bytes(t), t.name) for t in tensors)
+        spans = sorted((context.addresses[t.name], t.nbytes, t.name) for t in tensors)
         for (start, size, name), (following, _, other) in itertools.pairwise(spans):
             assert start + size <= following, f"{context.spec.name}: {name} runs into {other}"
 
 
 def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
     from ms_infer.bundle.stages import stage_specs
-    from ms_infer.engines.tensorrt.cuda import tensor_bytes
     from ms_infer.engines.tensorrt.memory import StageMemory
 
     cuda, specs = FakeCuda(), stage_specs(student.config, dtype="bf16")
@@ -178,8 +175,8 @@ def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
         aliased = {new for _, new in spec.aliases}
         for tensor in (*spec.inputs, *spec.outputs):
             if tensor.name not in aliased:
-                spans[memory.address(stage, tensor)] = tensor_bytes(tensor)
-                assert cuda.owns(memory.address(stage, tensor), tensor_bytes(tensor)), f"{stage}.{tensor.name}"
+                spans[memory.address(stage, tensor)] = tensor.nbytes
+                assert cuda.owns(memory.address(stage, tensor), tensor.nbytes), f"{stage}.{tensor.name}"
     assert len(spans) > 40
     assert memory.pass_address(1) - memory.pass_address(0) == memory.bound.nbytes
 

@@ -58,7 +58,7 @@ fields = st.fixed_dictionaries(
         "roll": st.floats(-2, 2),
         "on": st.one_of(st.booleans(), anything),
         "hold_rest": anything,
-        "example": st.sampled_from(["ball", "fish", "../../etc", ""]),
+        "example": st.sampled_from(["balloon", "owl", "../../etc", ""]),
         "seed": numbers,
         "prompt": st.one_of(st.none(), st.text(max_size=30)),
         "version": anything,

@@ -178,7 +178,7 @@ def test_second_window_replaces_the_first(server: Running) -> None:
 
 
 def test_two_sessions_have_contexts_of_their_own(server: Running) -> None:
-    with started(server, example="balloon") as one, started(server, example="fish") as other:
+    with started(server, example="balloon") as one, started(server, example="owl") as other:
         assert one.hello["session"] != other.hello["session"]
         one.until(lambda: len(one.frames) > 30)
         other.until(lambda: len(other.frames) > 30)
@@ -195,7 +195,7 @@ def test_one_thread_runs_every_engine() -> None:
 
 
 def test_watcher_sees_and_cannot_control(server: Running) -> None:
-    with started(server, example="boat") as page, Page(server, join=False) as watcher:
+    with started(server, example="kite") as page, Page(server, join=False) as watcher:
         watcher.join(watch=True, session=page.hello["session"])
         assert watcher.hello["owner"] is False
         assert watcher.hello["key"] == ""
@@ -222,7 +222,7 @@ def test_engine_failure_is_told_without_a_trace_and_can_be_left() -> None:
 
 
 def test_recording_holds_exactly_the_frames(server: Running) -> None:
-    with started(server, example="boat") as page, server.http() as http:
+    with started(server, example="kite") as page, server.http() as http:
         page.send("record", on=True)
         page.until(lambda: page.stats.get("recording") is True)
         page.quiet(1.0)

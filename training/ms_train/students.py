@@ -191,7 +191,11 @@ def export(
     if values is not None:
         network.load_state_dict(values)
     path.parent.mkdir(parents=True, exist_ok=True)
+    save_student(as_student(network, vae, refiner), path, dtype=torch.bfloat16)
+
+
+def as_student(network: Network, vae: TinyVae, refiner: Refiner | None = None) -> Student:
+    """The parts of a student, not copied; without a refiner its settings name none."""
     model = replace(network.stream.model, refiner=None if refiner is None else refiner.config)
     stream = replace(network.stream, model=model)
-    student = Student(stream, network.transformer, network.track_head, network.text_encoder, vae, refiner)
-    save_student(student, path, dtype=torch.bfloat16)
+    return Student(stream, network.transformer, network.track_head, network.text_encoder, vae, refiner)

@@ -16,7 +16,7 @@ from ms_export.modules import ATTENTION
 from ms_export.tensorrt.plugin import with_cache_writes
 from ms_export.tensorrt.scatter import without_scatter_add
 from ms_infer.bundle.stages import StageSpec
-from ms_infer.engines.tensorrt.library import TensorRt, errors_of, listening, log_of
+from ms_infer.engines.tensorrt.library import DTYPES, TensorRt, errors_of, listening, log_of
 from ms_infer.errors import BundleError, ConfigError
 
 DYNAMIC = ("NON_ZERO", "LOOP_OUTPUT", "TRIP_LIMIT", "RECURRENCE", "ITERATOR", "CONDITION", "CONDITIONAL_INPUT")
@@ -25,15 +25,6 @@ HEAD_DIM_STEP = 8
 """Fused attention over a given number of keys exists for head sizes in multiples of this, from twice it on."""
 FALLBACKS = ("SOFTMAX", "SCATTER")
 """What attention and cache writes become when they are not taken as one layer each."""
-DTYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int64": "INT64",
-    "bool": "BOOL",
-    "uint8": "UINT8",
-}
-"""Types of the stages -> members of TensorRT's DataType."""
 
 
 @dataclass(frozen=True)

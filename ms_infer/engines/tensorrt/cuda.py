@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
@@ -16,12 +15,6 @@ from ms_infer.errors import ConfigError, DeviceError, MissingExtraError
 
 ALIGNMENT = 256
 """Bytes; what TensorRT asks of addresses."""
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
-
-
-def tensor_bytes(spec: TensorSpec) -> int:
-    """Bytes of a tensor."""
-    return math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
 
 
 class Cuda:
@@ -182,7 +175,7 @@ class Arena:
         for name, spec in specs:
             if name not in self._places:
                 self._places[name] = (end, spec)
-                end += -(-tensor_bytes(spec) // ALIGNMENT) * ALIGNMENT
+                end += -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
         self.nbytes = max(end, ALIGNMENT)
         self.address = cuda.allocate(self.nbytes)
         self._twin = cuda.allocate_host(self.nbytes) if twin else None
@@ -207,7 +200,7 @@ class Arena:
         """The tensor in the twin, as an array of its type."""
         assert self._twin is not None, "only arenas with a twin are filled by the host"
         start, spec = self._places[name]
-        view = self._twin[start : start + tensor_bytes(spec)].view(np.dtype(spec.dtype))
+        view = self._twin[start : start + spec.nbytes].view(np.dtype(spec.dtype))
         return view.reshape(spec.shape)
 
     def fetch(self, cuda_stream: int) -> NDArray[np.uint8]:

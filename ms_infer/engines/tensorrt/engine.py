@@ -14,7 +14,7 @@ from ms_infer.bundle.stages import TensorSpec, relative_sink
 from ms_infer.engines.base import Array, ChunkPlan
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
-from ms_infer.engines.tensorrt.cuda import Arena, Cuda, tensor_bytes
+from ms_infer.engines.tensorrt.cuda import Arena, Cuda
 from ms_infer.engines.tensorrt.library import TensorRt
 from ms_infer.engines.tensorrt.memory import PASS_INPUTS, STATES, StageMemory
 from ms_infer.engines.tensorrt.noise import NoiseAhead
@@ -102,7 +102,7 @@ class TensorRtEngine(StagedEngine):
     def _frame_bytes(self) -> int:
         """Bytes of the RGB frames of the largest chunk."""
         outputs = [t for spec in self.specs.values() for t in spec.outputs if t.name == "frames"]
-        return max(tensor_bytes(t) for t in outputs)
+        return max(t.nbytes for t in outputs)
 
     def _load_stages(self) -> None:
         runtime = new_runtime(self._library)
@@ -149,7 +149,7 @@ class TensorRtEngine(StagedEngine):
         if key in arena:
             there, here = arena.at(key), int(arena.host(key).ctypes.data)
             target, source = (there, here) if up else (here, there)
-            self._cuda.copy(target, source, tensor_bytes(tensor), cuda_stream)
+            self._cuda.copy(target, source, tensor.nbytes, cuda_stream)
 
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
         super().set_image(image)
@@ -249,7 +249,7 @@ class TensorRtEngine(StagedEngine):
         self._enqueue(f"tracks{suffix}", main)
         for index in range(self._passes - 1):
             self._enqueue_pass(index)
-            cuda.copy(self._place_of("x"), self._place_of("x_next"), tensor_bytes(self._inputs["x"]), main)
+            cuda.copy(self._place_of("x"), self._place_of("x_next"), self._inputs["x"].nbytes, main)
         cuda.record(self._events["latents"], main)
         cuda.wait(side, self._events["latents"])
         self._enqueue(f"decode{suffix}", side)
@@ -282,11 +282,11 @@ class TensorRtEngine(StagedEngine):
         target = self._frames[self._frames_turn]
         self._frames_turn ^= 1
         self._cuda.wait(side, self._events["frames"])
-        self._cuda.copy(int(target.ctypes.data), self._memory.address(stage, output), tensor_bytes(output), side)
+        self._cuda.copy(int(target.ctypes.data), self._memory.address(stage, output), output.nbytes, side)
         self._noise_ahead.prepare(self._plan.seed, self._plan.index + 1, self.config.context.chunk_frames)
         self._cuda.synchronize(side)
         self._in_flight = False
-        return target[: tensor_bytes(output)].reshape(output.shape)
+        return target[: output.nbytes].reshape(output.shape)
 
     def write_cache(self) -> None:
         """Part of the chunk that `begin` launched."""

@@ -21,6 +21,15 @@ OLDEST: dict[Kind, tuple[int, int]] = {"trt": (11, 1), "rtx": (1, 5)}
 """First releases with strongly typed attention over a length (`IAttention.key_value_lengths`) and KVCacheUpdate."""
 NEWEST: dict[Kind, int] = {"trt": 11, "rtx": 1}
 """Major version that this code knows."""
+DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+}
+"""Types of the stages -> members of TensorRT's DataType."""
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_infer.bundle.stages import StageSpec, TensorSpec
-from ms_infer.engines.tensorrt.library import TensorRt, errors_of, listening, log_of
+from ms_infer.engines.tensorrt.library import DTYPES, TensorRt, errors_of, listening, log_of
 from ms_infer.errors import DeviceError, EngineMismatchError
 from ms_infer.files import whole_file
-
-DTYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int64": "INT64",
-    "bool": "BOOL",
-    "uint8": "UINT8",
-}
-"""Types of the stages -> members of TensorRT's DataType."""
 
 
 class LoadedStage:

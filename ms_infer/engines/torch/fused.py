@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.model.transformer import Block, Operations, Rows, Transformer
+from ms_infer.model.transformer import Block, Operand, Operations, Transformer
 
 FP8_MULTIPLE = 16  # torch._scaled_mm: inputs and outputs of a layer
 
@@ -49,19 +49,19 @@ class FusedOperations(Operations):
             attention = block.self_attn
             self._joined[attention.q] = join_layers(attention.q, attention.k, attention.v)
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Rows:
+    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
         return self.kernels.norm_modulate(x.flatten(1, 2), scale, shift, eps=eps)
 
     def gate_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         self.kernels.gate_residual(x.flatten(1, 2), y, gate)  # x is the residual stream: nobody else reads the old one
         return x
 
-    def gelu(self, y: Tensor) -> Rows:
+    def gelu(self, y: Tensor) -> Operand:
         return self.kernels.gelu(y)
 
-    def project(self, rows: Rows, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    def project(self, operand: Operand, *layers: nn.Linear) -> tuple[Tensor, ...]:
         joined = self._joined[layers[0]]
-        return self.linear(joined, rows).split([layer.out_features for layer in layers], dim=-1)
+        return self.linear(joined, operand).split([layer.out_features for layer in layers], dim=-1)
 
 
 class Fp8Operations(FusedOperations):
@@ -88,17 +88,18 @@ class Fp8Operations(FusedOperations):
             )
         return Quantised(*self.kernels.quantise_rows(layer.weight.detach()))
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Rows:
+    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
         return Quantised(*self.kernels.norm_modulate_fp8(x.flatten(1, 2), scale, shift, eps=eps))
 
-    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Rows:
+    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Operand:
         return Quantised(*self.kernels.quantise_rows(layer(x).flatten(1, 2)))
 
-    def gelu(self, y: Tensor) -> Rows:
+    def gelu(self, y: Tensor) -> Operand:
         return Quantised(*self.kernels.gelu_fp8(y))
 
-    def linear(self, layer: nn.Linear, rows: Rows) -> Tensor:
-        x = rows if isinstance(rows, Quantised) else Quantised(*self.kernels.quantise_rows(rows.contiguous()))
+    def linear(self, layer: nn.Linear, operand: Operand) -> Tensor:
+        quantise = self.kernels.quantise_rows
+        x = Quantised(*(quantise(operand.contiguous()) if isinstance(operand, Tensor) else operand))
         weight = self._weights[layer]
         product: Tensor = self.kernels.fp8_linear(x.values, x.scales, weight.values, weight.scales, layer.bias)
         return product

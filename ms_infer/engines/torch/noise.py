@@ -9,17 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_LOW = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+from ms_infer.numerics.noise import LOW, MULTIPLIERS, ROUNDS, WEYL
+
 COUNTERS = 4
 """Numbers of `counters`: seed low, seed high, chunk low, chunk high."""
 
 
 def counters(seed: int, chunk: int) -> NDArray[np.int64]:
     """What `normal` reads: int64 [4], 32 bits each."""
-    return np.array([seed & _LOW, (seed >> 32) & _LOW, chunk & _LOW, (chunk >> 32) & _LOW], np.int64)
+    return np.array([seed & LOW, (seed >> 32) & LOW, chunk & LOW, (chunk >> 32) & LOW], np.int64)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -29,12 +27,12 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key[0], key[1]
-    for _ in range(_ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = ((product1 >> 32) & _LOW) ^ c1 ^ k0
-        c2 = ((product0 >> 32) & _LOW) ^ c3 ^ k1
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    for _ in range(ROUNDS):
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0 = ((product1 >> 32) & LOW) ^ c1 ^ k0
+        c2 = ((product0 >> 32) & LOW) ^ c3 ^ k1
+        c1, c3 = product1 & LOW, product0 & LOW
+        k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
     return c0, c1, c2, c3
 
 

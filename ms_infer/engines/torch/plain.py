@@ -15,6 +15,7 @@ from ms_infer.checkpoint.parts import changed
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.context import ContextCache
+from ms_infer.model.denoise import next_latents
 from ms_infer.model.transformer import PLAIN, Attend, Operations
 from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
@@ -234,11 +235,8 @@ class TorchEngine(Engine):
     def denoise(self, step: int) -> None:
         passes = self.steps[step]
         flow = self._run(self._timestep(passes.timestep, self._x.shape[1], pinned=self._pins_image()))
-        self._x = self._x - passes.sigma * flow
-        if passes.next_sigma and self.config.schedule.renoise == "fresh":
-            self._x = (1 - passes.next_sigma) * self._x + passes.next_sigma * self._noise(step + 1)
-        elif passes.next_sigma:
-            self._x = self._x + passes.next_sigma * flow
+        fresh = self.config.schedule.renoise == "fresh"
+        self._x = next_latents(self._x, flow, passes, (lambda: self._noise(step + 1)) if fresh else None)
         self._pin_image()
 
     @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from pathlib import Path
 
 HELD_OUT_FILE = Path(__file__).with_name("held_out.txt")
@@ -13,8 +11,3 @@ def held_out_names() -> frozenset[str]:
     """Names (folder/file without suffix) of the held-out assets, one a line in `held_out.txt`."""
     lines = HELD_OUT_FILE.read_text(encoding="utf-8").splitlines()
     return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-
-
-def draw_names(names: Sequence[str], count: int, seed: int = 20_26) -> list[str]:
-    """`count` names drawn without regard to their content; how the list in the file was made."""
-    return sorted(random.Random(seed).sample(sorted(names), count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms_infer.config import rgb_frames
-from ms_infer.model.context import ContextCache
-from ms_infer.model.warp import motion_layers, warp_first_frame
-from ms_infer.numerics.schedule import denoise_steps
+from ms_infer import Stream, Tracks
+from ms_infer.checkpoint import Student
+from ms_infer.config import StreamConfig
 from ms_train.data.assets import Assets
 from ms_train.data.captions import captions
 from ms_train.data.render import render
@@ -25,17 +25,13 @@ from ms_train.evaluate.measure import without_sink
 from ms_train.evaluate.metrics import FlowTracker, offset_errors
 from ms_train.pictures import save_sheet, to_bytes
 from ms_train.quality import sharpness
-from ms_train.stages.refine import Decoder
-from ms_train.students import Network, image_slots
 
 SEGMENT = 100
 EVERY = 20  # RGB frames between two looked-at frames
 ENDS = 2  # segments at either end that are compared
 
 
-def measure_drift(
-    network: Network, decoder: Decoder, assets: Assets, frames: int, seed: int, sheets: Path | None
-) -> dict[str, Any]:
+def measure_drift(student: Student, assets: Assets, frames: int, seed: int, sheets: Path | None) -> dict[str, Any]:
     """Per 100 frames: offset from the truth at the tracks, sharpness and mean colour; with and without the sink.
 
     The scene has waves only, so that objects and camera stay near for ever. The offset is the optical flow from the
@@ -43,15 +39,13 @@ def measure_drift(
     what `compare_ends` makes of each.
     """
     generator = torch.Generator(device=assets.device).manual_seed(seed)
-    config = SceneConfig(size=network.stream.height, drag_share=0.0, look_share=0.0, solid_share=0.0)
+    config = SceneConfig(size=student.config.height, drag_share=0.0, look_share=0.0, solid_share=0.0)
     scene = draw_scene(assets, 1, generator, config)
     result: dict[str, Any] = {"frames": frames, "segment": SEGMENT}
-    for name, sink in (("student", True), ("without sink", False)):
+    bare = dataclasses.replace(student, config=without_sink(student.config))
+    for name, streamed in (("student", student), ("without sink", bare)):
         tracker, looks, true_looks, kept = FlowTracker(), [], [], []
-        draws = torch.Generator().manual_seed(seed)
-        for first, made, truth, points, visible in stream_scene(
-            network, decoder, assets, scene, frames, draws, sink=sink
-        ):
+        for first, made, truth, points, visible in stream_scene(streamed, assets, scene, frames, seed):
             for t in range((-first) % EVERY, made.shape[0], EVERY):
                 pictures = to_bytes(made[t]), to_bytes(truth[t])
                 offset = offset_errors(tracker, *pictures, points[:, t].numpy(), visible[:, t].numpy())
@@ -115,64 +109,36 @@ def compare_ends(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return numbers
 
 
-@torch.no_grad()
 def stream_scene(
-    network: Network,
-    decoder: Decoder,
-    assets: Assets,
-    scene: Scene,
-    frames: int,
-    generator: torch.Generator,
-    *,
-    sink: bool = True,
+    student: Student, assets: Assets, scene: Scene, frames: int, seed: int
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Stream one scene chunk by chunk.
+    """Stream one scene as a user would: a picture, a caption, and tracks that are set anew for every chunk.
 
     Yields (first frame, made [T, 3, H, W], truth [T, 3, H, W], points [N, T, 2], visible [N, T]).
     """
-    stream, vae = network.stream if sink else without_sink(network.stream), decoder.vae
-    text = network.text_encoder.tokenize(captions(assets, scene, 57)[0]) if network.text_encoder else []
-    keys = network.keys(torch.tensor([text]))
-    image = render(assets, scene, torch.zeros(1, 1))[:, 0]
-    size = (stream.height, stream.width)
-    first_latent, _ = vae.encode(image[:, None], vae.encoder_state(1, *size), opening=True)
-    moved_state = vae.encoder_state(1, *size)
-    made_state = vae.decoder_state(1, stream.latent_height, stream.latent_width)
-    ids = torch.randint(network.track_head.config.id_range, (1, 1024), generator=generator)
-    jitter = torch.Generator(device=assets.device)
-    cache = ContextCache(stream)
-    chunk = start = time = 0
-    while time < frames:
-        length = stream.context.span(chunk).frames
-        opening = start == 0
-        count = rgb_frames(length, first=opening)
-        times = torch.arange(time, time + count, dtype=torch.float32)[None]
-        jitter.manual_seed(1)  # the same points in every chunk
-        tracks = draw_tracks(assets, scene, times, jitter)
-        moved, valid = warp_first_frame(image, tracks.points, tracks.visible, tracks.anchors)
-        content, moved_state = vae.encode(moved, moved_state, opening=opening)
-        track = network.track_head(
-            tracks.points,
-            tracks.visible,
-            ids[:, : tracks.points.shape[1]],
-            opening=opening,
-            content=content,
-            validity=valid,
-        )
-        cache.place_(start, length)
-        slots = image_slots(stream, first_latent, length, start)
-        x = torch.randn(1, length, *first_latent.shape[2:], generator=generator)
-        for step in denoise_steps(stream.schedule):
-            timestep = torch.full((1, length), step.timestep, dtype=torch.float64)
-            x = x - step.sigma * network.flow(x, timestep, track, slots, keys, cache)
-            if step.next_sigma:
-                x = (1 - step.next_sigma) * x + step.next_sigma * torch.randn(x.shape, generator=generator)
-        clean = torch.full((1, length), stream.schedule.context_timestep, dtype=torch.float64)
-        network.flow(x, clean, track, slots, keys, cache)
-        made, made_state = vae.decode(x, made_state, opening=opening)
-        if decoder.refiner is not None:
-            layers = motion_layers(image, tracks.points, tracks.visible, tracks.anchors)
-            made = decoder.refiner(made, moved, valid, layers)
-        truth = render(assets, scene, times)
-        yield time, made[0], truth[0], tracks.points[0], tracks.visible[0]
-        chunk, start, time = chunk + 1, start + length, time + count
+    config = student.config
+    image = render(assets, scene, torch.zeros(1, 1))[0, 0]
+    limit, ids = _limits(config, seed)
+    layout = torch.Generator(device=assets.device)
+    with Stream(student, engine="torch", device=str(assets.device), seed=seed) as stream:
+        stream.start(to_bytes(image), captions(assets, scene, 57)[0])
+        time = chunk = 0
+        while time < frames:
+            count = config.context.span(chunk).rgb_frames
+            times = torch.arange(time, time + count, dtype=torch.float32)[None]
+            layout.manual_seed(1)  # the same points in every chunk
+            drawn = draw_tracks(assets, scene, times, layout)
+            points, visible = drawn.points[0, :limit].cpu(), drawn.visible[0, :limit].cpu()
+            size = (config.height, config.width)
+            stream.set_tracks(Tracks(points, visible, ids[: len(points)], size=size, fps=config.fps))
+            made = torch.from_numpy(stream.step().numpy()).permute(0, 3, 1, 2) / 255
+            yield time, made, render(assets, scene, times)[0], points, visible
+            chunk, time = chunk + 1, time + count
+
+
+def _limits(config: StreamConfig, seed: int) -> tuple[int, NDArray[np.int64]]:
+    """How many tracks the model takes, and ids for them."""
+    head = config.model.track_head
+    assert head is not None, "a student in training has a track head"
+    ids = np.random.default_rng(seed).permutation(head.id_range)[: head.max_tracks]
+    return head.max_tracks, ids

@@ -94,7 +94,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
     if config.drift_frames:
-        result["drift"] = measure_drift(network, decoder, held_out, config.drift_frames, config.seed, config.sheets)
+        result["drift"] = measure_drift(student, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ms_infer.config import Placement
 from ms_infer.model.context import ContextCache
+from ms_infer.model.denoise import next_latents
 from ms_infer.model.transformer import CrossKeys
 from ms_infer.numerics.schedule import denoise_steps
 from ms_train.students import Network, image_slots
@@ -67,14 +70,13 @@ def rollout(
         shape = torch.Size((batch, size, *first.shape[2:]))
         leave = len(steps) - 1 if exits is None else exits[count]
         x = noise(count, 0, shape)
-        for number, step in enumerate(steps[: leave + 1]):
+        passes = [*steps[:leave], replace(steps[leave], next_sigma=0.0)]  # where it leaves, x0 is the result
+        for number, step in enumerate(passes):
             with_gradient = number == leave and gradient_from is not None and count >= gradient_from
             with torch.set_grad_enabled(with_gradient):
                 timestep = torch.full((batch, size), step.timestep, dtype=torch.float64, device=x.device)
                 flow = network.flow(x, timestep, part, image, keys, cache)
-                x = x - step.sigma * flow
-                if number < leave:
-                    x = (1 - step.next_sigma) * x + step.next_sigma * noise(count, number + 1, shape)
+                x = next_latents(x, flow, step, partial(noise, count, number + 1, shape))
         with torch.no_grad():
             timestep = torch.full_like(timestep, stream.schedule.context_timestep)
             network.flow(x.detach().to(first.dtype), timestep, part, image, keys, cache)
