@@ -16,8 +16,8 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.scene import draw_scene
 from ms_train.evaluate.ablation import content_only, ids_only
 from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
+from ms_train.evaluate.evaluation import SETS, EvaluateConfig, evaluate, set_maker
 from ms_train.evaluate.measure import held_still, measure_rows, without_sink
-from ms_train.evaluate.run import SETS, EvaluateConfig, evaluate, set_maker
 from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ms_train.commands import load_refiner, load_vae, recipe
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.captions import vocabulary
 from ms_train.data.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, warp_frames, write_shards
 from ms_train.data.scene import SceneConfig
 from ms_train.data.scene_tracks import TrackLayout
 from ms_train.loop import CHECKPOINT, LoopConfig, run
+from ms_train.recipe import load_refiner, load_vae, recipe
 from ms_train.stages.refine import Decoder, Frames, FrameSource, Refine, RefineConfig, make_frames, write_frames
 from ms_train.students import Network, export, read_average
 from torch.nn import functional as F

@@ -135,7 +135,7 @@ def _digest(command: ExportCommand, student: Student) -> str:
 
 def _export(command: ExportCommand, student: Student, options: ExportOptions) -> str:
     from ms_export.exporter import export_bundle
-    from ms_export.tables import bundle_summary
+    from ms_export.summaries import bundle_summary
 
     folder = _folder(command, student)
     result = export_bundle(student, _digest(command, student), folder, options)
@@ -157,7 +157,7 @@ def _export(command: ExportCommand, student: Student, options: ExportOptions) ->
 
 
 def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -> str:
-    from ms_export.tables import describe_plan, format_plan
+    from ms_export.summaries import describe_plan, format_plan
 
     plan = describe_plan(student, options)
     if command.json:
@@ -168,7 +168,7 @@ def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -
 
 
 def _list(command: ExportCommand) -> str:
-    from ms_export.tables import bundle_summary, format_manifest
+    from ms_export.summaries import bundle_summary, format_manifest
     from ms_infer.bundle.manifest import load_manifest
 
     if not Path(command.checkpoint).is_dir():

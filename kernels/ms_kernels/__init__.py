@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ms_kernels.attention import sink_window_attention
     from ms_kernels.cache import roll_sink, write_kv
-    from ms_kernels.fp8 import fp8_linear, quantise_rows
+    from ms_kernels.fp8_gemm import fp8_linear, quantise_rows
     from ms_kernels.frames import frames_to_uint8
     from ms_kernels.layout import ChunkState, LayerCache, QKNorm, Rotation, TrackGrid
     from ms_kernels.norm import norm_modulate, norm_modulate_fp8
     from ms_kernels.pointwise import gate_residual, gelu, gelu_fp8
-    from ms_kernels.tracks import scatter_tracks
+    from ms_kernels.track_scatter import scatter_tracks
+    from ms_kernels.window_attention import sink_window_attention
 
 _HOME = {
     "ChunkState": "layout",
@@ -21,17 +21,17 @@ _HOME = {
     "QKNorm": "layout",
     "Rotation": "layout",
     "TrackGrid": "layout",
-    "fp8_linear": "fp8",
+    "fp8_linear": "fp8_gemm",
     "frames_to_uint8": "frames",
     "gate_residual": "pointwise",
     "gelu": "pointwise",
     "gelu_fp8": "pointwise",
     "norm_modulate": "norm",
     "norm_modulate_fp8": "norm",
-    "quantise_rows": "fp8",
+    "quantise_rows": "fp8_gemm",
     "roll_sink": "cache",
-    "scatter_tracks": "tracks",
-    "sink_window_attention": "attention",
+    "scatter_tracks": "track_scatter",
+    "sink_window_attention": "window_attention",
     "write_kv": "cache",
 }
 __all__ = [

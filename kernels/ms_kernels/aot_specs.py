@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ms_kernels import attention, cache, fp8, frames, norm, pointwise, tracks
-from ms_kernels.checks import heads_of
+from ms_kernels import cache, fp8_gemm, frames, norm, pointwise, track_scatter, window_attention
+from ms_kernels.argument_checks import heads_of
 from ms_kernels.jit import block_of
 from ms_kernels.layout import TrackGrid
 from ms_kernels.tiles import ARCHITECTURES, Form, attention_tile, row_warps
@@ -90,11 +90,11 @@ def _types(kernel: Any, constants: dict[str, Any], data: str, **others: str) -> 
 def _attention(form: Form) -> Callable[[int, Profile], Spec]:
     def build(arch: int, profile: Profile) -> Spec:
         tile = attention_tile(arch, form, 2)
-        constants = attention.attention_constants(profile.head_dim, tile)
-        kernel = attention.sink_window_attention_kernel
+        constants = window_attention.attention_constants(profile.head_dim, tile)
+        kernel = window_attention.sink_window_attention_kernel
         rows: dict[str, str] = {}
         if form == "tma":
-            kernel = attention.sink_window_attention_tma_kernel
+            kernel = window_attention.sink_window_attention_tma_kernel
             box = f"tensordesc<{profile.dtype}[{tile.block_k}, {constants['DIM_BLOCK']}]>"
             rows = {"k_rows": box, "v_rows": box}
         types = _types(kernel, constants, profile.dtype, state_ptr="*i32", **rows)
@@ -159,18 +159,22 @@ def _rows(kernel: Any, columns: str) -> Callable[[int, Profile], Spec]:
 
 
 def _embed_tracks(arch: int, profile: Profile) -> Spec:
-    constants = tracks.embed_constants(profile.id_dim, profile.track_channels, profile.grid)
-    types = _types(tracks.embed_tracks_kernel, constants, profile.dtype, ids_ptr="*i64", table_ptr="*fp32")
-    grid = (f"ceil(tracks / {tracks.EMBED_TRACKS})", "4")
-    return Spec(tracks.embed_tracks_kernel, types, constants, grid, warps=4, tile={"block": tracks.EMBED_TRACKS})
+    constants = track_scatter.embed_constants(profile.id_dim, profile.track_channels, profile.grid)
+    types = _types(track_scatter.embed_tracks_kernel, constants, profile.dtype, ids_ptr="*i64", table_ptr="*fp32")
+    grid = (f"ceil(tracks / {track_scatter.EMBED_TRACKS})", "4")
+    return Spec(
+        track_scatter.embed_tracks_kernel, types, constants, grid, warps=4, tile={"block": track_scatter.EMBED_TRACKS}
+    )
 
 
 def _scatter_tracks(arch: int, profile: Profile) -> Spec:
-    constants = tracks.scatter_constants(profile.track_channels, profile.grid, bias=profile.track_bias)
-    kernel = tracks.scatter_tracks_kernel
+    constants = track_scatter.scatter_constants(profile.track_channels, profile.grid, bias=profile.track_bias)
+    kernel = track_scatter.scatter_tracks_kernel
     types = _types(kernel, constants, profile.dtype, points_ptr="*fp32", visible_ptr="*u8", table_ptr="*fp32")
-    grid, sliced = (f"ceil(rows * columns / {tracks.CELLS})", "latent_frames"), ("points_ptr", "visible_ptr")
-    return Spec(kernel, types, constants, grid, 4, 2, fp_fusion=False, tile={"block": tracks.CELLS}, sliced=sliced)
+    grid, sliced = (f"ceil(rows * columns / {track_scatter.CELLS})", "latent_frames"), ("points_ptr", "visible_ptr")
+    return Spec(
+        kernel, types, constants, grid, 4, 2, fp_fusion=False, tile={"block": track_scatter.CELLS}, sliced=sliced
+    )
 
 
 def _frames_to_uint8(arch: int, profile: Profile) -> Spec:
@@ -191,7 +195,7 @@ KERNELS: dict[str, tuple[Callable[[int, Profile], Spec], tuple[int, ...]]] = {
     "gate_residual": (_gate_residual, ARCHITECTURES),
     "gelu": (_gelu, ARCHITECTURES),
     "gelu_fp8": (_rows(pointwise.gelu_fp8_kernel, "ffn_dim"), FP8_ARCHITECTURES),
-    "quantise_rows": (_rows(fp8.quantise_rows_kernel, "dim"), FP8_ARCHITECTURES),
+    "quantise_rows": (_rows(fp8_gemm.quantise_rows_kernel, "dim"), FP8_ARCHITECTURES),
     "embed_tracks": (_embed_tracks, ARCHITECTURES),
     "scatter_tracks": (_scatter_tracks, ARCHITECTURES),
     "frames_to_uint8": (_frames_to_uint8, ARCHITECTURES),

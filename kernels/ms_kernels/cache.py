@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import (
+from ms_kernels.argument_checks import (
     FLOATS,
     heads_of,
     need,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FLOATS, need, need_dtype, need_out, need_rank
+from ms_kernels.argument_checks import FLOATS, need, need_dtype, need_out, need_rank
 from ms_kernels.jit import launch, round_half_even
 from ms_kernels.layout import INT32_MAX
 

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ms_kernels.checks import FP8_MAX, need
+from ms_kernels.argument_checks import FP8_MAX, need
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Decided when the kernels are decorated, so once per process."""

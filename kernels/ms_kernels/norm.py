@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FP8, frame_tokens, need_frame_rows, need_out
+from ms_kernels.argument_checks import FP8, frame_tokens, need_frame_rows, need_out
 from ms_kernels.jit import block_of, launch, quantised, row_scale
 from ms_kernels.tiles import row_warps
 

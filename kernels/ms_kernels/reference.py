@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ms_kernels import checks
-from ms_kernels.checks import FP8, FP8_MAX
+from ms_kernels import argument_checks as checks
+from ms_kernels.argument_checks import FP8, FP8_MAX
 from ms_kernels.layout import FIRST_SLOT, N_VALID, PLACES, LayerCache, QKNorm, Rotation, TrackGrid
 
 SMALLEST_AMAX = 1e-12

@@ -1,1 +1,1 @@
-"""The folder that ms-export makes: its manifest, its stages, its digests. May import: config, errors, files."""
+"""The folder that ms-export makes: its manifest, its stages, its digests. May import: model, config, files."""

@@ -1,4 +1,4 @@
-"""Every public checkpoint format to one `Student`, and back to a file. May import: model, config, errors, files."""
+"""Every public checkpoint format to one `Student`, and back to a file. May import: model, config, files."""
 
 from ms_infer.checkpoint.student import Student, load_student, random_student, save_student
 

@@ -1,1 +1,1 @@
-"""`ms-stream`, and what all command lines share. May import: everything but bench and serve."""
+"""`ms-stream`, and what all command lines share. May import: stream and what is below it."""

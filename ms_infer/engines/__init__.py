@@ -1,1 +1,1 @@
-"""Who computes the stages of a chunk: PyTorch, OpenVINO or TensorRT. May import: checkpoint, bundle, model, tracks."""
+"""Who computes the stages of a chunk: PyTorch, OpenVINO or TensorRT. May import: what is below it, not stream."""

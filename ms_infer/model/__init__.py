@@ -1,1 +1,1 @@
-"""The student in plain PyTorch. May import: numerics, config, text."""
+"""The student in plain PyTorch. May import: numerics, text, config."""

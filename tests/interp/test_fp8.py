@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ms_kernels import fp8_linear, quantise_rows, reference
-from ms_kernels.fp8 import check_fp8_linear
+from ms_kernels.fp8_gemm import check_fp8_linear
 
 from tests.interp.fp8 import FP8, assert_same_codes
 from tests.interp.guard import DTYPES, random

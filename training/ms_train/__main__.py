@@ -10,24 +10,24 @@ from typing import Any
 import tyro
 
 from ms_infer.errors import MotionStreamError
-from ms_train import commands
-from ms_train.evaluate import run as evaluate
+from ms_train import recipe
+from ms_train.evaluate.evaluation import evaluate
 
 
 def main() -> int:
     """Parse, call one command, report errors in words. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     table: dict[str, Any] = {
-        "render": commands.render_clips,
-        "autoencoder": commands.autoencoder,
-        "teacher": commands.teacher,
-        "adapt": commands.adapt,
-        "distill": commands.distill,
-        "stream-frames": commands.stream_frames,
-        "refine": commands.refine,
-        "export": commands.export_student,
-        "recipe": commands.recipe,
-        "evaluate": evaluate.evaluate,
+        "render": recipe.render_clips,
+        "autoencoder": recipe.autoencoder,
+        "teacher": recipe.teacher,
+        "adapt": recipe.adapt,
+        "distill": recipe.distill,
+        "stream-frames": recipe.stream_frames,
+        "refine": recipe.refine,
+        "export": recipe.export_student,
+        "recipe": recipe.recipe,
+        "evaluate": evaluate,
     }
     try:
         tyro.extras.subcommand_cli_from_dict(table, prog="python -m ms_train", description=__doc__)

@@ -95,7 +95,7 @@ def build_plan(
         counts = networks.check(library, network, spec, plugins=plugins)
         if options.dtype == "fp8" and spec.name == "denoise":
             if scales is None:
-                raise ConfigError("fp8 needs scales from a calibration: see ms_export.tensorrt_fp8.calibrate")
+                raise ConfigError("fp8 needs scales from a calibration: see ms_export.tensorrt.fp8.calibrate")
             from ms_export.tensorrt.fp8 import quantise
 
             kept += quantise(library, network, graph, scales)

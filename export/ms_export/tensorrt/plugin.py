@@ -50,7 +50,7 @@ def write_launch(cache: Any, update: Any, frames: int, arch: int, dtype: str) ->
     """cache `[1, heads, cache_tokens, head_dim]`, update `[1, heads, tokens, head_dim]` of `frames` latent frames."""
     aot, specs = _kernels()
     from ms_kernels.jit import block_of
-    from ms_kernels.plugin import ROWS, write_frames_kernel
+    from ms_kernels.write_frames import ROWS, write_frames_kernel
 
     heads, tokens, dim = update[1], update[2], update[3]
     pointers = {"cache_in_ptr": f"*{dtype}", "update_ptr": f"*{dtype}", "index_ptr": "*i64"}

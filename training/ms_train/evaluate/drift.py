@@ -22,9 +22,9 @@ from ms_train.data.render import render
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.data.scene_tracks import draw_tracks
 from ms_train.evaluate.measure import without_sink
-from ms_train.evaluate.metrics import FlowTracker, offset_errors
-from ms_train.pictures import save_sheet, to_bytes
+from ms_train.evaluate.point_errors import FlowTracker, offset_errors
 from ms_train.quality import sharpness
+from ms_train.sheets import save_sheet, to_bytes
 
 SEGMENT = 100
 EVERY = 20  # RGB frames between two looked-at frames

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ms_infer.config import StreamConfig
 from ms_train.data.clips import Clips, Rendered
-from ms_train.evaluate.metrics import Floats, summary, track_errors
+from ms_train.evaluate.point_errors import Floats, summary, track_errors
 from ms_train.evaluate.trackers import Tracker
-from ms_train.pictures import to_bytes
 from ms_train.quality import psnr, sharpness, ssim
+from ms_train.sheets import to_bytes
 from ms_train.stages.rollout import generator_noise, rollout
 from ms_train.students import Network, silence, track_inputs
 

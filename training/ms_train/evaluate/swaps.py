@@ -21,9 +21,9 @@ from ms_train.evaluate.measure import (
     stream_clips,
     wanted,
 )
-from ms_train.evaluate.metrics import Floats, track_errors
+from ms_train.evaluate.point_errors import Floats, track_errors
 from ms_train.evaluate.trackers import Tracker
-from ms_train.pictures import save_sheet
+from ms_train.sheets import save_sheet
 from ms_train.stages.refine import Decoder
 from ms_train.students import Network
 

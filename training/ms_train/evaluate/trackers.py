@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ms_train.evaluate.metrics import Floats, FlowTracker, Pictures, sample_flow
+from ms_train.evaluate.point_errors import Floats, FlowTracker, Pictures, sample_flow
 from ms_train.evaluate.raft import load_raft
 
 WEIGHTS = "weights/raft-small.pth"

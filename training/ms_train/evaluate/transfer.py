@@ -18,7 +18,7 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.scene_tracks import BACKGROUND, SceneTracks
 from ms_train.evaluate.measure import Table, held_still, measure_rows, stream_clips
 from ms_train.evaluate.trackers import Tracker
-from ms_train.pictures import save_sheet
+from ms_train.sheets import save_sheet
 from ms_train.stages.refine import Decoder
 from ms_train.students import Network
 

@@ -21,7 +21,7 @@ from ms_train.data.render import render
 from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
-from ms_train.pictures import save_sheet
+from ms_train.sheets import save_sheet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from ms_train.codec import decode_clip
 from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
-from ms_train.pictures import save_sheet
 from ms_train.quality import ssim_map
+from ms_train.sheets import save_sheet
 from ms_train.stages.autoencoder import edge_loss
 from ms_train.stages.rollout import generator_noise, rollout
 from ms_train.students import Network, track_inputs

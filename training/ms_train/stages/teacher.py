@@ -21,7 +21,7 @@ from ms_train.data.clips import Clips, ClipSource
 from ms_train.data.paths import chance
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
-from ms_train.pictures import save_sheet
+from ms_train.sheets import save_sheet
 from ms_train.stages.flow_matching import MOTION_WEIGHT, TEXT_WEIGHT, flow_loss, joint_guidance, noised, shifted
 from ms_train.students import Network, image_slots, pick_chunks, silence, track_inputs, warm_start_
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ms_kernels.checks import (
+from ms_kernels.argument_checks import (
     FLOATS,
     heads_of,
     need,

@@ -27,7 +27,7 @@ from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.trackers import best_tracker
 from ms_train.evaluate.transfer import measure_transfer
 from ms_train.loop import write_json
-from ms_train.pictures import save_sheet
+from ms_train.sheets import save_sheet
 from ms_train.stages.refine import Decoder
 from ms_train.stages.teacher import sample_teacher
 from ms_train.students import Network, networks, read_average

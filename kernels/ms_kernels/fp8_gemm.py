@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FP8, need, need_contiguous, need_dtype, need_same, need_shape
+from ms_kernels.argument_checks import FP8, need, need_contiguous, need_dtype, need_same, need_shape
 from ms_kernels.jit import quantised, row_scale
 from ms_kernels.pointwise import row_launch
 

@@ -9,7 +9,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ms_kernels.checks import FLOATS, need, need_contiguous, need_dtype, need_out, need_rank, need_same, need_shape
+from ms_kernels.argument_checks import (
+    FLOATS,
+    need,
+    need_contiguous,
+    need_dtype,
+    need_out,
+    need_rank,
+    need_same,
+    need_shape,
+)
 from ms_kernels.jit import block_of, dot, launch, round_half_even
 from ms_kernels.layout import PLACES, TrackGrid
 
