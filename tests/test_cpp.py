@@ -224,26 +224,44 @@ def assert_same_tracks(made: tuple[NDArray[Any], ...], expected: Tracks) -> None
 
 def test_a_player_plays_the_same(probe: ctypes.CDLL) -> None:
     """Ten controls one after the other: points, visibility, ids and anchors are bit-equal."""
-    rng = np.random.default_rng(3)
-    expected = TrackPlayer(32, 48, 16.0, 20)
-    player = c_void_p(probe.ms_probe_player(c_int(32), c_int(48), c_double(16.0), c_int(20)))
-    frame = 0
+    rng, controls = np.random.default_rng(3), []
     for _ in range(10):
         count, length = int(rng.integers(0, 20)), int(rng.integers(1, 30))
         points = rng.uniform(-0.2, 1.2, (count, length, 2)).astype(np.float32)
-        visible = rng.random((count, length)) < 0.8
-        ids = rng.choice(40, count, replace=False)
-        control = Tracks(points, visible, ids, fps=float(rng.choice([8, 16, 24, 30])))
+        visible, ids = rng.random((count, length)) < 0.8, rng.choice(40, count, replace=False)
+        controls.append(Tracks(points, visible, ids, fps=float(rng.choice([8, 16, 24, 30]))))
+    assert_played_the_same(probe, controls)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.004, 0.02])
+def test_a_player_anchors_points_the_same_while_the_camera_moves(probe: ctypes.CDLL, noise: float) -> None:
+    """Fits that hold for 12 neighbours, for 6 and for none."""
+    rng, controls = np.random.default_rng(5), []
+    for number in range(12):
+        grid = Tracks.grid(8, 8).camera(zoom=1.1, roll=8.0, aspect=1.5, seconds=0.75)
+        points = grid.points + rng.normal(0, noise, (64, 1, 2)) * np.linspace(0, 1, grid.rgb_frames)[None, :, None]
+        visible = rng.random((64, grid.rgb_frames)) < 0.9
+        ids = np.where(rng.random(64) < 0.3, np.arange(64), 100 * number + 100 + np.arange(64))
+        controls.append(Tracks(points, visible, ids))
+    assert_played_the_same(probe, controls)
+
+
+def assert_played_the_same(probe: ctypes.CDLL, controls: list[Tracks]) -> None:
+    most = max(control.count for control in controls)
+    expected = TrackPlayer(32, 48, 16.0, most)
+    player = c_void_p(probe.ms_probe_player(c_int(32), c_int(48), c_double(16.0), c_int(most)))
+    frame = 0
+    for control in controls:
         expected.set(control, frame)
-        sizes = (c_int(n) for n in (count, length, 0, 0))
+        sizes = (c_int(n) for n in (control.count, control.rgb_frames, 0, 0))
         arrays = [np.ascontiguousarray(a) for a in (control.points, control.visible, control.ids)]
         pointers = [pointer(array) for array in arrays]
         probe.ms_probe_player_set(player, *pointers, *sizes, c_double(control.fps), c_int64(frame))
-        for _ in range(int(rng.integers(1, 4))):
-            made = np.zeros((20, 12, 2), np.float32), np.zeros((20, 12), np.bool_), np.zeros(20, np.int64)
-            anchors = np.zeros((20, 2), np.float32)
+        for _ in range(2):
+            made = np.zeros((most, 12, 2), np.float32), np.zeros((most, 12), np.bool_), np.zeros(most, np.int64)
+            anchors = np.zeros((most, 2), np.float32)
             targets = [pointer(array) for array in (*made, anchors)]
-            probe.ms_probe_player_fill(player, c_int64(frame), c_int(12), c_int(20), *targets)
+            probe.ms_probe_player_fill(player, c_int64(frame), c_int(12), c_int(most), *targets)
             chunk = expected.chunk(frame, 12)
             for array, wanted in zip(
                 (*made, anchors), (chunk.points, chunk.visible, chunk.ids, chunk.anchors), strict=True

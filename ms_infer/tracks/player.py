@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from ms_infer.config import StreamConfig
 from ms_infer.errors import ConfigError, TrackShapeError
+from ms_infer.tracks.anchors import anchors_of
 from ms_infer.tracks.arrays import BoolArray, FloatArray, IntArray
 from ms_infer.tracks.tracks import Tracks
+
+FIT_ERROR = 256.0  # an anchor's fit may err by (height + width) / 256 pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +43,17 @@ class TrackPlayer:
     2. Pixels: x = float32(float64(x) * width / own_width), y alike (own size 1 x 1 for 0..1 coordinates). A point
        is invisible unless 0 <= x < width and 0 <= y < height.
     3. A control set at RGB frame f plays position min(g - f, T' - 1) at RGB frame g >= f: the end is held.
-    4. Anchors at f = 0: p[0]. At f > 0 an id of the old control keeps its anchor. A new id at p = p[0] gets
-       p - (q - a): q and a are position and anchor of the old control's visible track nearest to p at RGB frame
-       max(f - 1, start of the old control), and p itself when none is visible. Nearest: least
-       float64(dx) * float64(dx) + float64(dy) * float64(dy) of float32 dx = q.x - p.x and dy, the first such row.
+    4. Anchors at f = 0: p[0]. At f > 0 an id of the old control keeps its anchor. A new id at p = p[0] gets p - m,
+       where m is how far the picture there has moved since RGB frame 0, by the old control's visible tracks at RGB
+       frame max(f - 1, start of the old control): q their positions, a their anchors, none: m = 0.
+       Their distances to p are sqrt(d), d = float64(dx) * float64(dx) + float64(dy) * float64(dy) of float32
+       dx = q.x - p.x and dy; nearest are those of least d, at equal d the first rows. For k = 12, then for k = 6, an
+       affine map of (dx, dy) is fitted to float32 q - a over the k nearest (all, where there are fewer than 12; not
+       below 6) by least squares with weights w = 1 / (sqrt(d) + 2)^2; m is its value at p, provided that it
+       - is not on one line: 4 det(C) > 0.04 trace(C)^2, C the w-weighted scatter of (dx, dy) about their mean c,
+       - does not reach far: |c|^2 sum(w) <= 16 trace(C),
+       - holds: the sum of w times squared errors is at most t^2 sum(w), t = (height + width) / 256 pixels.
+       Where neither does, m is q - a of the nearest track. Sums are float64 and run from the nearest track on.
     """
 
     def __init__(self, height: int, width: int, fps: float, max_tracks: int) -> None:
@@ -135,13 +145,10 @@ class TrackPlayer:
             return places
         old, at = self._control, min(max(at_frame - 1 - self._start, 0), self._control.rgb_frames - 1)
         kept = {one: row for row, one in enumerate(old.ids.tolist())}
+        rows = np.array([kept.get(one, -1) for one in control.ids.tolist()], np.int64)
+        places[rows >= 0] = self._anchors[rows[rows >= 0]]
         seen = np.flatnonzero(old.visible[:, at])
-        x, y = (np.ascontiguousarray(old.points[seen, at, axis]) for axis in (0, 1))
-        moved = old.points[seen, at] - self._anchors[seen]
-        for row, one in enumerate(control.ids.tolist()):
-            if one in kept:
-                places[row] = self._anchors[kept[one]]
-            elif len(seen):
-                dx, dy = (x - places[row, 0]).astype(np.float64), (y - places[row, 1]).astype(np.float64)
-                places[row] -= moved[int((dx * dx + dy * dy).argmin())]
+        now = old.points[seen, at]
+        tolerance = (self.height + self.width) / FIT_ERROR
+        places[rows < 0] = anchors_of(places[rows < 0], now, now - self._anchors[seen], tolerance)
         return places
