@@ -73,13 +73,15 @@ def test_hand_written_json_needs_only_points(tmp_path: Path) -> None:
 
 
 def test_a_trackers_npz_with_time_first_is_read(tmp_path: Path) -> None:
-    points = np.arange(2 * 3 * 2).reshape(2, 3, 2).astype(np.float16)
-    visible = np.array([[1, 1, 1], [1, 0, 1]], bool)
+    begin = np.array([[10.0, 20], [80, 25], [140, 90]])
+    points = (begin + np.arange(4)[:, None, None]).astype(np.float16)  # [4 RGB frames, 3 tracks, 2]
+    visible = np.ones((4, 3), bool)
+    visible[1, 1] = False
     np.savez(tmp_path / "t.npz", tracks=points, visible=visible, size=np.array(SIZE), fps=np.array(24))
     tracks = Tracks.load(tmp_path / "t.npz")
-    assert (tracks.count, tracks.rgb_frames, tracks.size, tracks.fps) == (3, 2, SIZE, 24)
-    assert tracks.points[1, 1].tolist() == points[1, 1].tolist()
-    assert tracks.visible[1].tolist() == [True, False]
+    assert (tracks.count, tracks.rgb_frames, tracks.size, tracks.fps) == (3, 4, SIZE, 24)
+    assert tracks.points[1, 2].tolist() == points[2, 1].tolist()
+    assert tracks.visible[1].tolist() == [True, False, True, True]
 
 
 # ---- ATI

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ms_infer.cli.run import run_command, set_logging
+from ms_infer.cli.run import parse_size, run_command, set_logging
 from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ class StreamOptions:
     image: str | None = None
     """First frame: any picture; it is cropped and scaled. The demo brings one of its own."""
     tracks: str | None = None
-    """Points to follow: .npz or .json of ours, ATI .pth, Wan-Move .npy."""
+    """Points to follow: .npz or .json of ours, of a tracker or of SplineEditor, ATI .pth, Wan-Move .npy."""
+    size: str | None = None
+    """HEIGHTxWIDTH of the picture that --tracks belong to, where the file does not say; by default that of --image."""
+    fps: float | None = None
+    """RGB frames per second of --tracks, where the file does not say them; by default what is usual for its kind."""
     drag: tuple[str, ...] = ()
     """x0,y0:x1,y1 in 0..1, more than once if you like: pull what is at x0,y0 to x1,y1."""
     radius: float = 0.15
@@ -97,7 +101,9 @@ def make_tracks(options: StreamOptions, config: StreamConfig, example: Example |
     from ms_infer.tracks import Tracks
 
     if options.tracks:
-        return load_tracks(options.tracks, options.image, config)
+        return load_tracks(options.tracks, options.image, config, size=options.size, fps=options.fps)
+    if options.size or options.fps:
+        raise ConfigError("--size and --fps say what a file of --tracks does not: give --tracks FILE too")
     tracks = Tracks.grid(options.grid, options.grid)
     if example is not None and not (options.drag or options.camera):
         return example.moved(tracks, options.motion_seconds)
@@ -110,13 +116,17 @@ def make_tracks(options: StreamOptions, config: StreamConfig, example: Example |
     return tracks
 
 
-def load_tracks(path: str, image: str | None, config: StreamConfig) -> Tracks:
-    """Tracks of a file, cropped as the picture is. ATI files do not say their size: it is the picture's."""
+def load_tracks(
+    path: str, image: str | None, config: StreamConfig, *, size: str | None = None, fps: float | None = None
+) -> Tracks:
+    """Tracks of a file, cropped as the picture is that they belong to: `size` as HEIGHTxWIDTH, or the first frame."""
     from ms_infer.media import image_size
     from ms_infer.tracks import Tracks
 
-    size = image_size(image) if image is not None and path.endswith(".pth") else None
-    tracks = Tracks.load(path, size=size)
+    picture = parse_size(size) if size else image_size(image) if image is not None else None
+    tracks = Tracks.load(path, size=picture, fps=fps)
+    if tracks.size is None and picture is not None:
+        tracks = tracks.to_pixels(*picture)
     return tracks if tracks.size is None else tracks.crop_to(config.height, config.width)
 
 
