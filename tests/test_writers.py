@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ms_infer.errors import ConfigError, MotionStreamError
 from ms_infer.media import VideoWriter, open_writer, read_video, writers
@@ -158,6 +158,22 @@ def test_a_closed_writer_says_so(tmp_path: Path) -> None:
 def interrupted(writer: VideoWriter) -> None:
     writer.write(smooth_video(21))
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fps", [16, 24, 50, 60, 100, 144])
+def test_no_delay_of_a_gif_is_one_that_players_slow_down(tmp_path: Path, fps: int) -> None:
+    frames = np.tile(np.arange(48, dtype=np.uint8)[:, None, None, None] * 5, (1, HEIGHT, WIDTH, 3))
+    with open_writer(tmp_path / "v.gif", height=HEIGHT, width=WIDTH, fps=fps) as writer:
+        writer.write(frames)
+    assert writer.frames_written == 48
+    begin = 0
+    with Image.open(tmp_path / "v.gif") as image:
+        for picture in ImageSequence.Iterator(image):
+            assert picture.info["duration"] >= 20
+            shows = round(float(np.asarray(picture.convert("L")).mean()) / 5)
+            assert abs(begin / 1000 - shows / fps) <= 0.0051  # rounded to 1/100 s
+            begin += picture.info["duration"]
+    assert abs(begin / 1000 - 48 / fps) < 0.0251
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.gif"])

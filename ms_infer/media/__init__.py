@@ -2,7 +2,16 @@
 
 from ms_infer.media.overlay import draw_tracks
 from ms_infer.media.pictures import MAX_PIXELS, image_size, load_image
-from ms_infer.media.video import read_video
+from ms_infer.media.video import open_video, read_video
 from ms_infer.media.writers import VideoWriter, open_writer
 
-__all__ = ["MAX_PIXELS", "VideoWriter", "draw_tracks", "image_size", "load_image", "open_writer", "read_video"]
+__all__ = [
+    "MAX_PIXELS",
+    "VideoWriter",
+    "draw_tracks",
+    "image_size",
+    "load_image",
+    "open_video",
+    "open_writer",
+    "read_video",
+]

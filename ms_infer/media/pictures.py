@@ -150,12 +150,14 @@ def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(values * scale), 0, 255), np.uint8)
 
 
-def fitted(image: Image, height: int, width: int) -> NDArray[np.uint8]:
+def fitted(image: Image, height: int, width: int, *, pixel_shape: float = 1.0) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3] of the largest centred part; `pixel_shape` is a pixel's width over its height."""
     from PIL import Image
 
-    if image.size != (width, height):
-        scale = min(image.width / width, image.height / height)
-        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
-        right, bottom = min(left + width * scale, image.width), min(top + height * scale, image.height)
+    if image.size != (width, height) or pixel_shape != 1:
+        scale = min(image.width * pixel_shape / width, image.height / height)
+        across, down = width * scale / pixel_shape, height * scale
+        left, top = (image.width - across) / 2, (image.height - down) / 2
+        right, bottom = min(left + across, image.width), min(top + down, image.height)
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=(max(left, 0), max(top, 0), right, bottom))
     return np.array(image, np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from ms_infer.errors import ConfigError, MissingExtraError, MotionStreamError
 
 CRF = 18  # visually near lossless
 PARTIAL = ".partial"
+SHORTEST_DELAY, LONGEST_DELAY = 2, 65535  # of a GIF's frames, in 1/100 s
 _BT709, _LIMITED_RANGE = 1, 1  # H.273 code points; players guess BT.601 for small untagged pictures
 
 _log = logging.getLogger(__name__)
@@ -217,18 +219,25 @@ class _File:
 
 
 class _Gif(VideoWriter):
-    """Each frame has its own palette of 256; the file is a playable animation after every frame."""
+    """Each frame has its own palette of 256; the file is a playable animation after every frame.
+
+    Times are in 1/100 s. Players take delays below 2 for 10, so frames that come sooner after the last are left out.
+    """
 
     def _begin(self) -> None:
         self._file = _File(self.partial)
-        self._good = 0
+        self._good = self._next = 0
 
     def _put(self, frame: NDArray[np.uint8]) -> None:
         from PIL import GifImagePlugin, Image
 
+        begin = round(100 * self.frames_written / self.fps)
+        if begin < self._next:
+            return
+        later = (round(100 * number / self.fps) for number in itertools.count(self.frames_written + 1))
+        self._next = next(time for time in later if time >= begin + SHORTEST_DELAY)
         picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
-        now, after = (round(100 * (self.frames_written + more) / self.fps) for more in (0, 1))
-        delay = 10 * max(after - now, 2)  # milliseconds; players take less than 20 for 100
+        delay = 10 * min(self._next - begin, LONGEST_DELAY)  # milliseconds
         data = GifImagePlugin.getdata(picture, duration=delay, disposal=1, include_color_table=True)
         if not self._good:
             data = [*GifImagePlugin.getheader(picture.copy(), info={"loop": 0, "duration": delay})[0], *data]
@@ -310,8 +319,8 @@ class _Mp4(VideoWriter):
 
     def _repack(self, packed: Path) -> None:
         with (
-            self._av.open(str(self.partial)) as source,
-            self._av.open(str(packed), "w", format="mp4", options={"movflags": "+faststart"}) as sink,
+            self._av.open(f"file:{self.partial}") as source,
+            self._av.open(f"file:{packed}", "w", format="mp4", options={"movflags": "+faststart"}) as sink,
         ):
             copy = sink.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(source.streams.video[0]):

@@ -43,34 +43,25 @@ def read_picture(data: bytes, height: int, width: int, limits: Limits) -> NDArra
 
 def read_motion(data: bytes, height: int, width: int, fps: float, limits: Limits) -> Tracks:
     """Tracks of a grid of points through the first seconds of an uploaded video."""
-    from ms_infer.media import read_video
-
     if not is_video(data):
         raise ConfigError("this is no MP4, MOV or WebM video; convert it to one of these first")
     with tempfile.TemporaryDirectory(prefix="ms-serve-") as folder:
         path = Path(folder) / "upload"
         path.write_bytes(data)
-        _check_video(path, limits)
-        frames, _ = read_video(path, height, width, max(2, round(limits.video_seconds * fps)), fps=fps)
-    return Tracks.from_video(frames, rows=12, cols=12, fps=fps)
+        most = max(2, round(limits.video_seconds * fps))
+        try:
+            _check_video(path, limits)
+            return Tracks.from_video(path, rows=12, cols=12, height=height, width=width, fps=fps, max_frames=most)
+        except ConfigError as error:  # the name of our temporary file says nothing to the one who sent it
+            raise ConfigError(str(error).replace(str(path), "this file")) from error
 
 
 def _check_video(path: Path, limits: Limits) -> None:
     """Refuse pictures whose decoding would take too much memory, before any is decoded."""
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError("reading video needs PyAV: pip install 'ms-infer[serve]'") from error
-    try:
-        with av.open(str(path)) as container:
-            streams = container.streams.video
-            if not streams:
-                raise ConfigError("this video has no picture in it")
-            pixels = streams[0].width * streams[0].height
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError("this file cannot be read as a video") from error
+    from ms_infer.media.video import opened
+
+    with opened(path) as (_, stream):
+        pixels = stream.width * stream.height
     if not 0 < pixels <= limits.pixels // 4:
         raise ConfigError(
             f"the video's pictures have {pixels / 2**20:.1f} Mpx; at most {limits.pixels / 2**22:g} Mpx are read: "

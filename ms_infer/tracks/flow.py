@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.media.video import read_video
+from ms_infer.media.video import open_video
 from ms_infer.tracks.arrays import TrackArrays, grid_points
 
 # Forward and backward flow agree when |f + b|^2 < RELATIVE (|f|^2 + |b|^2) + ABSOLUTE (Sundaram et al., ECCV 2010).
@@ -35,42 +36,45 @@ def track_video(
     `source` is a video file, read at height x width when given, or uint8 [T, H, W, 3]. `fps` is the rate to read a
     file at (default: its own), or the rate of an array (default 16). The flow is DIS (medium preset), chained from
     frame to frame; a point becomes invisible for good where forward and backward flow disagree (occlusion), or where
-    it leaves the picture, and then keeps its last place. Needs the extra [video]; ConfigError for unusable frames.
+    it leaves the picture, and then keeps its last place. A file is followed while it is read: two RGB frames are held
+    at a time. Needs the extra [video]; ConfigError for unusable frames.
     """
     try:
         import cv2
     except ImportError as error:
         raise MissingExtraError("following a video needs OpenCV: pip install 'ms-infer[video]'") from error
     frames, rate = _frames(source, height, width, fps, max_frames)
-    size = (int(frames.shape[1]), int(frames.shape[2]))
-    grid = grid_points(rows, cols, size)
+    first = next(frames)
+    size = (int(first.shape[0]), int(first.shape[1]))
+    if min(size) < MIN_SIDE:
+        raise ConfigError(
+            f"optical flow needs pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, got {size[0]}x{size[1]}"
+        )
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     engine.setVariationalRefinementIterations(REFINEMENTS)
-    points = np.empty((len(grid), len(frames), 2), np.float32)
-    visible = np.ones((len(grid), len(frames)), np.bool_)
-    points[:, 0] = grid[:, 0]
-    before = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
-    for index in range(1, len(frames)):
-        now = cv2.cvtColor(frames[index], cv2.COLOR_RGB2GRAY)
+    points = [grid_points(rows, cols, size)[:, 0].astype(np.float32)]
+    visible = [np.ones(len(points[0]), np.bool_)]
+    before = cv2.cvtColor(first, cv2.COLOR_RGB2GRAY)
+    for frame in frames:
+        now = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         flows = engine.calc(before, now, None), engine.calc(now, before, None)
-        points[:, index], visible[:, index] = _step(points[:, index - 1], visible[:, index - 1], *flows)
+        moved, followed = _step(points[-1], visible[-1], *flows)
+        points.append(moved)
+        visible.append(followed)
         before = now
-    return TrackArrays(points, visible, None, size, rate)
+    return TrackArrays(np.stack(points, 1), np.stack(visible, 1), None, size, rate)
 
 
 def _frames(
     source: str | Path | NDArray[np.uint8], height: int | None, width: int | None, fps: float | None, max_frames: int
-) -> tuple[NDArray[np.uint8], float]:
-    if isinstance(source, np.ndarray):
-        frames, rate = np.ascontiguousarray(source[:max_frames]), fps or 16.0
-    else:
-        frames, rate = read_video(source, height, width, max_frames, fps=fps)
+) -> tuple[Iterator[NDArray[np.uint8]], float]:
+    """RGB frames one after the other, at least one, and their rate."""
+    if not isinstance(source, np.ndarray):
+        return open_video(source, height, width, max_frames, fps=fps)
+    frames = source[:max_frames]
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) < 1:
         raise ConfigError(f"a video is uint8 [T >= 1, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-    if min(frames.shape[1:3]) < MIN_SIDE:
-        height, width = frames.shape[1:3]
-        raise ConfigError(f"optical flow needs pictures of at least {MIN_SIDE}x{MIN_SIDE} pixels, got {height}x{width}")
-    return frames, rate
+    return map(np.ascontiguousarray, frames), fps or 16.0
 
 
 def _step(
