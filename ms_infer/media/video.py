@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ms_infer.media.pictures import MAX_PIXELS, check_pixels, fitted
 from ms_infer.media.timing import USUAL, Pace, paced, steady_rate
 
 LONGEST_PIXEL = 16  # times as long as wide or wide as long: more is a damaged header, not a shape
+ROOM = 16  # RGB frames by which the array of a whole video grows at least
 REORDERED = 32  # packets that may come before one that is shown before them
 
 _log = logging.getLogger(__name__)
@@ -35,11 +36,20 @@ def read_video(
 ) -> tuple[NDArray[np.uint8], float]:
     """The first RGB frames of a video as uint8 [T <= max_frames, H, W, 3], and their rate; see `open_video`."""
     frames, rate = open_video(path, height, width, max_frames, fps=fps)
-    kept: list[Any] = list(frames)
-    video = np.empty((len(kept), *kept[0].shape), np.uint8)
-    for index in range(len(kept)):  # not np.stack: what is copied is let go
-        video[index], kept[index] = kept[index], None
-    return video, rate
+    return _gathered(frames), rate
+
+
+def _gathered(frames: Iterator[Picture]) -> Picture:
+    """All frames [T, H, W, 3] in one array that grows in place: a list of them would be there twice in the end."""
+    first = next(frames)
+    video, count = np.empty((ROOM, *first.shape), np.uint8), 0
+    for frame in chain((first,), frames):
+        if count == len(video):
+            video.resize((count + max(ROOM, count // 8), *first.shape), refcheck=False)
+        video[count] = frame
+        count += 1
+    video.resize((count, *first.shape), refcheck=False)
+    return video
 
 
 def open_video(
