@@ -6,6 +6,8 @@ import io
 import itertools
 import logging
 import struct
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
@@ -259,6 +261,22 @@ def test_motion_is_followed_while_the_video_is_read(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert tracks.rgb_frames == count
     assert peak < 0.4 * count * size[0] * size[1] * 3
+
+
+def test_reading_holds_no_frame_that_was_handed_out(tmp_path: Path) -> None:
+    path, size = tmp_path / "v.mp4", (360, 640)
+    with open_writer(path, height=size[0], width=size[1], fps=24) as writer:
+        for k in range(240):
+            writer.write(np.full((1, *size, 3), k, np.uint8))
+    code = (
+        "import resource, sys\nfrom ms_infer.media import open_video\n"
+        "peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss for _ in open_video(sys.argv[1])[0]]\n"
+        "print(len(peaks), (peaks[-1] - peaks[40]) * 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    count, growth = map(int, run.stdout.split())
+    assert count == 240
+    assert growth < 50 * size[0] * size[1] * 3 / 2  # of 200 decoded frames of 1.5 bytes a pixel
 
 
 def test_reading_ends_with_the_wanted_frames(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,12 +129,13 @@ def _asked_times(stream: Any, fps: float, count: int) -> Pace:
 def _pictures(path: str | Path, size: tuple[int, int] | None, pace: Pace) -> Iterator[Picture]:
     """`size` (height, width), or None: that of the first picture, to which all are brought."""
     damage: list[Exception] = []
-    before, picture = None, None
+    before, picture, display = None, None, None
     with opened(path) as (container, stream):
-        shape = _pixel_shape(stream)
         for frame in paced(_timed(container, stream, damage), pace):
+            if display is None:  # asked once: a frame that was asked for its side data is long held by it
+                display = _display(stream, frame)
             if frame is not before or picture is None:
-                before, picture = frame, _rgb(frame, size, shape, str(path))
+                before, picture = frame, _rgb(frame, size, display, str(path))
                 size = size or (picture.shape[0], picture.shape[1])
             yield picture
     if damage:
@@ -178,39 +179,45 @@ def _until_damage(packets: Iterator[Any], damage: list[Exception]) -> Iterator[A
         damage.append(error)
 
 
-def _pixel_shape(stream: Any) -> Fraction:
-    """Width of a pixel over its height."""
+class _Display(NamedTuple):
+    """How a file says its pictures are shown."""
+
+    shape: Fraction
+    """Width of a pixel over its height, after the turn."""
+    turned: bool
+    """Whether rows become columns; before the mirrors."""
+    mirrored: tuple[bool, bool]
+    """Whether (rows, columns) run the other way."""
+
+
+def _display(stream: Any, frame: Any) -> _Display:
+    from av.sidedata.sidedata import Type
+
     shape = Fraction(stream.sample_aspect_ratio or 1)
-    return shape if Fraction(1, LONGEST_PIXEL) <= shape <= LONGEST_PIXEL else Fraction(1)
+    if not Fraction(1, LONGEST_PIXEL) <= shape <= LONGEST_PIXEL:
+        shape = Fraction(1)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return _Display(shape, False, (False, False))
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), np.int32)[:5])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Display(1 / shape, True, (b < 0, c < 0))
+    return _Display(shape, False, (d < 0, a < 0))
 
 
-def _rgb(frame: Any, size: tuple[int, int] | None, shape: Fraction, name: str) -> Picture:
+def _rgb(frame: Any, size: tuple[int, int] | None, display: _Display, name: str) -> Picture:
     from PIL import Image
 
     check_pixels((frame.width, frame.height), name, MAX_PIXELS)
-    picture, turned = _upright(frame)
-    shape = 1 / shape if turned else shape
+    picture = np.asarray(frame.to_ndarray(format="rgb24"))
+    picture = picture.swapaxes(0, 1) if display.turned else picture
+    rows, columns = (-1 if mirrored else 1 for mirrored in display.mirrored)
+    picture, shape = np.ascontiguousarray(picture[::rows, ::columns]), display.shape
     if size is None:
         height, width = picture.shape[:2]
         size = (height, round(width * shape)) if shape >= 1 else (round(height / shape), width)
         check_pixels((size[1], size[0]), name, MAX_PIXELS)
-    picture = np.ascontiguousarray(picture)
     if shape == 1 and size == picture.shape[:2]:
         return picture
     return fitted(Image.fromarray(picture), *size, pixel_shape=float(shape))
-
-
-def _upright(frame: Any) -> tuple[Picture, bool]:
-    """The picture as the display matrix of the file turns and mirrors it; whether rows became columns."""
-    from av.sidedata.sidedata import Type
-
-    picture = np.asarray(frame.to_ndarray(format="rgb24"))
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
-        return picture, False
-    # x' = a x + c y, y' = b x + d y
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(data), np.int32)[:5])
-    turned = abs(b) + abs(c) > abs(a) + abs(d)
-    if turned:
-        picture, a, d = picture.swapaxes(0, 1), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], turned
