@@ -92,7 +92,7 @@ def server() -> Iterator[Running]:
 def healthy(server: Running) -> Iterator[Page]:
     """A session that must not be disturbed."""
     with Page(server) as page:
-        page.send("start", example="ball")
+        page.send("start", example="balloon")
         page.until(lambda: len(page.frames) > 10)
         done = threading.Event()
         reader = threading.Thread(target=lambda: [page.read() for _ in iter(done.is_set, True)], daemon=True)

@@ -384,7 +384,7 @@ def test_too_many_connections_are_refused() -> None:
 def test_fifty_clients_that_never_read_slow_nobody_down() -> None:
     limits = Limits(ping_seconds=2.0)
     with running(lambda: MovingPicture(size=128), fps=48.0, limits=limits) as made, Page(made) as page:
-        page.send("start", example="ball")
+        page.send("start", example="balloon")
         page.until(lambda: len(page.frames) > 10)
         deaf = [_deaf_watcher(made, page.hello["session"]) for _ in range(50)]
         time.sleep(1.0)
