@@ -29,7 +29,7 @@ from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, join_la
 from ms_infer.model.context import ContextCache
 from ms_infer.model.transformer import PLAIN, Transformer, full_attention
 from ms_infer.numerics import noise
-from tests.tiny import tiny_config, tiny_student, without_tracks
+from tests.tiny import layered_student, tiny_config, tiny_student, without_tracks
 
 CPU = torch.device("cpu")
 Frames = NDArray[np.uint8]
@@ -229,6 +229,7 @@ STUDENTS: dict[str, Callable[[], Student]] = {
     "given frame": without_tracks,
     "pinned image": lambda: without_tracks(image_input="pin"),
     "refined frames": lambda: tiny_student(refiner=RefinerConfig(widths=(8, 8, 8))),
+    "layered frames": layered_student,
     "short first chunk, absolute": lambda: tiny_student(context=SHORT),
 }
 PAPER = (("noise", 16), ("track", 16), ("image", 16))
@@ -259,7 +260,7 @@ def test_one_graph_serves_filling_and_steady_state(over: Open) -> None:
     assert names(static).count("denoise") == names(static).count("write_cache") == levels
 
 
-@pytest.mark.parametrize("kind", ["tracks and warp", "refined frames"])
+@pytest.mark.parametrize("kind", ["tracks and warp", "refined frames", "layered frames"])
 def test_nothing_that_a_graph_reads_ever_moves(over: Open, tmp_path: Path, kind: str) -> None:
     stream = start(over(FusedEngine, STUDENTS[kind]()))
     engine = stream._engine

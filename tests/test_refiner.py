@@ -15,8 +15,9 @@ from ms_infer import ConfigError, Stream, Tracks
 from ms_infer.checkpoint import Student, random_student
 from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RefinerConfig, StreamConfig, TrackHeadConfig, preset
 from ms_infer.engines.torch import TorchEngine
+from ms_infer.model.motions import STIFFNESS, _solve, quadratic, shared_motion
 from ms_infer.model.refiner import SOURCES, Refiner
-from ms_infer.model.warp import STIFFNESS, _basis, _solve, motion_layers, shared_motion
+from ms_infer.model.warp import motion_layers
 from tests.tiny import tiny_config, tiny_student, without_tracks
 
 NARROW = RefinerConfig(widths=(8, 8, 8))
@@ -119,9 +120,9 @@ def test_the_commonest_motion_is_found_though_things_move_otherwise(field: Field
     backdrop = torch.cat(field(*places.split(1, -1)), -1)
     moved = backdrop.clone()
     moved[:, :15], moved[:, 15:30] = torch.tensor([-14.0, 11.0]), torch.tensor([20.0, 3.0])
-    terms, shares = shared_motion(_basis(places), moved, torch.ones(1, 100, 1))
+    terms, shares = shared_motion(quadratic(places), moved, torch.ones(1, 100, 1))
     grid = torch.rand(1, 500, 2, generator=generator(seed)) * 2 - 1
-    off = (_basis(grid) @ terms - torch.cat(field(*grid.split(1, -1)), -1)).norm(dim=-1)
+    off = (quadratic(grid) @ terms - torch.cat(field(*grid.split(1, -1)), -1)).norm(dim=-1)
 
     assert off.max() < 0.3
     assert shares[:, :30].max() < 0.05
@@ -131,7 +132,7 @@ def test_the_commonest_motion_is_found_though_things_move_otherwise(field: Field
 @pytest.mark.parametrize("tracks", [1, 2, 3, 5, 20, 256])
 def test_the_solver_is_as_exact_as_float32_allows(tracks: int) -> None:
     for seed in range(10):
-        basis = _basis(torch.rand(1, tracks, 2, generator=generator(seed)) * 2 - 1)
+        basis = quadratic(torch.rand(1, tracks, 2, generator=generator(seed)) * 2 - 1)
         weighted = (basis * torch.rand(1, tracks, 1, generator=generator(seed + 100))).transpose(1, 2)
         matrix = weighted @ basis + torch.diag(torch.tensor(STIFFNESS))
         right = weighted @ (torch.rand(1, tracks, 2, generator=generator(seed)) * 40 - 20)
@@ -253,7 +254,7 @@ def test_a_refiner_needs_a_head_that_moves_the_first_frame() -> None:
         lambda: without_tracks(refiner=NARROW),
         lambda: tiny_student(refiner=NARROW, track_head=TrackHeadConfig(max_tracks=24, id_dim=8)),
     ):
-        with pytest.raises(ConfigError, match="content='warp'"):
+        with pytest.raises(ConfigError, match="track head with content"):
             make()
 
 

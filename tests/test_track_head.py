@@ -10,7 +10,8 @@ import torch
 from ms_infer.config import PRESETS, StreamConfig, TrackHeadConfig
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.model.taehv import TinyVae
-from ms_infer.model.track_head import TrackHead, warp_first_frame
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.warp import warp_first_frame
 from ms_infer.model.word_encoder import WordEncoder
 
 DEMO = PRESETS["demo"]

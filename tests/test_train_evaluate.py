@@ -164,7 +164,12 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
     warm_start_(network)
     export(network, TinyVae(stream.model.vae), None, tmp_path / "student.safetensors", Refiner(widths))
     config = EvaluateConfig(
-        json=tmp_path / "e.json", report=tmp_path / "e.md", sheets=tmp_path / "sheets", clips=1, drift_frames=0
+        json=tmp_path / "e.json",
+        report=tmp_path / "e.md",
+        sheets=tmp_path / "sheets",
+        clips=1,
+        region_clips=1,
+        drift_frames=0,
     )
     evaluate(tmp_path / "student.safetensors", assets, config)
     result = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)

@@ -8,7 +8,9 @@ from typing import Any
 from ms_infer.checkpoint import Student, random_student
 from ms_infer.config import (
     ContextConfig,
+    LayersConfig,
     ModelConfig,
+    RefinerConfig,
     ScheduleConfig,
     StreamConfig,
     TextConfig,
@@ -45,6 +47,19 @@ def tiny_config(*, context: ContextConfig | None = None, size: int = 32, **model
 
 def tiny_student(*, seed: int = 0, **overrides: Any) -> Student:
     return random_student(tiny_config(**overrides), seed)
+
+
+def layered_student(**overrides: Any) -> Student:
+    """Its first frame moves in layers, at half the autoencoder's resolution; 64 x 64 pixels."""
+    fields: dict[str, Any] = {
+        "size": 64,
+        "layers": 1,
+        "vae": VaeConfig(decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1, spatial_stride=16),
+        "track_head": TrackHeadConfig(content="layers", max_tracks=24, id_dim=8),
+        "layer_network": LayersConfig(widths=(8, 8, 8, 8, 8)),
+        "refiner": RefinerConfig(widths=(8, 8, 8)),
+    }
+    return tiny_student(**{**fields, **overrides})
 
 
 def without_tracks(**overrides: Any) -> Student:

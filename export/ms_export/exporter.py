@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -203,7 +203,11 @@ class Exporter:
         from ms_export.trace import module_parts, trace_stage
 
         parts = {False: module_parts(self.student, table.dtype)}
-        parts[True] = parts[False] if dtype == "fp32" else module_parts(self.student, torch.float32)
+        if dtype == "fp32":
+            parts[True] = parts[False]
+        else:  # the layer network is part of a precise stage, and rounds as it likes
+            precise = module_parts(self.student, torch.float32)
+            parts[True] = replace(precise, layer_network=parts[False].layer_network)
         weights = self.folder / f"onnx/{dtype}/{WEIGHTS}"
         for place, spec in enumerate(specs, 1):
             name = graph_path(dtype, spec.name)

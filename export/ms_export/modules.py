@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from ms_infer.bundle.stages import StageSpec, relative_sink
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig
+from ms_infer.model.layer_refiner import LayerRefiner
+from ms_infer.model.layers import LayerNetwork
+from ms_infer.model.moving import move_image, reference_names
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import SelfAttention, Transformer, merge_heads
 from ms_infer.model.vae import Vae
-from ms_infer.model.warp import motion_layers, warp_first_frame
 
 DOMAIN = "ms_infer"
 ATTENTION = "SinkWindowAttention"
@@ -118,20 +120,21 @@ class EncodeStage(Stage):
 class PointsStage(Stage):
     """Coordinates to maps in float32: scattered ids, the moved first frame, where it is valid."""
 
-    def __init__(self, spec: StageSpec, config: StreamConfig, track_head: TrackHead, opening: bool) -> None:
+    def __init__(
+        self, spec: StageSpec, config: StreamConfig, track_head: TrackHead, network: LayerNetwork | None, opening: bool
+    ) -> None:
         super().__init__(spec, config)
-        self.track_head, self.opening = track_head, opening
+        self.track_head, self.layer_network, self.opening = track_head, network, opening
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         points, visible = inputs["points"], inputs["visible"]
         head = self.track_head
         outputs = {"track_ids": head.pack_ids(points, visible, inputs["ids"], opening=self.opening)}
         if "image" in inputs:
-            outputs["moved"], valid = warp_first_frame(inputs["image"], points, visible, inputs["anchors"])
-            outputs["validity"] = head.pool_validity(valid, opening=self.opening)
-            if self.config.model.refiner is not None:
-                outputs["moved_valid"] = valid
-                outputs["layers"] = motion_layers(inputs["image"], points, visible, inputs["anchors"])
+            model, tracks = self.config.model, (points, visible, inputs["anchors"])
+            found = move_image(model, self.layer_network, inputs["image"], *tracks)
+            outputs["validity"] = head.pool_validity(found["moved_valid"], opening=self.opening)
+            outputs |= {name: found[name] for name in ("moved", *reference_names(model))}
         return outputs
 
 
@@ -159,7 +162,12 @@ class DecodeStage(Stage):
     """Latents to RGB frames as bytes, refined where the student has a refiner."""
 
     def __init__(
-        self, spec: StageSpec, config: StreamConfig, vae: Vae, refiner: Refiner | None, dtype: torch.dtype
+        self,
+        spec: StageSpec,
+        config: StreamConfig,
+        vae: Vae,
+        refiner: Refiner | LayerRefiner | None,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__(spec, config)
         self.vae, self.refiner, self.dtype = vae, refiner, dtype
@@ -170,7 +178,7 @@ class DecodeStage(Stage):
         old = _state(inputs, "decoder", self.vae.decoder_state, size, self.dtype)
         frames, state = self.vae.decode(inputs["latents"].to(self.dtype), old, opening=opening)
         if self.refiner is not None:
-            references = (inputs[name].to(self.dtype) for name in ("moved", "moved_valid", "layers"))
+            references = (inputs[name].to(self.dtype) for name in reference_names(self.config.model))
             frames = self.refiner(frames, *references)
         pixels = frames[0].permute(0, 2, 3, 1).float().mul(255).round().to(torch.uint8)
         return {"frames": pixels} | {f"decoder_{i}_out": tensor for i, tensor in enumerate(state)}
@@ -281,6 +289,6 @@ def _track_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage
     head = student.track_head
     assert head is not None, "plan_stages checked it"
     if spec.name.startswith("points"):
-        return PointsStage(spec, student.config, head, spec.name.endswith("_first"))
-    vae = student.vae if head.config.content == "warp" else None
+        return PointsStage(spec, student.config, head, student.layer_network, spec.name.endswith("_first"))
+    vae = student.vae if head.config.content != "none" else None
     return TracksStage(spec, student.config, head, vae, dtype)

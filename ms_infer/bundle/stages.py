@@ -121,7 +121,7 @@ class _Stages:
         self.frames = config.context.chunk_frames
         self.latent = (config.latent_height, config.latent_width)
         self.x = (1, self.frames, model.latent_channels, *self.latent)
-        self.warps = model.track_head is not None and model.track_head.content == "warp"
+        self.warps = model.track_head is not None and model.track_head.content != "none"
 
     def all(self) -> list[StageSpec]:
         model = self.config.model
@@ -194,7 +194,10 @@ class _Stages:
 
     def references(self, count: int) -> list[TensorSpec]:
         """What the refiner sees beside the decoded and the moved frames."""
-        return [self._picture("moved_valid", count, 1), self._picture("layers", count, MOTION_LAYERS * LAYER_CHANNELS)]
+        valid = [self._picture("moved_valid", count, 1)]
+        if self.config.model.layer_network is not None:
+            return valid
+        return [*valid, self._picture("layers", count, MOTION_LAYERS * LAYER_CHANNELS)]
 
     def tracks(self, opening: bool) -> StageSpec:
         """Maps to track latents."""

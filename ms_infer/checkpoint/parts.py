@@ -17,7 +17,7 @@ from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
 Part = TypeVar("Part", bound=nn.Module)
-PARTS = ("transformer", "track_head", "text_encoder", "vae", "refiner")
+PARTS = ("transformer", "track_head", "text_encoder", "vae", "layer_network", "refiner")
 
 _BIAS_SCALE = 0.02
 
@@ -28,6 +28,7 @@ def parts_of(config: StreamConfig) -> tuple[str, ...]:
     optional = {
         "track_head": model.track_head is not None,
         "text_encoder": model.text.kind == "words",
+        "layer_network": model.layer_network is not None,
         "refiner": model.refiner is not None,
     }
     return tuple(part for part in PARTS if optional.get(part, True))
@@ -115,11 +116,19 @@ def _vae(config: StreamConfig) -> nn.Module:
     return build_vae(config.model.vae)
 
 
+def _layer_network(config: StreamConfig) -> nn.Module:
+    from ms_infer.model.layers import LayerNetwork
+
+    assert config.model.layer_network is not None, "parts_of names no other parts"
+    return LayerNetwork(config.model.layer_network.widths)
+
+
 def _refiner(config: StreamConfig) -> nn.Module:
+    from ms_infer.model.layer_refiner import LayerRefiner
     from ms_infer.model.refiner import Refiner
 
     assert config.model.refiner is not None, "parts_of names no other parts"
-    return Refiner(config.model.refiner)
+    return Refiner(config.model.refiner) if config.model.layer_network is None else LayerRefiner(config.model.refiner)
 
 
 _BUILDERS = {
@@ -127,6 +136,7 @@ _BUILDERS = {
     "track_head": _track_head,
     "text_encoder": _text_encoder,
     "vae": _vae,
+    "layer_network": _layer_network,
     "refiner": _refiner,
 }
 

@@ -1,7 +1,7 @@
 """Opens a student from any checkpoint of its class, saves one in our own format, makes a random one.
 
 Our own format is one safetensors file: metadata `format` and `config` (JSON of `StreamConfig.to_dict()`), and the
-tensors of the parts under `transformer.`, `track_head.`, `text_encoder.`, `vae.` and `refiner.`.
+tensors of the parts under `transformer.`, `track_head.`, `text_encoder.`, `vae.`, `layer_network.` and `refiner.`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
 
 if TYPE_CHECKING:
+    from ms_infer.model.layer_refiner import LayerRefiner
+    from ms_infer.model.layers import LayerNetwork
     from ms_infer.model.refiner import Refiner
     from ms_infer.model.track_head import TrackHead
     from ms_infer.model.transformer import Transformer
@@ -56,7 +58,8 @@ class Student:
     track_head: TrackHead | None = None
     text_encoder: WordEncoder | None = None
     vae: Vae | None = None
-    refiner: Refiner | None = None
+    layer_network: LayerNetwork | None = None
+    refiner: Refiner | LayerRefiner | None = None
     source: str = "memory"
     """Format that was recognised."""
     missing: tuple[str, ...] = ()

@@ -37,8 +37,9 @@ class TrackHeadConfig:
     """Whether the 1x1x1 convolutions have a bias."""
     convs: int = 1
     """Number of 1x1x1 convolutions (2 in WanTrack)."""
-    content: Literal["none", "warp"] = "none"
-    """"warp" adds the first frame, moved along the tracks and encoded, beside the ids."""
+    content: Literal["none", "warp", "layers"] = "none"
+    """"warp" adds the first frame, moved along the nearest tracks and encoded, beside the ids; "layers" the same of
+    the layers that the model's layer network finds in it."""
 
     def __post_init__(self) -> None:
         require(self.id_dim > 0 and self.id_dim % 2 == 0, f"id_dim must be even, not {self.id_dim}")
@@ -89,6 +90,17 @@ LAYER_CHANNELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayersConfig:
+    """The network that finds the layers of the first frame: what moves with which tracks, and what lies behind."""
+
+    widths: tuple[int, ...] = (32, 64, 96, 128, 160)
+    """Channels at a half of the frame's size, a quarter, and so on."""
+
+    def __post_init__(self) -> None:
+        require(len(self.widths) == 5 and min(self.widths) > 0, f"widths must be 5 positive sizes, not {self.widths}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
     """Sharpens decoded frames with what the first frame, moved along the tracks, still shows."""
 
@@ -125,7 +137,9 @@ class ModelConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     track_head: TrackHeadConfig | None = None
     refiner: RefinerConfig | None = None
-    """Works on decoded frames; needs a track head with content="warp"."""
+    """Works on decoded frames; needs a track head with content."""
+    layer_network: LayersConfig | None = None
+    """Moves the first frame for a track head with content="layers"."""
 
     def __post_init__(self) -> None:
         require(
@@ -148,10 +162,14 @@ class ModelConfig:
                 self.slot_channels("track") == self.track_head.channels,
                 f"track slot has {self.slot_channels('track')} channels, track_head makes {self.track_head.channels}",
             )
-        warps = self.track_head is not None and self.track_head.content == "warp"
+        content = self.track_head.content if self.track_head is not None else "none"
         require(
-            self.refiner is None or (warps and self.image_input == "slot"),
-            "a refiner needs a track head with content='warp' and image_input='slot'",
+            self.refiner is None or (content != "none" and self.image_input == "slot"),
+            "a refiner needs a track head with content and image_input='slot'",
+        )
+        require(
+            (self.layer_network is not None) == (content == "layers"),
+            "a layer_network and a track head with content='layers' come together or not at all",
         )
 
     def slot_channels(self, slot: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ms_infer.config.context import ContextConfig
-from ms_infer.config.model import ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.config.model import LayersConfig, ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
 from ms_infer.config.stream import ScheduleConfig, StreamConfig
 from ms_infer.errors import ConfigError
 
@@ -59,6 +61,20 @@ MODELS: dict[str, ModelConfig] = {
             track_head=TrackHeadConfig(content="warp", max_tracks=256),
             refiner=RefinerConfig(),
         ),
+        ModelConfig(
+            name="demo-256",
+            dim=256,
+            ffn_dim=1024,
+            heads=4,
+            layers=7,
+            layout=(("noise", 16), ("track", 16), ("image", 16)),
+            image_at="every",
+            text=_DEMO_TEXT,
+            vae=replace(_DEMO_VAE, spatial_stride=16),
+            track_head=TrackHeadConfig(content="layers", max_tracks=256),
+            layer_network=LayersConfig(),
+            refiner=RefinerConfig(),
+        ),
     )
 }
 
@@ -76,6 +92,7 @@ PRESETS: dict[str, StreamConfig] = {
         schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0)),
     ),
     "demo": StreamConfig(model=MODELS["demo"], height=128, width=128),
+    "demo-256": StreamConfig(model=MODELS["demo-256"], height=256, width=256),
 }
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ms_infer.config.context import ContextConfig
-from ms_infer.config.model import PATCH, ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.config.model import (
+    PATCH,
+    LayersConfig,
+    ModelConfig,
+    RefinerConfig,
+    TextConfig,
+    TrackHeadConfig,
+    VaeConfig,
+)
 from ms_infer.errors import ConfigError, require
 
 
@@ -109,6 +117,8 @@ class StreamConfig:
         model["track_head"] = None if head is None else _build(TrackHeadConfig, head)
         refiner = model.get("refiner")
         model["refiner"] = None if refiner is None else _build(RefinerConfig, _tuples(refiner, "widths"))
+        layers = model.get("layer_network")
+        model["layer_network"] = None if layers is None else _build(LayersConfig, _tuples(layers, "widths"))
         rest = {k: v for k, v in values.items() if k not in ("model", "context", "schedule")}
         return _build(
             cls,

@@ -25,16 +25,16 @@ class Refiner(nn.Module):
         super().__init__()
         self.config = config
         half, quarter, eighth = config.widths
-        self.enter = _conv(4 * INPUTS, half)
-        self.down = _conv(half, quarter, stride=2)
+        self.enter = conv(4 * INPUTS, half)
+        self.down = conv(half, quarter, stride=2)
         self.middle = Residual(quarter)
-        self.deepen = _conv(quarter, eighth, stride=2)
+        self.deepen = conv(quarter, eighth, stride=2)
         self.deep = Residual(eighth)
         self.raise_quarter = nn.Conv2d(eighth, quarter, 1)
-        self.join = _conv(quarter, quarter)
+        self.join = conv(quarter, quarter)
         self.raise_half = nn.Conv2d(quarter, half, 1)
         self.last = Residual(half)
-        self.leave = _conv(half, 4 * OUTPUTS)
+        self.leave = conv(half, 4 * OUTPUTS)
         nn.init.zeros_(self.leave.weight)
         start = torch.zeros(OUTPUTS, 4)
         start[0] = 4.0  # logit of the decoded frame
@@ -74,8 +74,8 @@ class Refiner(nn.Module):
         half = F.relu(self.enter(F.pixel_unshuffle(seen, 2)))
         quarter = self.middle(F.relu(self.down(half)))
         eighth = self.deep(F.relu(self.deepen(quarter)))
-        quarter = F.relu(self.join(quarter + _twice(self.raise_quarter(eighth))))
-        half = self.last(half + _twice(self.raise_half(quarter)))
+        quarter = F.relu(self.join(quarter + twice(self.raise_quarter(eighth))))
+        half = self.last(half + twice(self.raise_half(quarter)))
         return F.pixel_shuffle(self.leave(half), 2)
 
 
@@ -84,16 +84,18 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.second = _conv(width, width), _conv(width, width)
+        self.first, self.second = conv(width, width), conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, width, H, W]` to the same shape."""
         return F.relu(x + self.second(F.relu(self.first(x))))
 
 
-def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+    """3x3, padded."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
-def _twice(x: Tensor) -> Tensor:
+def twice(x: Tensor) -> Tensor:
+    """Every pixel four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

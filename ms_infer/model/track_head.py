@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import StreamConfig, TrackHeadConfig
 from ms_infer.errors import ConfigError, TrackShapeError
-from ms_infer.model.warp import warp_first_frame
-
-__all__ = ["IdEmbedding", "TrackHead", "warp_first_frame"]
 
 LOW_IDS = 256  # an id is high * 256 + low, see IdEmbedding
 
@@ -64,7 +61,7 @@ class IdEmbedding(nn.Module):
 class TrackHead(nn.Module):
     """Scatter, pack four RGB frames into channels, then one or two 1x1x1 convolutions.
 
-    With `content="warp"` the input also holds the moved and encoded first frame and its validity.
+    With content the input also holds the moved and encoded first frame and its validity.
     """
 
     def __init__(self, config: StreamConfig) -> None:
@@ -73,8 +70,9 @@ class TrackHead(nn.Module):
             raise ConfigError(f"the model {config.model.name!r} has no track head")
         self.stream, self.config = config, config.model.track_head
         self.ids = IdEmbedding(self.config)
-        self.content_channels = config.model.latent_channels if self.config.content == "warp" else 0
-        inputs = STRIDE * self.config.id_dim + self.content_channels + (self.config.content == "warp")
+        moves = self.config.content != "none"
+        self.content_channels = config.model.latent_channels if moves else 0
+        inputs = STRIDE * self.config.id_dim + self.content_channels + moves
         channels = self.config.channels
         widths = [inputs, *[channels] * self.config.convs]
         self.convs = nn.ModuleList(nn.Conv3d(a, b, 1, bias=self.config.bias) for a, b in itertools.pairwise(widths))
@@ -96,7 +94,7 @@ class TrackHead(nn.Module):
         points: float32 `[B, N, T, 2]` pixels (x, y); visible: bool `[B, N, T]`; ids: int64 `[B, N]`.
         T is 4 F - 3 when `opening` (the first chunk), else 4 F. Heads with content also need
         content: `[B, F, C, h, w]`, the encoded moved first frame, and validity: `[B, T, 1, H, W]`, both made
-        by `warp_first_frame` and the autoencoder. TrackShapeError when T does not fit.
+        from the first frame and its tracks. TrackShapeError when T does not fit.
         """
         volume = self.pack_ids(points, visible, ids, opening=opening)
         if validity is not None:

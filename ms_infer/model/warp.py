@@ -7,16 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ms_infer.config import MOTION_LAYERS
+from ms_infer.model.gaps import fill_gaps
+from ms_infer.model.motions import LEFT_OVER, STIFFNESS, THING_TERMS, quadratic, shared_motion, squared_distances
 
 CELL = 4  # pixels between two places where the displacement is worked out
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
 NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
-SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # of `shared_motion`: residuals at which a track counts a quarter
-STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
-LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin another motion
-THING_TERMS = 3  # things move by an affine map, the backdrop by a quadratic one
 
 
 def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,10 +69,10 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
-    terms_at_pixels = _basis(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
+    terms_at_pixels = quadratic(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
     cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
-    basis, shifts, shares = _basis(places * (2 / limits) - 1), [], []
+    basis, shifts, shares = quadratic(places * (2 / limits) - 1), [], []
     for layer in range(MOTION_LAYERS):
         count = THING_TERMS if layer else len(STIFFNESS)
         terms, share = shared_motion(basis[..., :count], moved, left)
@@ -83,7 +81,7 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
         left = F.relu(left - share - LEFT_OVER)
         if layer == 0:  # where the backdrop still shows the things: their places in the first frame, moved along
             begun = places - moved
-            ghosts = _support(cells, begun + _basis(begun * (2 / limits) - 1) @ terms, left)
+            ghosts = _support(cells, begun + quadratic(begun * (2 / limits) - 1) @ terms, left)
     supports = [1 - ghosts, *_support(cells, places, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
     # All layers are sampled at once, with a fourth channel for the weight: TensorRT cannot fuse sampling with joining.
     source = pixels - torch.stack(shifts, dim=1).view(-1, height, width, 2)
@@ -102,48 +100,6 @@ def _support(cells: Tensor, tracks: Tensor, shares: Tensor) -> Tensor:
     return (near @ shares).clamp(max=1)
 
 
-def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Terms `[R, K, 2]` of the displacement that most tracks share, and each track's share `[R, N, 1]`.
-
-    basis: `[R, N, K]`, the first K of 1, x, y, x^2, x y, y^2 at the tracks; moved: `[R, N, 2]` pixels; weights:
-    `[R, N, 1]`, 0 for tracks that do not count; a share is at most the weight. Least squares, reweighted by
-    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width; the first rounds fit a
-    shift alone.
-    """
-    shares = weights
-    for width in SHIFT_ROUNDS:
-        fitted = (shares * moved).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + STIFFNESS[0])
-        shares = _shares(weights, fitted - moved, width)
-    ridge = torch.diag(torch.tensor(STIFFNESS[: basis.shape[-1]], device=basis.device, dtype=basis.dtype))
-    for width in FIT_ROUNDS:
-        weighted = (basis * shares).transpose(1, 2)
-        terms = _solve(weighted @ basis + ridge, weighted @ moved)
-        shares = _shares(weights, basis @ terms - moved, width)
-    return terms, shares
-
-
-def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
-    return weights / (1 + residual.square().sum(-1, keepdim=True) / width**2).square()
-
-
-def _basis(places: Tensor) -> Tensor:
-    """1, x, y, x^2, x y, y^2 of `[..., 2]`."""
-    x, y = places[..., :1], places[..., 1:]
-    return torch.cat([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
-
-
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
-    rows = torch.cat([matrix, right], dim=-1)
-    rows = rows / rows[:, :1, :1]  # pivots near 1 keep the steps below exact
-    size = matrix.shape[1]
-    unit = torch.eye(size, device=matrix.device, dtype=matrix.dtype)
-    for pivot in range(size):
-        scaled = rows[:, pivot : pivot + 1] / rows[:, pivot : pivot + 1, pivot : pivot + 1]
-        rows = rows - (rows[:, :, pivot : pivot + 1] - unit[:, pivot : pivot + 1]) * scaled
-    return rows[:, :, size:]
-
-
 def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
     """Displacement `[R, P, 2]` at `places` `[R, P, 2]`: nearly that of the nearest seen track.
 
@@ -155,35 +111,6 @@ def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor)
     weights = (squared.amin(-1, keepdim=True) / squared).square().square()
     summed = weights @ torch.cat([moved * shown, shown], dim=-1)
     return summed[..., :2] / summed[..., 2:].clamp(min=1e-6)
-
-
-def squared_distances(places: Tensor, tracks: Tensor, added: Tensor | float = 0.0) -> Tensor:
-    """`[R, P, N]` between places `[R, P, 2]` and tracks `[R, N, 2]`, plus `added` `[R, N, 1]`, as one product."""
-    length = tracks.square().sum(-1, keepdim=True) + added
-    keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
-    squares = places.square().sum(-1, keepdim=True)
-    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
-    return queries @ keys.transpose(1, 2)
-
-
-def fill_gaps(picture: Tensor, weight: Tensor, fallback: Tensor) -> Tensor:
-    """Replace pixels `[R, 3, H, W]` of small weight `[R, 1, H, W]` by their surroundings (push-pull pyramid).
-
-    The coarsest level falls back on the mean of `fallback`.
-    """
-    pictures, weights = [picture * weight], [weight]
-    while min(weights[-1].shape[-2:]) > 1 and not any(side % 2 for side in weights[-1].shape[-2:]):
-        pictures.append(F.avg_pool2d(pictures[-1], 2))
-        weights.append(F.avg_pool2d(weights[-1], 2))
-    mean = fallback.mean((2, 3), keepdim=True)
-    out = (pictures[-1] + 1e-4 * mean) / (weights[-1] + 1e-4)
-    for level in range(len(weights) - 2, -1, -1):
-        out = F.interpolate(out, size=weights[level].shape[-2:], mode="bilinear", align_corners=False)
-        # Below full resolution a small weight already counts: colour = weighted mean of what is there.
-        trust = weights[level] if level == 0 else (4 * weights[level]).clamp(max=1)
-        known = pictures[level] / weights[level].clamp(min=1e-4)
-        out = known * trust + out * (1 - trust)
-    return out
 
 
 def _cell_centres(height: int, width: int, like: Tensor) -> Tensor:

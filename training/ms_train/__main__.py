@@ -18,6 +18,8 @@ def main() -> int:
     """Parse, call one command, report errors in words. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     table: dict[str, Any] = {
+        "layers": recipe.layers,
+        "enlarge": recipe.enlarge,
         "render": recipe.render_clips,
         "autoencoder": recipe.autoencoder,
         "teacher": recipe.teacher,

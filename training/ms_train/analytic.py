@@ -3,7 +3,8 @@
 Pictures are not negative, so averages and sub-samplings pass every ReLU. Before the last convolution each latent
 pixel knows, of its 8x8x4 block: luma of 4x4 sub-blocks, luma of 2x2 sub-blocks in the later two frames, and red
 and blue of 2x2 sub-blocks. The last convolution keeps the principal components of these. Latents are then linear
-in the picture, hence smooth, and the decoder and every later stage can start at once.
+in the picture, hence smooth, and the decoder and every later stage can start at once. With the spatial stride 16 the
+picture is halved first.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def fit_encoder_(vae: TinyVae, frames: Tensor) -> Tensor:
     Returns the share of the weighted variance that the kept components explain, [components].
     Raises ConfigError for an encoder that is too thin or has another spatial stride.
     """
-    if vae.config.encoder_width < FEATURES or vae.patch != 1:
-        raise ConfigError(f"the analytic encoder needs encoder_width >= {FEATURES} and the spatial stride 8")
+    if vae.config.encoder_width < FEATURES:
+        raise ConfigError(f"the analytic encoder needs encoder_width >= {FEATURES}")
     for parameter in vae.encoder.parameters():
         parameter.zero_()
     _write_features_(vae.encoder)
@@ -102,7 +103,7 @@ def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: fl
 @torch.no_grad()
 def is_analytic(vae: TinyVae) -> bool:
     """Whether the encoder is one of `fit_encoder_`, so that `encode_directly` gives its latents."""
-    if vae.config.encoder_width < FEATURES or vae.patch != 1:
+    if vae.config.encoder_width < FEATURES:
         return False
     twin = copy.deepcopy(vae.encoder)
     for parameter in twin.parameters():
@@ -119,11 +120,16 @@ def is_analytic(vae: TinyVae) -> bool:
 
 
 @torch.no_grad()
-def encode_directly(vae: TinyVae, frames: Tensor) -> Tensor:
-    """Latents [B, F, C, h, w] of whole clips [B, 1 + 4 k, 3, H, W] of an analytic encoder, many times faster."""
+def encode_directly(vae: TinyVae, frames: Tensor, *, opening: bool = True) -> Tensor:
+    """Latents [B, F, C, h, w] of whole clips [B, 1 + 4 k, 3, H, W] of an analytic encoder, many times faster.
+
+    It has no memory: not `opening`, the frames [B, 4 k, 3, H, W] are any later part of a clip.
+    """
     last = vae.encoder[-1]
     assert isinstance(last, nn.Conv2d)
-    padded = torch.cat([frames[:, :1].expand(-1, 3, -1, -1, -1), frames], dim=1)
+    padded = torch.cat([frames[:, :1].expand(-1, 3, -1, -1, -1), frames], dim=1) if opening else frames
+    if vae.patch > 1:
+        padded = F.avg_pool2d(padded.flatten(0, 1), vae.patch).unflatten(0, padded.shape[:2])
     red, green, blue = padded.unbind(2)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     means = [part.unflatten(1, (-1, 4)).mean(2) for part in (luma, red, blue)]
@@ -141,9 +147,10 @@ def _write_features_(encoder: nn.Sequential) -> None:
     pools = [layer for layer in encoder if isinstance(layer, Pool)]
     width = convolutions[0].out_channels
     first = convolutions[0].weight  # channels: luma, red, blue
+    fold = first.shape[1] // 3  # the pixels of a patch, which are averaged
     for colour, share in enumerate(LUMA):
-        first[0, colour, 1, 1] = share
-    first[1, 0, 1, 1] = first[2, 2, 1, 1] = 1
+        first[0, colour * fold : (colour + 1) * fold, 1, 1] = share / fold
+    first[1, :fold, 1, 1] = first[2, 2 * fold :, 1, 1] = 1 / fold
     for channel in range(3):
         for frame in range(2):
             pools[0].conv.weight[channel, frame * width + channel] = 0.5
@@ -184,6 +191,8 @@ def _features(vae: TinyVae, layers: nn.Sequential, frames: Tensor) -> Tensor:
     padded = torch.cat([frames[:, :1].expand(-1, 3, -1, -1, -1), frames], dim=1)
     x = padded.transpose(0, 1).flatten(0, 1)
     state = iter(vae.encoder_state(batch, height, width))
+    if vae.patch > 1:
+        x = F.pixel_unshuffle(x, vae.patch)
     for layer in layers:
         if isinstance(layer, MemoryBlock):
             x, _ = layer(x, next(state))

@@ -14,19 +14,23 @@ from torch import Tensor
 from ms_infer.checkpoint import load_student
 from ms_infer.config import RefinerConfig, StreamConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_train import parallel
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.captions import vocabulary
 from ms_train.data.clips import ClipConfig, ClipMaker, ClipSource, write_shards
+from ms_train.data.scene import SceneConfig
+from ms_train.features import load_features
 from ms_train.loop import LoopConfig, run
 from ms_train.stages.adapt import Adapt, AdaptConfig
 from ms_train.stages.autoencoder import Autoencoder, AutoencoderConfig
 from ms_train.stages.distill import Distill, DistillConfig
+from ms_train.stages.layer_network import LayersConfig, LayerStage, load_layers, save_layers
 from ms_train.stages.refine import FrameSource, Refine, RefineConfig, write_frames
 from ms_train.stages.teacher import FlowConfig, FlowStage, Teacher
-from ms_train.students import Network, export, is_student, read_average, read_networks
+from ms_train.students import Network, enlarged, export, is_student, read_average, read_networks
 
 StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig)
 
@@ -43,6 +47,8 @@ class Common:
     """Checkpoint of the autoencoder stage."""
     clips: Path | None = None
     """Folder of rendered shards; None renders into a pool in memory while training (meant for a GPU)."""
+    layers: Path | None = None
+    """Layer network, for presets that have one: checkpoint of `layers`, what it saved, or a student file."""
     preset: str = "demo"
     device: str = "cpu"
     threads: int = 0
@@ -62,6 +68,7 @@ class Recipe:
     adapt: AdaptConfig
     distill: DistillConfig
     refine: RefineConfig = field(default_factory=RefineConfig)
+    layers: LayersConfig = field(default_factory=LayersConfig)
     frames: int = 60
     """Batches of 4 clips that the student streams for the refiner."""
     pool: int = 64
@@ -128,15 +135,45 @@ def autoencoder(
     parallel.finish()
 
 
-def render_clips(
-    assets: Path, out: Path, vae: Path, first: int = 0, last: int = 400, count: int = 8, seed: int = 1, threads: int = 1
+def layers(
+    assets: Path,
+    out: Path,
+    config: LayersConfig = DEFAULTS.layers,
+    init: Path | None = None,
+    save: Path | None = None,
+    threads: int = 1,
 ) -> None:
-    """Render batches first..last-1 of `count` clips into shards, for training on a CPU."""
+    """Train the layer network: which pixels belong to which motion, and the backdrop behind the things.
+
+    --init begins with the weights of a file that --save wrote; --save writes them when the run ends or stops.
+    """
     place = _start("cpu", threads)
-    loaded = load_assets(assets)
-    stream = demo_stream(loaded)
-    maker = ClipMaker(stream, loaded, load_vae(vae, stream, place), ClipConfig(), seed)
-    write_shards(maker, out, iter(range(first, last)), count)
+    features = load_features(assets) if config.texture_weight else None
+    stage = LayerStage(config, load_assets(assets, size=config.size), place, features)
+    if init is not None:
+        stage.start_from_average(dict(load_layers(init).state_dict()))
+    run(stage, out)
+    if save is not None:
+        save_layers(out, save)
+    parallel.finish()
+
+
+def render_clips(
+    common: Common, first: int = 0, last: int = 400, count: int = 8, seed: int = 1, chunks: int = ClipConfig.chunks
+) -> None:
+    """Render batches first..last-1 of `count` clips of `chunks` chunks into shards, for training on a CPU."""
+    place = _start(common.device, common.threads)
+    assets = load_assets(common.assets, size=preset(common.preset).height).to(place)
+    stream = demo_stream(assets, common.preset)
+    maker = _maker(stream, assets, load_vae(common.vae, stream, place), common.layers, seed, chunks)
+    write_shards(maker, common.out, iter(range(first, last)), count)
+
+
+def enlarge(assets: Path, student: Path, layers: Path, out: Path, preset: str = "demo-256") -> None:
+    """Begin a student for pictures of twice the size: the weights of `student`, and a layer network."""
+    stream = demo_stream(load_assets(assets), preset)
+    values, vae = read_average(student), enlarged(read_networks(student)[1])
+    export(Network(stream), vae, values, out, layer_network=load_layers(layers))
 
 
 def teacher(common: Common, config: FlowConfig = DEFAULTS.teacher, init: Path | None = None) -> None:
@@ -162,16 +199,23 @@ def distill(common: Common, student: Path, teacher: Path, config: DistillConfig 
 
 
 def stream_frames(
-    common: Common, student: Path, first: int = 0, last: int = 60, count: int = 4, each: int = 16, seed: int = 2
+    common: Common,
+    student: Path,
+    first: int = 0,
+    last: int = 60,
+    count: int = 4,
+    each: int = 16,
+    seed: int = 2,
+    chunks: int = ClipConfig.chunks,
 ) -> None:
     """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip."""
     place = _start(common.device, common.threads)
-    assets = load_assets(common.assets).to(place)
+    assets = load_assets(common.assets, size=preset(common.preset).height).to(place)
     stream = demo_stream(assets, common.preset)
     vae = load_vae(common.vae, stream, place)
     network = Network(stream).to(place).requires_grad_(False).eval()
     network.load_state_dict(read_average(student))
-    maker = ClipMaker(stream, assets, vae, ClipConfig(), seed)
+    maker = _maker(stream, assets, vae, common.layers, seed, chunks)
     write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
 
 
@@ -202,25 +246,34 @@ def _refiner_weights(path: Path) -> dict[str, Tensor]:
     return dict(refiner.state_dict())
 
 
-def load_refiner(path: Path, config: RefinerConfig) -> Refiner:
-    """The averaged refiner of a stage checkpoint or of a student file, frozen."""
-    refiner = Refiner(config)
+def load_refiner(path: Path, config: RefinerConfig, *, layered: bool = False) -> Refiner | LayerRefiner:
+    """The averaged refiner of a stage checkpoint or of a student file, frozen; `layered` for a layer network's."""
+    refiner = LayerRefiner(config) if layered else Refiner(config)
     refiner.load_state_dict(_refiner_weights(path))
     return refiner.eval().requires_grad_(False)
 
 
 def export_student(
-    assets: Path, stage: Path, vae: Path, out: Path, refiner: Path | None = None, preset: str = "demo"
+    assets: Path,
+    stage: Path,
+    vae: Path,
+    out: Path,
+    refiner: Path | None = None,
+    layers: Path | None = None,
+    preset: str = "demo",
 ) -> None:
-    """Write the averaged weights of a stage, with autoencoder and refiner, as a student file in bf16."""
+    """Write the averaged weights of a stage, with autoencoder, layer network and refiner, as a student file in bf16."""
     stream = demo_stream(load_assets(assets), preset)
+    if (layers is None) != (stream.model.layer_network is None):
+        raise ConfigError(f"the preset {preset!r} and --layers come together; give both or none")
     sharpener = None
     if refiner is not None:
         if stream.model.refiner is None:
             raise ConfigError(f"the preset {preset!r} has no refiner; leave --refiner out")
-        sharpener = load_refiner(refiner, stream.model.refiner)
+        sharpener = load_refiner(refiner, stream.model.refiner, layered=layers is not None)
     decoder = load_vae(vae, stream, torch.device("cpu"))
-    export(Network(stream), decoder, read_average(stage), out, sharpener)
+    network = None if layers is None else load_layers(layers)
+    export(Network(stream), decoder, read_average(stage), out, sharpener, network)
 
 
 def recipe(
@@ -270,11 +323,22 @@ def _start(device: str, threads: int) -> torch.device:
 
 
 def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConfig, TinyVae]:
-    assets = load_assets(common.assets).to(place)
+    assets = load_assets(common.assets, size=preset(common.preset).height).to(place)
     stream = demo_stream(assets, common.preset)
     vae = load_vae(common.vae, stream, place)
-    maker = None if common.clips else ClipMaker(stream, assets, vae, ClipConfig(), 1 + parallel.rank())
+    maker = None
+    if common.clips is None:
+        maker = _maker(stream, assets, vae, common.layers, 1 + parallel.rank())
     return ClipSource(common.clips, maker, pool=common.pool, batch=common.pool_clips), stream, vae
+
+
+def _maker(
+    stream: StreamConfig, assets: Assets, vae: TinyVae, layers: Path | None, seed: int, chunks: int = ClipConfig.chunks
+) -> ClipMaker:
+    """Makes clips of `chunks` chunks at the stream's size; `layers` for models with a layer network."""
+    config = ClipConfig(chunks=chunks, scene=SceneConfig().scaled(stream.height))
+    network = None if layers is None else load_layers(layers).to(assets.device)
+    return ClipMaker(stream, assets, vae, config, seed, network)
 
 
 def _run_flow(

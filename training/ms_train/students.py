@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ms_infer.checkpoint import Student, load_student, save_student
 from ms_infer.config import PATCH, StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.layer_refiner import LayerRefiner
+from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.track_head import TrackHead
@@ -161,17 +163,45 @@ def pick_chunks(clips: Clips, chunks: Tensor, chunk_frames: int) -> Clips:
 
 def silence(clips: Clips, silent: Tensor) -> Clips:
     """Take the tracks away at latent frames `silent` bool [B, F]: the first frame stands still there."""
-    frames = silent.shape[1]
-    later = clips.still[:, -1:].expand(-1, max(0, frames - clips.still.shape[1]), -1, -1, -1)
-    still = torch.cat([clips.still[:, :frames], later], dim=1)
     mask = silent[:, :, None, None, None]
-    rgb = torch.cat([silent[:, :1], silent[:, 1:].repeat_interleave(4, dim=1)], dim=1)
     return replace(
         clips,
-        content=torch.where(mask, still, clips.content),
+        content=torch.where(mask, _still(clips), clips.content),
         validity=torch.where(mask, torch.zeros_like(clips.validity), clips.validity),
-        visible=clips.visible & ~rgb[:, None],
+        visible=clips.visible & ~_rgb(silent)[:, None],
     )
+
+
+def at_rest(clips: Clips, start: Tensor, standing: Tensor, words: Tensor) -> Clips:
+    """Clips that come to rest: from latent frame `start` [B] on they show the first frame, all of it valid.
+
+    standing: bool [B], whether tracks stay at their places in the first frame, or none is seen; words: int
+    `[B, tokens]`, the prompt of the clips that rest at any time (`start` < F).
+    """
+    frames = clips.latents.shape[1]
+    rests = torch.arange(frames, device=start.device) >= start[:, None]
+    mask, rgb, still = rests[:, :, None, None, None], _rgb(rests)[:, None], _still(clips)
+    return replace(
+        clips,
+        latents=torch.where(mask, still, clips.latents),
+        content=torch.where(mask, still, clips.content),
+        validity=torch.where(mask, torch.ones_like(clips.validity), clips.validity),
+        points=torch.where(rgb[..., None], clips.points[:, :, :1], clips.points),
+        visible=torch.where(rgb, clips.visible[:, :, :1] & standing[:, None, None], clips.visible),
+        words=torch.where((start < frames)[:, None], words, clips.words),
+    )
+
+
+def _still(clips: Clips) -> Tensor:
+    """Latents `[B, F, C, h, w]` of the first frame held for the length of the clips."""
+    frames = clips.latents.shape[1]
+    later = clips.still[:, -1:].expand(-1, max(0, frames - clips.still.shape[1]), -1, -1, -1)
+    return torch.cat([clips.still[:, :frames], later], dim=1)
+
+
+def _rgb(mask: Tensor) -> Tensor:
+    """RGB frames `[B, 4 F - 3]` of latent frames `[B, F]`."""
+    return torch.cat([mask[:, :1], mask[:, 1:].repeat_interleave(4, dim=1)], dim=1)
 
 
 def track_inputs(head: TrackHead, clips: Clips, generator: torch.Generator) -> TrackInputs:
@@ -183,19 +213,42 @@ def track_inputs(head: TrackHead, clips: Clips, generator: torch.Generator) -> T
     return TrackInputs(volume, clips.content.float(), clips.validity.float())
 
 
+def enlarged(vae: TinyVae) -> TinyVae:
+    """The same autoencoder for pictures of twice the size: it sees their halves, and repeats every pixel it makes."""
+    twin = TinyVae(replace(vae.config, spatial_stride=2 * vae.config.spatial_stride))
+    values = dict(vae.state_dict())
+    enter, leave = "encoder.0.weight", f"decoder.{len(vae.decoder) - 1}"
+    values[enter] = values[enter].repeat_interleave(4, dim=1) / 4
+    for kind in ("weight", "bias"):
+        values[f"{leave}.{kind}"] = values[f"{leave}.{kind}"].repeat_interleave(4, dim=0)
+    twin.load_state_dict(values)
+    return twin.eval().requires_grad_(False)
+
+
 def export(
-    network: Network, vae: TinyVae, values: dict[str, Tensor] | None, path: Path, refiner: Refiner | None = None
+    network: Network,
+    vae: TinyVae,
+    values: dict[str, Tensor] | None,
+    path: Path,
+    refiner: Refiner | LayerRefiner | None = None,
+    layer_network: LayerNetwork | None = None,
 ) -> None:
     """Write a student file in bf16, with averaged weights `values` where given; without a refiner it names none."""
     network = copy.deepcopy(network)
     if values is not None:
         network.load_state_dict(values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_student(as_student(network, vae, refiner), path, dtype=torch.bfloat16)
+    save_student(as_student(network, vae, refiner, layer_network), path, dtype=torch.bfloat16)
 
 
-def as_student(network: Network, vae: TinyVae, refiner: Refiner | None = None) -> Student:
+def as_student(
+    network: Network,
+    vae: TinyVae,
+    refiner: Refiner | LayerRefiner | None = None,
+    layer_network: LayerNetwork | None = None,
+) -> Student:
     """The parts of a student, not copied; without a refiner its settings name none."""
     model = replace(network.stream.model, refiner=None if refiner is None else refiner.config)
     stream = replace(network.stream, model=model)
-    return Student(stream, network.transformer, network.track_head, network.text_encoder, vae, refiner)
+    parts = (network.transformer, network.track_head, network.text_encoder, vae, layer_network, refiner)
+    return Student(stream, *parts)

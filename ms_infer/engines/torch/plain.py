@@ -60,6 +60,7 @@ class TorchEngine(Engine):
         self.vae = changed(student.vae, self._move_)
         self.track_head = changed(student.track_head, self._move_) if student.track_head else None
         self.refiner = changed(student.refiner, self._move_) if student.refiner else None
+        self.layer_network = changed(student.layer_network, self._move_) if student.layer_network else None
         self._references: tuple[Tensor, ...] = ()
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
@@ -168,7 +169,7 @@ class TorchEngine(Engine):
         assert head is not None, "begin() checked it"
         points, visible, ids, anchors = self._track_inputs(plan)
         content = validity = None
-        if head.config.content == "warp":
+        if head.config.content != "none":
             content, validity = self._moved_image(points, visible, anchors)
         latents: Tensor = head(points, visible, ids, opening=plan.opening, content=content, validity=validity)
         return latents
@@ -182,20 +183,20 @@ class TorchEngine(Engine):
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
-        from ms_infer.model.warp import motion_layers, warp_first_frame
+        from ms_infer.model.moving import move_image, reference_names
 
         config = self.config
         image = self._image
         if image is None:
             image = torch.full((1, 3, config.height, config.width), 0.5, device=self.device, dtype=self.dtype)
-        frames, valid = warp_first_frame(image.float(), points, visible, anchors)
-        if self.refiner is not None:
-            self._keep_references(frames, valid, motion_layers(image.float(), points, visible, anchors))
-        latents, self._staged_warped = self.vae.encode(frames.to(self.dtype), self._warped, opening=self._opening)
-        return latents, valid
+        found = move_image(config.model, self.layer_network, image.float(), points, visible, anchors)
+        self._keep_references(*(found[name] for name in reference_names(config.model)))
+        moved = found["moved"].to(self.dtype)
+        latents, self._staged_warped = self.vae.encode(moved, self._warped, opening=self._opening)
+        return latents, found["moved_valid"]
 
     def _keep_references(self, *references: Tensor) -> None:
-        """What the refiner sees of this chunk: moved frames, where they are valid, motion layers."""
+        """What the refiner sees of this chunk: moved frames, where they are valid, and more where it mixes more."""
         self._references = tuple(picture.to(self.dtype) for picture in references)
 
     def _noise(self, denoise_pass: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ms_infer.config import StreamConfig, rgb_frames
 from ms_infer.errors import ConfigError
+from ms_infer.model.layers import LayerNetwork, move_first_frame
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.warp import warp_first_frame
@@ -84,7 +85,7 @@ class Rendered:
     frames: Tensor
     """float32 [B, T, 3, H, W]: the truth."""
     moved: Tensor
-    """float32 [B, T, 3, H, W]: the first frame warped along the tracks."""
+    """float32 [B, T, 3, H, W]: the first frame moved along the tracks."""
     moved_valid: Tensor
     """float32 [B, T, 1, H, W]."""
     anchors: Tensor
@@ -101,8 +102,19 @@ def join(parts: list[Clips]) -> Clips:
 class ClipMaker:
     """Renders clip number i from seed and i alone, whatever was made before."""
 
-    def __init__(self, stream: StreamConfig, assets: Assets, vae: TinyVae, config: ClipConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        stream: StreamConfig,
+        assets: Assets,
+        vae: TinyVae,
+        config: ClipConfig,
+        seed: int = 0,
+        layer_network: LayerNetwork | None = None,
+    ) -> None:
+        if (layer_network is None) != (stream.model.layer_network is None):
+            raise ConfigError(f"the model {stream.model.name!r} and the layer network come together; give both or none")
         self.stream, self.assets, self.vae, self.config, self.seed = stream, assets, vae, config, seed
+        self.layer_network = layer_network
         self.words = WordEncoder(stream.model.text)
         self.head = TrackHead(stream)
         self.direct = is_analytic(vae)
@@ -112,44 +124,97 @@ class ClipMaker:
         return (self.seed * 1_000_003 + number) % 2**32
 
     def make(self, number: int, count: int) -> Clips:
-        """`count` clips drawn together, as batch `number`."""
-        return self.make_with_frames(number, count).clips
+        """`count` clips drawn together, as batch `number`; chunk by chunk where the encoder has no memory."""
+        if not self.direct:
+            return self.make_with_frames(number, count).clips
+        return self._film_by_chunks(*self._scene(number, count))
 
     def make_with_frames(self, number: int, count: int) -> Rendered:
         """As `make`, with the pictures."""
+        return self.film(*self._scene(number, count))
+
+    def _scene(self, number: int, count: int) -> tuple[Scene, torch.Generator]:
         generator = torch.Generator(device=self.assets.device).manual_seed(self.seed_of(number))
-        return self.film(draw_scene(self.assets, count, generator, self.config.scene), generator)
+        return draw_scene(self.assets, count, generator, self.config.scene), generator
 
     @torch.no_grad()
     def film(self, scene: Scene, generator: torch.Generator) -> Rendered:
         """Clips of given scenes, with tracks that `generator` draws."""
+        times, tracks = self._times(scene.batch), self._tracks(scene, generator)
+        texts = captions(self.assets, scene, times.shape[1])
+        return self.assemble(render(self.assets, scene, times), tracks, texts)
+
+    @torch.no_grad()
+    def _film_by_chunks(self, scene: Scene, generator: torch.Generator) -> Clips:
+        """The clips of `film` without keeping the pictures of more than a chunk."""
+        times, tracks = self._times(scene.batch), self._tracks(scene, generator)
+        image, parts, start = render(self.assets, scene, times[:, :1])[:, 0], [], 0
+        while start < times.shape[1]:
+            opening = start == 0
+            span = slice(start, start + rgb_frames(self.stream.context.chunk_frames, first=opening))
+            pictures = render(self.assets, scene, times[:, span])
+            moved, valid = self._moved(image, tracks.part(span), opening=opening)
+            latents, content = self._encode(torch.cat([pictures, moved]), opening=opening).chunk(2)
+            parts.append((latents, content, self.head.pool_validity(valid, opening=opening)))
+            start = span.stop
+        latents, content, validity = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+        return self._clips(latents, content, validity, image, tracks, captions(self.assets, scene, start))
+
+    def _times(self, batch: int) -> Tensor:
         frames = rgb_frames(self.config.chunks * self.stream.context.chunk_frames, first=True)
-        times = torch.arange(frames, device=self.assets.device, dtype=torch.float32).expand(scene.batch, -1)
-        tracks = draw_tracks(self.assets, scene, times, generator, self.config.layout)
+        return torch.arange(frames, device=self.assets.device, dtype=torch.float32).expand(batch, -1)
+
+    def _tracks(self, scene: Scene, generator: torch.Generator) -> SceneTracks:
+        tracks = draw_tracks(self.assets, scene, self._times(scene.batch), generator, self.config.layout)
         tracks.visible &= self._kept(tracks, generator)[..., None]
-        return self.assemble(render(self.assets, scene, times), tracks, captions(self.assets, scene, frames))
+        return tracks
 
     @torch.no_grad()
     def assemble(self, pictures: Tensor, tracks: SceneTracks, texts: Sequence[str]) -> Rendered:
         """Clips of ready pictures `[B, T, 3, H, W]` from anywhere, with their tracks and captions."""
-        count = len(pictures)
-        moved, valid = warp_frames(pictures[:, 0], tracks.points, tracks.visible, tracks.anchors)
-        words = [self.words.tokenize(text) for text in texts]
-        encoded = self._encode(torch.cat([pictures, moved]))
-        clips = Clips(
-            latents=encoded[:count],
-            content=encoded[count:],
-            validity=self.head.pool_validity(valid, opening=True).to(torch.bfloat16),
-            still=self._encode(pictures[:, :1].expand(-1, 9, -1, -1, -1)),
-            points=tracks.points.half(),
-            visible=tracks.visible,
-            words=torch.tensor(words, dtype=torch.int16, device=pictures.device),
-        )
+        moved, valid = self._moved(pictures[:, 0], tracks)
+        latents, content = self._encode(torch.cat([pictures, moved])).chunk(2)
+        validity = self.head.pool_validity(valid, opening=True)
+        clips = self._clips(latents, content, validity, pictures[:, 0], tracks, texts)
         return Rendered(clips, pictures, moved, valid, tracks.anchors, tracks.owner)
 
-    def _encode(self, frames: Tensor) -> Tensor:
+    def _clips(
+        self,
+        latents: Tensor,
+        content: Tensor,
+        validity: Tensor,
+        image: Tensor,
+        tracks: SceneTracks,
+        texts: Sequence[str],
+    ) -> Clips:
+        words = [self.words.tokenize(text) for text in texts]
+        return Clips(
+            latents=latents,
+            content=content,
+            validity=validity.to(torch.bfloat16),
+            still=self._encode(image[:, None].expand(-1, 9, -1, -1, -1)),
+            points=tracks.points.half(),
+            visible=tracks.visible,
+            words=torch.tensor(words, dtype=torch.int16, device=image.device),
+        )
+
+    def _moved(self, image: Tensor, tracks: SceneTracks, *, opening: bool = True) -> tuple[Tensor, Tensor]:
+        """The first frame `[B, 3, H, W]` moved along the tracks of a clip, or of a later chunk of it."""
+        if self.layer_network is None:
+            return warp_frames(image, tracks.points, tracks.visible, tracks.anchors)
+        start, parts = 0, []
+        while start < tracks.points.shape[2]:
+            length = rgb_frames(self.stream.context.chunk_frames, first=opening and start == 0)
+            part = tracks.part(slice(start, start + length))
+            parts.append(move_first_frame(self.layer_network, image, part.points, part.visible, part.anchors))
+            start += length
+        moved, valid = zip(*parts, strict=True)
+        return torch.cat(moved, dim=1), torch.cat(valid, dim=1)
+
+    def _encode(self, frames: Tensor, *, opening: bool = True) -> Tensor:
         if self.direct:
-            return encode_directly(self.vae, frames).to(torch.bfloat16)
+            return encode_directly(self.vae, frames, opening=opening).to(torch.bfloat16)
+        assert opening, "an encoder with a memory sees whole clips"
         with torch.autocast(frames.device.type, torch.bfloat16):
             return encode_clip(self.vae, frames).to(torch.bfloat16)
 

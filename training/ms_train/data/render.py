@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,22 +28,83 @@ def render(assets: Assets, scene: Scene, times: Tensor) -> Tensor:
 
 
 def _render(assets: Assets, scene: Scene, times: Tensor) -> Tensor:
-    size = scene.size
-    axis = torch.arange(size, device=assets.device) + 0.5
-    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    pixels = torch.stack([columns, rows], dim=-1).view(1, 1, size * size, 2)
-    pixels = pixels.expand(scene.batch, times.shape[1], -1, -1)
+    pixels = _pixels(scene, times)
     colour = _background(assets, scene, times, pixels)
-    for thing in scene.things:
-        if not thing.present.any():
-            continue
-        pose = _pose(scene, thing, times)
-        colour = colour * (1 - _shadow(thing, pose, pixels))
-        rgba = _surface(assets, thing, pose, pixels)
+    for _, shade, rgba in _things(assets, scene, times, pixels):
+        colour = _over(colour, shade, rgba)
+    return _toned(colour, scene, times)
+
+
+@dataclass(frozen=True)
+class DrawnLayers:
+    """Pictures and what they are made of; every field begins with [B, T]."""
+
+    frames: Tensor
+    """float32 [B, T, 3, H, W]."""
+    backdrop: Tensor
+    """float32 [B, T, 3, H, W]: without the things that move."""
+    weights: Tensor
+    """float32 [B, T, 1 + motions, H, W]: share of the backdrop and of the things of each motion, 1 in all. A thing's
+    shadow is part of the thing."""
+    solid: Tensor
+    """float32 [B, T, 1, H, W]: opacity of the moving things, without shadows."""
+
+
+def render_layers(assets: Assets, scene: Scene, times: Tensor, motion: Tensor, motions: int) -> DrawnLayers:
+    """Pictures at `times` [B, T] beside their layers. motion: int64 [B, things], 0 for a thing that belongs to the
+    backdrop, else the number of its motion, at most `motions`."""
+    if not times.is_cuda and times.shape[1] > CPU_FRAMES:
+        parts = [render_layers(assets, scene, part, motion, motions) for part in times.split(CPU_FRAMES, dim=1)]
+        return DrawnLayers(*(torch.cat(each, dim=1) for each in zip(*(vars(p).values() for p in parts), strict=True)))
+    pixels = _pixels(scene, times)
+    colour = backdrop = _background(assets, scene, times, pixels)
+    weights = torch.zeros(*pixels.shape[:3], 1 + motions, device=assets.device)
+    solid = torch.zeros(*pixels.shape[:3], 1, device=assets.device)
+    for number, shade, rgba in _things(assets, scene, times, pixels):
+        moves = (motion[:, number] > 0)[:, None, None, None]
+        colour = _over(colour, shade, rgba)
+        backdrop = torch.where(moves, backdrop, _over(backdrop, shade, rgba))
         alpha = rgba[..., 3:]
-        colour = colour * (1 - alpha) + rgba[..., :3] * alpha
-    frames = colour.view(scene.batch, -1, size, size, 3).permute(0, 1, 4, 2, 3)
-    return apply_look(frames, scene.look, (times - scene.look_start[:, None]) / 12.0)
+        covered = 1 - (1 - shade) * (1 - alpha)
+        own = covered * F.one_hot(motion[:, number], 1 + motions)[:, None, None]
+        weights = torch.where(moves, weights * (1 - covered) + own, weights * (1 - alpha))
+        solid = torch.where(moves, torch.maximum(solid, alpha), solid * (1 - alpha))
+    weights = torch.cat([1 - weights[..., 1:].sum(-1, keepdim=True), weights[..., 1:]], dim=-1)
+    return DrawnLayers(
+        frames=_toned(colour, scene, times),
+        backdrop=_toned(backdrop, scene, times),
+        weights=_as_pictures(weights, scene),
+        solid=_as_pictures(solid, scene),
+    )
+
+
+def _pixels(scene: Scene, times: Tensor) -> Tensor:
+    """Centres of all pixels, [B, T, H W, 2]."""
+    axis = torch.arange(scene.size, device=times.device) + 0.5
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([columns, rows], dim=-1).view(1, 1, -1, 2).expand(*times.shape, -1, -1)
+
+
+def _things(assets: Assets, scene: Scene, times: Tensor, pixels: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Number, shadow [B, T, M, 1], colour and opacity [B, T, M, 4] of every thing, the farthest first."""
+    for number, thing in enumerate(scene.things):
+        if thing.present.any():
+            pose = pose_at(scene, thing, times)
+            yield number, _shadow(thing, pose, pixels), _surface(assets, thing, pose, pixels)
+
+
+def _over(colour: Tensor, shade: Tensor, rgba: Tensor) -> Tensor:
+    alpha = rgba[..., 3:]
+    return colour * (1 - shade) * (1 - alpha) + rgba[..., :3] * alpha
+
+
+def _as_pictures(values: Tensor, scene: Scene) -> Tensor:
+    """[B, T, H W, C] -> [B, T, C, H, W]."""
+    return values.unflatten(2, (scene.size, scene.size)).permute(0, 1, 4, 2, 3)
+
+
+def _toned(colour: Tensor, scene: Scene, times: Tensor) -> Tensor:
+    return apply_look(_as_pictures(colour, scene), scene.look, (times - scene.look_start[:, None]) / 12.0)
 
 
 def camera_at(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +137,7 @@ def cover(assets: Assets, scene: Scene, times: Tensor, points: Tensor, first: in
     covered = torch.zeros(points.shape[:-1], device=points.device)
     places = points.transpose(1, 2)
     for thing in scene.things[first:]:
-        alpha = _surface(assets, thing, _pose(scene, thing, times), places)[..., 3]
+        alpha = _surface(assets, thing, pose_at(scene, thing, times), places)[..., 3]
         covered = torch.maximum(covered, alpha.transpose(1, 2))
     return covered
 
@@ -84,7 +147,7 @@ def object_points(assets: Assets, scene: Scene, thing: Thing, times: Tensor, cho
 
     `choice`: float [B, K, 3] in [0, 1), which places of the object to follow.
     """
-    pose = _pose(scene, thing, times)
+    pose = pose_at(scene, thing, times)
     if thing.kind == "sprite":
         index = (choice[..., 0] * assets.sprite_points.shape[1]).long()
         local = assets.sprite_points[thing.index].gather(1, index[..., None].expand(-1, -1, 2))
@@ -138,7 +201,7 @@ def _background(assets: Assets, scene: Scene, times: Tensor, pixels: Tensor) -> 
     return colour.permute(0, 2, 3, 1)
 
 
-def _pose(scene: Scene, thing: Thing, times: Tensor) -> dict[str, Tensor]:
+def pose_at(scene: Scene, thing: Thing, times: Tensor) -> dict[str, Tensor]:
     """Centre [B, T, 2] and half size [B, T] in pixels, turn [B, T, 3, 3] (object to picture axes)."""
     ray = lift(scene, thing.ray[:, None, :2] + scene.size / 2)
     anchor, _ = project(scene, times, ray)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,6 +40,12 @@ class SceneConfig:
     """Share of scenes with a look other than plain."""
     switch_share: float = 0.4
     """Share of those that start plain and change to the look."""
+
+    def scaled(self, size: int) -> SceneConfig:
+        """The same scenes in pictures of another size."""
+        unit = size / self.size
+        lengths = ("camera_speed", "camera_reach", "object_speed", "object_reach")
+        return replace(self, size=size, **{name: getattr(self, name) * unit for name in lengths})
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ def draw_scene(assets: Assets, batch: int, generator: torch.Generator, config: S
     start = torch.where(switches > 0, uniform(generator, (batch,), 0.0, 6.0), torch.full_like(focal, -1e4))
     kinds: tuple[Kind, ...] = ("sphere", "box")
     solid = torch.rand((), generator=generator, device=assets.device).item() < config.solid_share
+    solid &= len(assets.textures) > 0
     slots: list[Kind] = [kinds[j % 2] if solid else "sprite" for j in range(config.max_objects)]
     return Scene(
         size=config.size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class SceneTracks:
     """int64 [B, N]: object number, or -1 for the background."""
     usable: Tensor
     """bool [B, N]: not hidden by another object at frame 0."""
+
+    def part(self, span: slice) -> SceneTracks:
+        """The same tracks during a part of the RGB frames."""
+        return replace(self, points=self.points[:, :, span], visible=self.visible[:, :, span])
 
 
 def draw_tracks(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,24 @@ import tyro
 from torch import Tensor
 
 from ms_infer.checkpoint import load_student
-from ms_infer.config import StreamConfig
+from ms_infer.config import StreamConfig, preset
+from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.clips import ClipConfig, ClipMaker, Rendered
-from ms_train.data.scene import SceneConfig
+from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.evaluate.ablation import ablated_rows
 from ms_train.evaluate.drift import measure_drift
 from ms_train.evaluate.measure import held_still, measure_rows, stream_clips, without_tracks
+from ms_train.evaluate.regions import baselines, measure_regions, region_clips, summarise
 from ms_train.evaluate.swaps import make_swaps, measure_swaps
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.trackers import best_tracker
 from ms_train.evaluate.transfer import measure_transfer
+from ms_train.features import Features, load_features
 from ms_train.loop import write_json
 from ms_train.sheets import save_sheet
+from ms_train.stages.layer_network import load_layers
 from ms_train.stages.refine import Decoder
 from ms_train.stages.teacher import sample_teacher
 from ms_train.students import Network, networks, read_average
@@ -55,6 +59,10 @@ class EvaluateConfig:
     teacher_steps: int = 16
     clips: int = 8
     """Clips a set."""
+    region_clips: int = 32
+    """Clips whose things and uncovered ground are measured; 0 leaves them out."""
+    layers: Path | None = None
+    """Layer network (`ms_train layers`), to measure alone."""
     drift_frames: int = 2000
     """Length of the long rollout; 0 leaves it out."""
     seed: int = 5
@@ -71,7 +79,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     student = load_student(checkpoint, dtype=torch.float32)
     network, vae = networks(student)
     decoder = Decoder(vae, student.refiner)
-    held_out = load_assets(assets, "held_out")
+    held_out = load_assets(assets, "held_out", size=student.config.height)
     tracker = best_tracker(assets)
     result: dict[str, Any] = {
         "command": "python -m ms_train " + " ".join(sys.argv[1:]),
@@ -81,7 +89,10 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         "ablation": {},
     }
     guide = _guide(student.config, config.teacher)
-    makers = {name: set_maker(student.config, held_out, vae, scene, config.seed) for name, scene in SETS.items()}
+    makers = {
+        name: set_maker(student.config, held_out, vae, scene, config.seed, student.layer_network)
+        for name, scene in SETS.items()
+    }
     for name, maker in makers.items():
         data = maker.make_with_frames(0, config.clips)
         rows = _methods(network, decoder, data, guide, config.teacher_steps)
@@ -91,11 +102,53 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
             _contact_sheet(config.sheets / f"{name.replace(' ', '_')}.png", data, rows)
         logger.info("%s: %s", name, result["sets"][name])
     drags = makers["object drags"]
+    if config.region_clips:
+        result["regions"] = _region_tables(makers["object drags"], network, decoder, assets, config)
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
     if config.drift_frames:
         result["drift"] = measure_drift(student, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)
+
+
+def _region_tables(
+    maker: ClipMaker, network: Network, decoder: Decoder, assets: Path, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Numbers of regions: of the student at its size, and of a layer network alone at the size it is trained for."""
+    features = load_features(assets)
+
+    def student_rows(data: Rendered) -> dict[str, Tensor]:
+        return {"first frame moved": data.moved, "student": decoder(stream_clips(network, data.clips), data)}
+
+    tables = {f"student, {maker.stream.height} pixels": measure_set(maker, student_rows, features, config)}
+    if config.layers is not None:
+        large = preset("demo-256")
+        held_out, vae = load_assets(assets, "held_out", size=large.height), TinyVae(large.model.vae)
+        maker = set_maker(large, held_out, vae, SETS["object drags"], config.seed, load_layers(config.layers))
+        rows = measure_set(maker, lambda data: {"layers alone, no student": data.moved}, features, config)
+        tables[f"layers, {large.height} pixels"] = rows
+    return tables
+
+
+def measure_set(
+    maker: ClipMaker,
+    methods: Callable[[Rendered], dict[str, Tensor]],
+    features: Features | None,
+    config: EvaluateConfig,
+) -> dict[str, dict[str, Any]]:
+    """Regions of the maker's clips, in batches of `config.clips`."""
+    parts = []
+    for number in range(-(-config.region_clips // config.clips)):
+        generator = torch.Generator().manual_seed(maker.seed_of(number))
+        scene = draw_scene(maker.assets, config.clips, generator, maker.config.scene)
+        data = maker.film(scene, generator)
+        clips = region_clips(maker.assets, scene, data)
+        rows = {**baselines(maker.assets, clips), **methods(data)}
+        parts.append(measure_regions(rows, clips, features))
+        if config.sheets is not None and number == 0:
+            columns = [data.frames[:, 0], data.frames[:, -1], *(frames[:, -1] for frames in rows.values())]
+            save_sheet(config.sheets / f"regions_{maker.stream.height}.png", torch.stack(columns, dim=1))
+    return summarise(parts)
 
 
 def _guide(stream: StreamConfig, path: Path | None) -> Network | None:
@@ -116,11 +169,18 @@ def _write(result: dict[str, Any], config: EvaluateConfig) -> None:
     print(text)
 
 
-def set_maker(stream: StreamConfig, assets: Assets, vae: TinyVae, scene: SceneConfig, seed: int) -> ClipMaker:
+def set_maker(
+    stream: StreamConfig,
+    assets: Assets,
+    vae: TinyVae,
+    scene: SceneConfig,
+    seed: int,
+    layer_network: LayerNetwork | None = None,
+) -> ClipMaker:
     """Makes clips of three chunks, with all their tracks, at the stream's size."""
-    scene = dataclasses.replace(scene, size=stream.height)
+    scene = scene.scaled(stream.height)
     config = ClipConfig(chunks=CHUNKS, scene=scene, dense_share=1.0, silent_share=0.0, whole_objects=True)
-    return ClipMaker(stream, assets, vae, config, seed)
+    return ClipMaker(stream, assets, vae, config, seed, layer_network)
 
 
 @torch.no_grad()

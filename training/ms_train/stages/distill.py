@@ -93,11 +93,11 @@ class Distill(FlowStage):
         return numbers | self.update(loss)
 
     def _long_batch(self) -> Clips:
-        """Clips of `rollout_chunks` neighbouring chunks from the start, without dropout."""
+        """Clips of `rollout_chunks` neighbouring chunks from the start; `rest` of them come to rest."""
         self.source.refresh(self.step_index)
         clips = self.source.draw(self.generator, self.config.batch).to(self.device)
         chunks = torch.arange(self.config.rollout_chunks, device=self.device).expand(len(clips), -1)
-        return pick_chunks(clips, chunks, self.stream.context.chunk_frames)
+        return self.resting(pick_chunks(clips, chunks, self.stream.context.chunk_frames))
 
     def _rollout(self, clips: Clips, *, gradient: bool) -> Tensor:
         leave = int(torch.randint(len(self.stream.schedule.timesteps), (), generator=self.common))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ms_infer.config import MOTION_LAYERS, RefinerConfig
 from ms_infer.errors import ConfigError
+from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.warp import motion_layers
@@ -34,6 +35,8 @@ class RefineConfig:
     """Sizes and weights of the refiner's training."""
 
     refiner: tyro.conf.Suppress[RefinerConfig] = field(default_factory=RefinerConfig)
+    layered: bool = False
+    """For a model with a layer network."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, learning_rate=1e-3, cooldown=1500))
     batch: int = 8
     """RGB frames a step and process."""
@@ -54,7 +57,7 @@ class Frames:
     moved_valid: Tensor
     """[B, 1, H, W]."""
     layers: Tensor
-    """[B, 4 MOTION_LAYERS, H, W]."""
+    """[B, 4 MOTION_LAYERS, H, W]; no channels where the model has a layer network."""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -65,7 +68,8 @@ class Frames:
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Arguments of the refiner: float32 `[B, 1, C, H, W]`."""
-        return tuple(as_float(getattr(self, name)) for name in ("decoded", "moved", "moved_valid", "layers"))
+        parts = tuple(as_float(getattr(self, name)) for name in ("decoded", "moved", "moved_valid", "layers"))
+        return parts if self.layers.shape[1] else parts[:3]
 
 
 def as_float(frames: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ class Decoder:
     """From latents to frames as a stream shows them: decoder and, where there is one, refiner."""
 
     vae: TinyVae
-    refiner: Refiner | None = None
+    refiner: Refiner | LayerRefiner | None = None
 
     @torch.no_grad()
     def alone(self, latents: Tensor) -> Tensor:
@@ -107,8 +111,10 @@ class Decoder:
         decoded = self.alone(latents)
         if self.refiner is None:
             return decoded
-        everything = torch.arange(decoded.shape[1], device=decoded.device).expand(len(decoded), -1)
-        sources = (decoded, rendered.moved, rendered.moved_valid, layers_of(rendered, everything))
+        sources: tuple[Tensor, ...] = (decoded, rendered.moved, rendered.moved_valid)
+        if isinstance(self.refiner, Refiner):
+            everything = torch.arange(decoded.shape[1], device=decoded.device).expand(len(decoded), -1)
+            sources = (*sources, layers_of(rendered, everything))
         parts = [self.refiner(*part) for part in zip(*(source.split(4, dim=1) for source in sources), strict=True)]
         return torch.cat(parts, dim=1)
 
@@ -128,7 +134,9 @@ def make_frames(maker: ClipMaker, network: Network, vae: TinyVae, number: int, c
     picked = draw.argsort(1)[:, :each]
     rows = torch.arange(clips, device=device)[:, None]
     whole = (rendered.frames, decoded, rendered.moved, rendered.moved_valid)
-    sources = (*(source[rows, picked] for source in whole), layers_of(rendered, picked))
+    parts = [source[rows, picked] for source in whole]
+    layered = maker.layer_network is not None
+    sources = (*parts, parts[0][:, :, :0] if layered else layers_of(rendered, picked))
     return Frames(*(as_bytes(source.flatten(0, 1)) for source in sources))
 
 
@@ -178,12 +186,15 @@ class Refine(Stage):
         super().__init__(config.loop, device)
         torch.manual_seed(config.loop.seed)
         self.config, self.source = config, source
-        self.refiner = Refiner(config.refiner).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.refiner = self._new().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parallel.broadcast_(self.refiner)
         self.trained = list(self.refiner.parameters())
         groups = matrix_groups(self.refiner.named_parameters(), config.loop.weight_decay, ("leave",))
         self.optimizer = Muon(groups, config.loop.learning_rate)
         self.average = Average(self.refiner, config.loop.ema)
+
+    def _new(self) -> Refiner | LayerRefiner:
+        return LayerRefiner(self.config.refiner) if self.config.layered else Refiner(self.config.refiner)
 
     def start_from_average(self, values: dict[str, Tensor]) -> None:
         """Begin with the averaged weights of another run."""
@@ -215,7 +226,7 @@ class Refine(Stage):
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
         """Truth, decoded, moved, motion layers and refined, from the averaged weights."""
-        refiner = Refiner(self.config.refiner)
+        refiner = self._new()
         refiner.load_state_dict(self.average.values)
         frames = self.source.draw(torch.Generator().manual_seed(7), 8)
         refined = refiner(*frames.inputs())[:, 0]

@@ -15,15 +15,17 @@ from ms_infer.config import StreamConfig, preset
 from ms_infer.model.rope import Rotation
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.transformer import full_attention
+from ms_infer.text import tokenize
 from ms_train import parallel
 from ms_train.codec import decode_clip
 from ms_train.data.clips import Clips, ClipSource
 from ms_train.data.paths import chance
+from ms_train.data.scene import LOOKS
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
 from ms_train.sheets import save_sheet
 from ms_train.stages.flow_matching import MOTION_WEIGHT, TEXT_WEIGHT, flow_loss, joint_guidance, noised, shifted
-from ms_train.students import Network, image_slots, pick_chunks, silence, track_inputs, warm_start_
+from ms_train.students import Network, at_rest, image_slots, pick_chunks, silence, track_inputs, warm_start_
 
 PLAIN = ("table", "places", "patch_embedding", "head.head")  # left to AdamW, as is usual with Muon
 
@@ -42,6 +44,9 @@ class FlowConfig:
     motion_dropout: float = 0.1
     mid_mask: float = 0.2
     """Chance that a latent frame after the first chunk loses its tracks, in clips chosen with the same chance."""
+    rest: float = 0.0
+    """Share of clips that rest: from one of their chunks on they show the first frame, held by tracks or by none,
+    whatever the prompt says."""
     fsdp: bool = False
     """Shard the transformer over all processes with FSDP2, under AdamW; tested with two processes on a CPU."""
 
@@ -68,6 +73,8 @@ class FlowStage(Stage):
         else:
             self.optimizer = Muon(groups, config.loop.learning_rate)
         self.average = Average(self.network, config.loop.ema)
+        known = [look for look in LOOKS[1:] if look in config.stream.model.text.vocabulary]
+        self._looks = torch.tensor([tokenize(look, config.stream.model.text)[0] for look in known] or [-2])
 
     def start_from_average(self, values: dict[str, Tensor]) -> None:
         """Begin with the averaged weights of another stage."""
@@ -109,7 +116,22 @@ class FlowStage(Stage):
         masked[:, : self.stream.context.chunk_frames] = 0
         clips = silence(clips, (everywhere + masked) > 0)
         mute = chance(self.generator, (count, 1), config.text_dropout).bool()
-        return replace(clips, words=clips.words.masked_fill(mute, -1))
+        return self.resting(replace(clips, words=clips.words.masked_fill(mute, -1)))
+
+    def resting(self, clips: Clips) -> Clips:
+        """Let `rest` of the clips come to rest, half of them from the start, under their own, another or no prompt."""
+        if not self.config.rest:
+            return clips
+        (count, frames), size, device = clips.latents.shape[:2], self.stream.context.chunk_frames, self.device
+        chunk = torch.randint(frames // size, (count,), generator=self.generator, device=device)
+        chunk = chunk * chance(self.generator, (count,), 0.5).long()
+        rests = chance(self.generator, (count,), self.config.rest) > 0
+        start = torch.where(rests, chunk * size, frames)
+        standing = chance(self.generator, (count,), 0.6) > 0
+        draw = torch.rand(count, 1, generator=self.generator, device=device)
+        words = torch.where(draw < 0.4, clips.words, clips.words.roll(1, dims=0)).masked_fill(draw > 0.7, -1)
+        looks = torch.isin(words, self._looks.to(words))  # a look would change the picture
+        return at_rest(clips, start, standing, words.masked_fill(looks, -1))
 
     def normal(self, like: Tensor) -> Tensor:
         """Noise of the stage's generator."""

@@ -1,0 +1,258 @@
+"""Layers of the first frame: a backdrop painted behind the things that tracks move, and each thing with its opacity.
+
+Found once a chunk in the first frame's coordinates; per frame the layers only move.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_infer.model.gaps import fill_gaps
+from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, squared_distances, thing_motion
+
+THINGS = 3
+OUTPUTS = 1 + THINGS + 1 + 3  # logits of backdrop and things, gate and colours of the painted backdrop
+STRIDE = 32  # pictures are multiples of this
+
+PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
+PIN_REACH = 0.18  # of the width: how near a track is near
+SPLAT = 1.2  # deviation of a track's blob, in 128ths of the width
+CURVE_ROUNDS = 2  # of inverting the quadratic part of a motion
+GATE_SLOPE = 20.0  # the gate can open wholly where things have a weight of 1 / 20
+TRUST = 0.2  # ground that is more than this part of a thing says nothing of what lies around
+MOVED = 0.5  # pixels; an invisible track that has moved farther still says where its thing is
+
+
+@dataclass(frozen=True)
+class Motions:
+    """Motions that the tracks of a chunk share: the backdrop's, then those of `THINGS` things."""
+
+    shares: Tensor
+    """float32 `[B, 1 + THINGS, N]`: how much each track follows each motion; at most 1 in all."""
+    terms: Tensor
+    """float32 `[B, 1 + THINGS, 6, T, 2]`: displacement in pixels at each of T RGB frames, in terms of 1, x, y, x^2,
+    x y, y^2 of the place in the first frame, in -1..1; the quadratic terms of things are 0."""
+
+
+def shared_motions(points: Tensor, visible: Tensor, anchors: Tensor, height: int, width: int) -> Motions:
+    """Robust least squares, one motion after the other, over all RGB frames of a chunk together.
+
+    points: float32 `[B, N, T, 2]` pixels; visible: bool `[B, N, T]`; anchors: float32 `[B, N, 2]`. Tracks count that
+    are visible in any frame, and hidden ones that have moved. Where no track is near, resting points are added: one
+    track alone moves a thing, not the picture.
+    """
+    batch, _, frames, _ = points.shape
+    limits = torch.tensor([width, height], device=points.device, dtype=points.dtype)
+    moved = (points - anchors[:, :, None]).flatten(2)
+    far = moved.unflatten(2, (frames, 2)).square().sum(-1).amax(-1) > MOVED**2
+    counts = (visible.any(-1) | far).to(points.dtype)[..., None]
+    pins, pin_weights = _pins(anchors, counts, height, width)
+    count = points.shape[1]
+    moved = torch.cat([moved, moved.new_zeros(batch, pins.shape[1], moved.shape[2])], dim=1)
+    left = torch.cat([counts, pin_weights], dim=1)
+    places = torch.cat([anchors, pins], dim=1) * (2 / limits) - 1
+    shares, terms = [], []
+    for motion in range(1 + THINGS):
+        find = thing_motion if motion else backdrop_motion
+        fitted, share = find(places, moved, left, width / 128)
+        shares.append(share[:, :count, 0])
+        terms.append(F.pad(fitted, (0, 0, 0, QUADRATIC_TERMS - fitted.shape[1])).unflatten(2, (frames, 2)))
+        left = F.relu(left - share - LEFT_OVER)
+    return Motions(torch.stack(shares, dim=1), torch.stack(terms, dim=1))
+
+
+def _pins(anchors: Tensor, counts: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Points `[B, P, 2]` of a resting grid and their weights `[B, P, 1]`, 0 beside tracks that count."""
+    rows, columns = torch.meshgrid(_centres(PINS, height, anchors), _centres(PINS, width, anchors), indexing="ij")
+    pins = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None].expand(len(anchors), -1, -1)
+    squared = squared_distances(pins, anchors)
+    near = ((-0.5 / (PIN_REACH * width) ** 2 * squared).exp() @ counts).clamp(max=1)
+    return pins, PIN_WEIGHT * (1 - near)
+
+
+def track_maps(shares: Tensor, anchors: Tensor, height: int, width: int) -> Tensor:
+    """Where the tracks of each motion begin: blobs `[B, 1 + THINGS, H / 2, W / 2]`, at most 1."""
+    deviation = SPLAT * width / 128
+    x = (-0.5 / deviation**2 * (anchors[..., :1] - _centres(width // 2, width, anchors)).square()).exp()
+    y = (-0.5 / deviation**2 * (anchors[..., 1:] - _centres(height // 2, height, anchors)).square()).exp()
+    return torch.einsum("bkn,bny,bnx->bkyx", shares, y, x).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the first frame is made of."""
+
+    weights: Tensor
+    """`[B, 1 + THINGS, H, W]`: share of the backdrop and of every thing in each pixel, 1 in all; a thing's shadow is
+    part of the thing."""
+    backdrop: Tensor
+    """`[B, 3, H, W]`: the first frame without the things and their shadows."""
+
+
+class LayerNetwork(nn.Module):
+    """A U-Net that sees the first frame and where the tracks of each motion begin."""
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 96, 128, 160)) -> None:
+        super().__init__()
+        self.widths = widths
+        self.enter = _conv(4 * 3 + 1 + THINGS, widths[0])
+        self.first = Residual(widths[0])
+        pairs = list(itertools.pairwise(widths))
+        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in pairs)
+        self.deep = nn.ModuleList(
+            nn.Sequential(*(Residual(b, dilation) for dilation in ((1,) if level == 0 else (1, 2))))
+            for level, (_, b) in enumerate(pairs)
+        )
+        self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
+        self.join = nn.ModuleList(_conv(a, a) for a, _ in pairs)
+        self.last = Residual(widths[0])
+        self.leave = _conv(widths[0], 4 * OUTPUTS)
+        nn.init.zeros_(self.leave.weight)
+        start = torch.zeros(OUTPUTS, 4)
+        start[0], start[1 + THINGS] = 3.0, -3.0  # all is backdrop, nothing is painted
+        with torch.no_grad():
+            assert self.leave.bias is not None
+            self.leave.bias.copy_(start.flatten())
+
+    def forward(self, image: Tensor, maps: Tensor) -> Layers:
+        """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; maps: as `track_maps` makes them."""
+        return read_layers(image, self.logits(image, maps))
+
+    def logits(self, image: Tensor, maps: Tensor) -> Tensor:
+        """`[B, OUTPUTS, H, W]`."""
+        x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), maps], dim=1)
+        x = self.first(F.relu(self.enter(x)))
+        kept = []
+        for down, deep in zip(self.down, self.deep, strict=True):
+            kept.append(x)
+            x = deep(F.relu(down(x)))
+        for lift, join in zip(reversed(self.lift), reversed(self.join), strict=True):
+            raised = F.interpolate(lift(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = F.relu(join(kept.pop() + raised))
+        return F.pixel_shuffle(self.leave(self.last(x)), 2)
+
+
+def read_layers(image: Tensor, logits: Tensor) -> Layers:
+    """Layers out of the network's outputs `[B, OUTPUTS, H, W]`: the backdrop is the first frame, and paint where the
+    gate opens, which it cannot where no thing is. Paint is added to what the surroundings of the things suggest."""
+    logit, gate, paint = logits.split([1 + THINGS, 1, 3], dim=1)
+    weights = logit.softmax(dim=1)
+    ground = weights[:, :1]
+    opened = gate.sigmoid() * (GATE_SLOPE * (1 - ground)).clamp(max=1)
+    around = fill_gaps(image, ((ground.detach() - (1 - TRUST)) / TRUST).clamp(0, 1), image)
+    return Layers(weights, image + opened * (around + paint - image))
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = _conv(width, width, dilation=dilation), _conv(width, width)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, width, H, W]` to the same shape."""
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation)
+
+
+def _centres(count: int, length: int, like: Tensor) -> Tensor:
+    """Centres of `count` equal cells of `length` pixels."""
+    return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) * (length / count)
+
+
+def compose(image: Tensor, layers: Layers, motions: Motions) -> tuple[Tensor, Tensor]:
+    """The layers, moved: frames `[B, T, 3, H, W]`, and `[B, T, 1, H, W]`: 1 where the first frame shows what is there.
+
+    Nearer things (higher numbers) cover farther ones. With no motion the frames are the first frame.
+    """
+    height, width = image.shape[-2:]
+    frames = motions.terms.shape[3]
+    cut = _cut_out(image, layers)  # [B, L, 4, H, W], colours times opacity
+    x, y = _sources(motions.terms, height, width)  # [B, L, T, H, W]
+    inside = _within(x, width).minimum(_within(y, height))
+    # All frames of all layers are sampled at once, without copies of the pictures.
+    moved = F.grid_sample(
+        cut.flatten(0, 1),
+        torch.stack([x, y], dim=-1).flatten(0, 1).flatten(1, 2),
+        padding_mode="border",
+        align_corners=False,
+    )
+    moved = moved.view(*cut.shape[:3], frames, height, width)
+    out, shown = moved[:, 0, :3], moved[:, 0, 3:] * inside[:, :1]
+    for thing in range(1, 1 + THINGS):
+        there = inside[:, thing, None]
+        opacity = moved[:, thing, 3:] * there
+        out = out * (1 - opacity) + moved[:, thing, :3] * there
+        shown = shown.maximum(opacity)
+    return out.clamp(0, 1).transpose(1, 2), shown.transpose(1, 2)
+
+
+def move_first_frame(
+    network: LayerNetwork, image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The first frame as the tracks of one chunk move it: see `compose`; the tracks as in `shared_motions`.
+
+    image: float32 `[B, 3, H, W]` in [0, 1]; H and W are multiples of 32. The network's convolutions run in its own
+    dtype, all else in float32: at rest the layers make the first frame whatever the network's rounding.
+    """
+    height, width = image.shape[-2:]
+    motions = shared_motions(points, visible, anchors, height, width)
+    maps, dtype = track_maps(motions.shares, anchors, height, width), network.enter.weight.dtype
+    logits = network.logits(image.to(dtype), maps.to(dtype)).float()
+    return compose(image, read_layers(image, logits), motions)
+
+
+def _cut_out(image: Tensor, layers: Layers) -> Tensor:
+    """Layers `[B, 1 + THINGS, 4, H, W]`: the backdrop and how much of it is seen, then each thing's colours times its
+    opacity and the opacity, freed of what covers it. Laid over one another they give the first frame."""
+    parts, covered = [], torch.zeros_like(layers.weights[:, :1])
+    things = layers.weights[:, 1:]
+    colours = (image - layers.backdrop * layers.weights[:, :1]) / things.sum(1, keepdim=True).clamp(min=1e-4)
+    for thing in reversed(range(THINGS)):
+        weight = things[:, thing : thing + 1]
+        parts.append(torch.cat([colours * weight, weight], dim=1) / (1 - covered).clamp(min=0.05))
+        covered = covered + weight
+    parts.append(torch.cat([layers.backdrop, layers.weights[:, :1]], dim=1))
+    return torch.stack(parts[::-1], dim=1)
+
+
+def _within(places: Tensor, pixels: int) -> Tensor:
+    """1 inside of -1..1, falling to 0 within half a pixel around the edge."""
+    return ((1 - places.abs()) * (pixels / 2) + 0.5).clamp(0, 1)
+
+
+def _sources(terms: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where all pixels come from, x and y `[B, L, T, H, W]` in -1..1: solves s + d(s) = p for every layer.
+
+    terms: `[B, L, 6, T, 2]` of d in pixels. The affine part is inverted, the rest found in rounds.
+    """
+    across = terms[..., 0, None, None].transpose(0, 2) * (2 / width)  # [6, L, B, T, 1, 1]
+    down = terms[..., 1, None, None].transpose(0, 2) * (2 / height)
+    across, down = across.transpose(1, 2), down.transpose(1, 2)
+    a, b, c, d = 1 + across[1], across[2], down[1], 1 + down[2]
+    determinant = (a * d - b * c).clamp(min=0.05)
+    to_x, to_y = torch.stack([d, -b]) / determinant, torch.stack([-c, a]) / determinant
+    column = _centres(width, width, terms) * (2 / width) - 1 - across[0]
+    row = (_centres(height, height, terms) * (2 / height) - 1)[:, None] - down[0]
+    x, y = to_x[0] * column + to_x[1] * row, to_y[0] * column + to_y[1] * row
+    ground_x, ground_y = x[:, :1], y[:, :1]
+    to_x, to_y, bend_x, bend_y = to_x[:, :, :1], to_y[:, :, :1], across[3:, :, :1], down[3:, :, :1]
+    flat_x, flat_y = ground_x, ground_y
+    for _ in range(CURVE_ROUNDS):  # the backdrop alone has quadratic terms
+        square_x, product, square_y = ground_x * ground_x, ground_x * ground_y, ground_y * ground_y
+        off_x = square_x * bend_x[0] + product * bend_x[1] + square_y * bend_x[2]
+        off_y = square_x * bend_y[0] + product * bend_y[1] + square_y * bend_y[2]
+        ground_x = flat_x - (to_x[0] * off_x + to_x[1] * off_y)
+        ground_y = flat_y - (to_y[0] * off_x + to_y[1] * off_y)
+    return torch.cat([ground_x, x[:, 1:]], dim=1), torch.cat([ground_y, y[:, 1:]], dim=1)

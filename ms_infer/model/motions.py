@@ -1,0 +1,111 @@
+"""Motions that tracks share, found by robust least squares in operations that every engine has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # residuals in pixels at which a track counts a quarter
+COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # the same, beginning from the company of one track
+COMPANY = 8.0  # pixels within which tracks move alike
+STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
+THING_STIFFNESS = (1e-3, 4e-3, 4e-3)  # the same, about the middle of the thing
+LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin another motion
+THING_TERMS, QUADRATIC_TERMS = 3, 6  # things move by an affine map, the backdrop by a quadratic one
+
+
+def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Terms `[R, K, 2]` of the displacement that most tracks share, and each track's share `[R, N, 1]`.
+
+    basis: `[R, N, K]`, the first K of 1, x, y, x^2, x y, y^2 at the tracks; moved: `[R, N, 2]` pixels; weights:
+    `[R, N, 1]`, 0 for tracks that do not count; a share is at most the weight. Least squares, reweighted by
+    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width; the first rounds fit a
+    shift alone.
+    """
+    shares = weights
+    for width in SHIFT_ROUNDS:
+        fitted = (shares * moved).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + STIFFNESS[0])
+        shares = _shares(weights, fitted - moved, width)
+    for width in FIT_ROUNDS:
+        terms = _fit(basis, moved, shares, STIFFNESS)
+        shares = _shares(weights, basis @ terms - moved, width)
+    return terms, shares
+
+
+def backdrop_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """The motion that most tracks share: terms `[R, 6, 2 T]` at `places` `[R, N, 2]` in -1..1, and shares `[R, N, 1]`.
+
+    As `shared_motion`, over T RGB frames together: moved `[R, N, 2 T]`; widths are in units of `unit` pixels. Begins
+    with the track that most others move like, as the mean of two motions is neither, and fits an affine map before
+    a quadratic one, which bends to anything.
+    """
+    shares = _company(moved, weights, COMPANY * unit)
+    for number, width in enumerate(COMPANY_ROUNDS):
+        basis = quadratic(places)[..., : THING_TERMS if number == 0 else len(STIFFNESS)]
+        terms = _fit(basis, moved, shares, STIFFNESS)
+        shares = _shares(weights, basis @ terms - moved, width * unit)
+    return terms, shares
+
+
+def thing_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """As `backdrop_motion`, with an affine map that is stiff about the middle of the tracks that share it."""
+    shares = _company(moved, weights, COMPANY * unit)
+    for width in COMPANY_ROUNDS:
+        middle = (shares * places).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + 1e-6)
+        basis = quadratic(places - middle)[..., :THING_TERMS]
+        terms = _fit(basis, moved, shares, THING_STIFFNESS)
+        shares = _shares(weights, basis @ terms - moved, width * unit)
+    shift = terms[:, :1] - middle[..., :1] * terms[:, 1:2] - middle[..., 1:] * terms[:, 2:]
+    return torch.cat([shift, terms[:, 1:]], dim=1), shares
+
+
+def _fit(basis: Tensor, moved: Tensor, shares: Tensor, stiffness: Sequence[float]) -> Tensor:
+    """Terms `[R, K, C]` by weighted least squares with a ridge."""
+    ridge = torch.diag(torch.tensor(stiffness[: basis.shape[-1]], device=basis.device, dtype=basis.dtype))
+    weighted = (basis * shares).transpose(1, 2)
+    return _solve(weighted @ basis + ridge, weighted @ moved)
+
+
+def _company(moved: Tensor, weights: Tensor, width: float) -> Tensor:
+    """Shares `[R, N, 1]` of the motion of the track that has most others within `width` pixels."""
+    scale = 2 / moved.shape[-1]
+    counted = weights.transpose(1, 2)
+    company = (counted / (1 + squared_distances(moved, moved) * (scale / width**2)).square()).sum(-1, keepdim=True)
+    best = (company * weights).argmax(1, keepdim=True)
+    index = torch.arange(moved.shape[1], device=moved.device)[None, :, None]
+    chosen = (moved * (index == best).to(moved.dtype)).sum(1, keepdim=True)
+    return _shares(weights, moved - chosen, width / 2)
+
+
+def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
+    squared = residual.square().sum(-1, keepdim=True) * (2 / residual.shape[-1])  # the mean over RGB frames
+    return weights / (1 + squared / width**2).square()
+
+
+def quadratic(places: Tensor) -> Tensor:
+    """1, x, y, x^2, x y, y^2 of `[..., 2]`."""
+    x, y = places[..., :1], places[..., 1:]
+    return torch.cat([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
+    rows = torch.cat([matrix, right], dim=-1)
+    rows = rows / rows[:, :1, :1]  # pivots near 1 keep the steps below exact
+    size = matrix.shape[1]
+    unit = torch.eye(size, device=matrix.device, dtype=matrix.dtype)
+    for pivot in range(size):
+        scaled = rows[:, pivot : pivot + 1] / rows[:, pivot : pivot + 1, pivot : pivot + 1]
+        rows = rows - (rows[:, :, pivot : pivot + 1] - unit[:, pivot : pivot + 1]) * scaled
+    return rows[:, :, size:]
+
+
+def squared_distances(places: Tensor, tracks: Tensor, added: Tensor | float = 0.0) -> Tensor:
+    """`[R, P, N]` between places `[R, P, 2]` and tracks `[R, N, 2]`, plus `added` `[R, N, 1]`, as one product."""
+    length = tracks.square().sum(-1, keepdim=True) + added
+    keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
+    squares = places.square().sum(-1, keepdim=True)
+    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
+    return queries @ keys.transpose(1, 2)

@@ -1,0 +1,202 @@
+"""Layers of the first frame: motions of tracks, the network's maps, and the picture that moved layers make."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ms_infer.model.layers import (
+    OUTPUTS,
+    THINGS,
+    LayerNetwork,
+    Layers,
+    Motions,
+    compose,
+    read_layers,
+    shared_motions,
+    track_maps,
+)
+
+SIZE, FRAMES = 64, 5
+
+
+def grid(side: int = 8) -> Tensor:
+    """Points [1, side^2, 2] at the centres of equal cells."""
+    axis = (torch.arange(side) + 0.5) * (SIZE / side)
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(1, -1, 2)
+
+
+def paths(anchors: Tensor, moved: Tensor, end: tuple[float, float]) -> Tensor:
+    """Points [1, N, T, 2]: those of `moved` [N] go to `end` from their anchors at even speed."""
+    way = torch.linspace(0, 1, FRAMES)[:, None] * torch.tensor(end)
+    return anchors[:, :, None] + moved[None, :, None, None] * way
+
+
+def motions(anchors: Tensor, points: Tensor, visible: Tensor | None = None) -> Motions:
+    seen = torch.ones(points.shape[:3], dtype=torch.bool) if visible is None else visible
+    return shared_motions(points, seen, anchors, SIZE, SIZE)
+
+
+def displacement(found: Motions, motion: int, place: tuple[float, float]) -> Tensor:
+    """Of a motion at a place of the first frame in the last RGB frame, pixels."""
+    x, y = (2 * p / SIZE - 1 for p in place)
+    basis = torch.tensor([1, x, y, x * x, x * y, y * y])
+    return basis @ found.terms[0, motion, :, -1]
+
+
+def random_layers(seed: int = 0) -> tuple[Tensor, Layers]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(1, 3, SIZE, SIZE, generator=generator)
+    logits = 4 * torch.randn(1, OUTPUTS - 3, SIZE, SIZE, generator=generator)
+    paint = 0.3 * torch.randn(1, 3, SIZE, SIZE, generator=generator)
+    return image, read_layers(image, torch.cat([logits, paint], dim=1))
+
+
+def still() -> Motions:
+    return Motions(torch.zeros(1, 1 + THINGS, 1), torch.zeros(1, 1 + THINGS, 6, FRAMES, 2))
+
+
+def test_layers_at_rest_are_the_first_frame() -> None:
+    image, layers = random_layers()
+    frames, _ = compose(image, layers, still())
+    assert (frames - image[:, None]).abs().max() < 0.06  # what is nearly hidden behind another thing is cut short
+    assert (frames - image[:, None]).abs().mean() < 1e-3
+
+
+def test_one_thing_at_rest_is_exactly_the_first_frame() -> None:
+    image, _ = random_layers()
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 2, 20:40, 20:40] = 0.7
+    weights[:, 0] = 1 - weights[:, 2]
+    backdrop = torch.where(weights[:, :1] < 1, 1 - image, image)
+    frames, _ = compose(image, Layers(weights, backdrop), still())
+    torch.testing.assert_close(frames, image[:, None].expand(-1, FRAMES, -1, -1, -1), atol=2e-5, rtol=0)
+
+
+def test_points_that_are_grabbed_are_one_motion_and_the_others_rest() -> None:
+    anchors = grid()
+    near = ((anchors[0] - torch.tensor([20.0, 20.0])).norm(dim=-1) < 12).float()
+    found = motions(anchors, paths(anchors, near, (30.0, 10.0)))
+    torch.testing.assert_close(displacement(found, 1, (20, 20)), torch.tensor([30.0, 10.0]), atol=0.3, rtol=0)
+    assert displacement(found, 0, (50, 50)).abs().max() < 0.05
+    assert (found.shares[0, 1, near > 0] > 0.85).all()
+    assert (found.shares[0, 0, near == 0] > 0.95).all()
+    assert found.shares[0, 2:].sum() < 0.01
+
+
+def test_a_single_track_moves_a_thing_and_not_the_picture() -> None:
+    anchors = torch.tensor([[[30.0, 34.0]]])
+    found = motions(anchors, paths(anchors, torch.ones(1), (20.0, -8.0)))
+    assert displacement(found, 0, (30, 34)).abs().max() < 0.5
+    torch.testing.assert_close(displacement(found, 1, (30, 34)), torch.tensor([20.0, -8.0]), atol=0.5, rtol=0)
+
+
+def test_tracks_everywhere_that_move_alike_move_the_picture() -> None:
+    anchors = grid()
+    found = motions(anchors, paths(anchors, torch.ones(64), (12.0, 5.0)))
+    torch.testing.assert_close(displacement(found, 0, (30, 34)), torch.tensor([12.0, 5.0]), atol=0.05, rtol=0)
+    assert found.shares[0, 1:].sum() < 0.05
+
+
+def test_two_things_are_two_motions() -> None:
+    anchors = grid()
+    left = (anchors[0, :, 0] < 16).float()
+    right = (anchors[0, :, 0] > 48).float()
+    points = paths(anchors, left, (10.0, 0.0)) + paths(anchors, right, (0.0, -20.0)) - anchors[:, :, None]
+    found = motions(anchors, points)
+    ends = {tuple(displacement(found, m, (8 if m == 1 else 56, 32)).round().tolist()) for m in (1, 2)}
+    assert ends == {(10.0, 0.0), (0.0, -20.0)}
+    assert displacement(found, 0, (32, 32)).abs().max() < 0.1
+
+
+def test_a_thing_that_has_left_the_picture_does_not_come_back() -> None:
+    anchors = grid()
+    near = ((anchors[0] - torch.tensor([20.0, 20.0])).norm(dim=-1) < 12).float()
+    points = paths(anchors, near, (80.0, 0.0))
+    gone = torch.cat([points[:, :, -1:]] * FRAMES, dim=2)  # a later chunk: all frames at the end
+    visible = ((gone >= 0) & (gone < SIZE)).all(-1)
+    assert not visible[0, near > 0].any()
+    found = motions(anchors, gone, visible)
+    torch.testing.assert_close(displacement(found, 1, (20, 20)), torch.tensor([80.0, 0.0]), atol=0.5, rtol=0)
+
+
+def test_padding_tracks_count_for_nothing() -> None:
+    anchors = grid()
+    points = paths(anchors, torch.ones(64), (12.0, 5.0))
+    padded = torch.cat([points, torch.zeros(1, 100, FRAMES, 2)], dim=1)
+    visible = torch.arange(164)[None, :, None].expand(1, 164, FRAMES) < 64
+    found = motions(torch.cat([anchors, torch.zeros(1, 100, 2)], dim=1), padded, visible)
+    torch.testing.assert_close(found.terms, motions(anchors, points).terms, atol=1e-3, rtol=0)
+
+
+def test_a_moved_thing_leaves_the_painted_ground_and_takes_its_shadow_along() -> None:
+    image = torch.full((1, 3, SIZE, SIZE), 0.8)
+    image[:, :, 16:24, 16:24] = torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1)
+    image[:, :, 24:28, 16:24] = 0.4  # a shadow below it: half of the light
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 1, 16:24, 16:24] = 1
+    weights[:, 1, 24:28, 16:24] = 0.5
+    weights[:, 0] = 1 - weights[:, 1]
+    moved = still()
+    moved.terms[:, 1, 0, :, 0] = 24.0
+    frames, shown = compose(image, Layers(weights, torch.full_like(image, 0.8)), moved)
+    torch.testing.assert_close(frames[0, 2, :, 20, 44], torch.tensor([0.9, 0.1, 0.1]))
+    torch.testing.assert_close(frames[0, 2, :, 26, 44], torch.full((3,), 0.4))
+    torch.testing.assert_close(frames[0, 2, :, 20, 20], torch.full((3,), 0.8))
+    assert shown[0, 2, 0, 20, 20] == 0
+    assert shown[0, 2, 0, 20, 44] == 1
+    assert shown[0, 2, 0, 50, 50] == 1
+
+
+def test_nearer_things_cover_farther_ones() -> None:
+    image = torch.zeros(1, 3, SIZE, SIZE)
+    image[:, 0, 8:16, 8:16], image[:, 1, 40:48, 40:48] = 1, 1
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 1, 8:16, 8:16], weights[:, 2, 40:48, 40:48] = 1, 1
+    weights[:, 0] = 1 - weights[:, 1:].sum(1)
+    moved = still()
+    moved.terms[:, 1, 0] = 32.0
+    frames, _ = compose(image, Layers(weights, torch.zeros_like(image)), moved)
+    torch.testing.assert_close(frames[0, 0, :, 44, 44], torch.tensor([0.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("bend", [0.0, 6.0])
+def test_the_backdrop_moves_by_its_field(bend: float) -> None:
+    """A ramp in x, moved by a field with zoom and bend: the colour at s + d(s) is the ramp's at s."""
+    ramp = ((torch.arange(SIZE) + 0.5) / SIZE).expand(1, 3, SIZE, SIZE).contiguous()
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 0] = 1
+    moved = still()
+    moved.terms[:, 0, 1, :, 0] = 8.0  # a zoom
+    moved.terms[:, 0, 3, :, 0] = bend
+    frames, _ = compose(ramp, Layers(weights, ramp), moved)
+    for source in (12.5, 30.5, 44.5):
+        x = 2 * source / SIZE - 1
+        target = source + 8 * x + bend * x * x
+        left = int(target - 0.5)
+        share = target - 0.5 - left
+        row = frames[0, 0, 0, 32]
+        shown = (1 - share) * row[left] + share * row[left + 1]
+        assert abs(float(shown) * SIZE - source) < 0.25
+
+
+def test_the_network_starts_as_the_first_frame_alone() -> None:
+    network = LayerNetwork((8, 16, 16, 16, 16))
+    image = torch.rand(2, 3, SIZE, SIZE)
+    layers = network(image, torch.rand(2, 1 + THINGS, SIZE // 2, SIZE // 2))
+    assert layers.weights.shape == (2, 1 + THINGS, SIZE, SIZE)
+    torch.testing.assert_close(layers.weights.sum(1), torch.ones(2, SIZE, SIZE))
+    assert layers.weights[:, 0].min() > 0.8
+    assert (layers.backdrop - image).abs().max() < 0.06
+
+
+def test_maps_show_where_the_tracks_of_a_motion_begin() -> None:
+    shares = torch.zeros(1, 1 + THINGS, 2)
+    shares[0, 0, 0], shares[0, 2, 1] = 1, 0.5
+    maps = track_maps(shares, torch.tensor([[[10.0, 20.0], [50.0, 40.0]]]), SIZE, SIZE)
+    assert maps.shape == (1, 1 + THINGS, SIZE // 2, SIZE // 2)
+    assert divmod(int(maps[0, 0].argmax()), SIZE // 2) in {(9, 4), (9, 5), (10, 4), (10, 5)}
+    assert divmod(int(maps[0, 2].argmax()), SIZE // 2) in {(19, 24), (19, 25), (20, 24), (20, 25)}
+    assert maps[0, 1].max() == 0
+    assert maps[0, 3].max() == 0
