@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         EngineMismatchError,
         MissingExtraError,
         MotionStreamError,
+        StateError,
         TrackShapeError,
     )
+    from ms_infer.state import StreamState
     from ms_infer.stream import Chunk, Stream
     from ms_infer.tracks import Tracks
 
@@ -38,9 +40,11 @@ _HOME = {
     "EngineMismatchError": "errors",
     "MissingExtraError": "errors",
     "MotionStreamError": "errors",
+    "StateError": "errors",
     "TrackShapeError": "errors",
     "Chunk": "stream",
     "Stream": "stream",
+    "StreamState": "state",
     "Tracks": "tracks",
 }
 
@@ -56,8 +60,10 @@ __all__ = [
     "ModelConfig",
     "MotionStreamError",
     "ScheduleConfig",
+    "StateError",
     "Stream",
     "StreamConfig",
+    "StreamState",
     "Student",
     "TrackShapeError",
     "Tracks",

@@ -1,9 +1,9 @@
-"""What a user may change while a stream runs; the newest wins, from any thread."""
+"""What a user may change while a stream runs; the newest wins, from any thread, and none is lost."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,46 +11,88 @@ from numpy.typing import NDArray
 from ms_infer.tracks import Tracks
 
 
-@dataclass(frozen=True)
-class Control:
-    """The newest wishes. Ids count every change, so a chunk can say which one it was made with."""
+@dataclass(frozen=True, eq=False)
+class TracksControl:
+    """The newest tracks, and the id that setting them got."""
 
     id: int = 0
     tracks: Tracks | None = None
-    tracks_id: int = 0
-    """`id` at which the tracks were set last."""
+    """In the stream's pixels and at its fps; None: no tracks."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptControl:
+    """The newest prompt, and the id that setting it got."""
+
+    id: int = 0
     text: NDArray[np.float32] | None = None
-    """Embedding `[tokens, dim]` of the prompt."""
-    prompt_id: int = 0
+    """Embedding `[tokens, dim]`; None before the stream has one."""
     recache: bool = False
-    """Whether the newest prompt also re-encodes the context."""
+    """Whether the prompt also re-encodes the context."""
     replace_sink: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Control:
+    """The newest of each kind."""
+
+    tracks: TracksControl = field(default_factory=TracksControl)
+    prompt: PromptControl = field(default_factory=PromptControl)
+
+    @property
+    def id(self) -> int:
+        """Counts every change, so a chunk can say which one it was made with."""
+        return max(self.tracks.id, self.prompt.id)
+
+    def shifted(self, by: int) -> Control:
+        """The same wishes under ids that are larger by `by`."""
+        tracks = replace(self.tracks, id=self.tracks.id + by)
+        return Control(tracks, replace(self.prompt, id=self.prompt.id + by))
+
+
 class Controls:
-    """A single slot: writers replace it, the stream reads it once per chunk."""
+    """The one slot between the threads that set controls and the one that plays them.
+
+    Ids only grow, over starts and restores too: whoever waits for a chunk with an id never waits in vain. A start or
+    a restore takes its id when it is called (`reserve`) and enters the slot when it is done (`begin`); what was set
+    in between stays on top of it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._newest = Control()
+        self._last = 0
 
     def newest(self) -> Control:
         return self._newest
 
     def set_tracks(self, tracks: Tracks | None) -> int:
         with self._lock:
-            number = self._newest.id + 1
-            self._newest = replace(self._newest, id=number, tracks=tracks, tracks_id=number)
-        return number
+            self._last += 1
+            self._newest = replace(self._newest, tracks=TracksControl(self._last, tracks))
+            return self._last
 
-    def set_text(self, text: NDArray[np.float32], *, recache: bool, replace_sink: bool) -> int:
+    def set_prompt(self, text: NDArray[np.float32], *, recache: bool, replace_sink: bool) -> int:
         with self._lock:
-            number = self._newest.id + 1
-            self._newest = replace(
-                self._newest, id=number, text=text, prompt_id=number, recache=recache, replace_sink=replace_sink
+            self._last += 1
+            self._newest = replace(self._newest, prompt=PromptControl(self._last, text, recache, replace_sink))
+            return self._last
+
+    def reserve(self, first: int = 0, last: int = 0) -> int:
+        """What to add to the ids first..last of a start or a restore to make them the newest; takes these ids.
+
+        Nothing as long as no control was ever set here: a start is number 0 then, and a snapshot keeps its numbers.
+        """
+        with self._lock:
+            shift = max(0, self._last + 1 - first) if self._last else 0
+            self._last = last + shift
+            return shift
+
+    def begin(self, base: Control) -> None:
+        """Put a start or a restore, of ids that `reserve` gave, below whatever was set since."""
+        with self._lock:
+            newest = self._newest
+            self._newest = Control(
+                newest.tracks if newest.tracks.id > base.id else base.tracks,
+                newest.prompt if newest.prompt.id > base.id else base.prompt,
             )
-        return number
-
-    def reset(self, control: Control) -> None:
-        with self._lock:
-            self._newest = control

@@ -15,6 +15,10 @@ class TrackShapeError(ConfigError):
     """Tracks whose shape, length or values do not fit."""
 
 
+class StateError(MotionStreamError, RuntimeError):
+    """A call that comes at the wrong time: the stream is paused, closed, not started, or busy in another thread."""
+
+
 class CheckpointError(MotionStreamError, ValueError):
     """A checkpoint file that cannot be read or does not fit the model."""
 

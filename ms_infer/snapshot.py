@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +9,127 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import StreamConfig
+from ms_infer.controls import Control, PromptControl, TracksControl
 from ms_infer.errors import ConfigError
 from ms_infer.files import whole_file
 from ms_infer.state import StreamState
+from ms_infer.tracks import Tracks
 
-FORMAT = "ms_infer.snapshot/1"
-NUMBERS = ("index", "given", "seed", "control_id")
-
-
-def config_digest(config: StreamConfig, engine: str) -> str:
-    """What a snapshot must agree with: the stream's settings, and its engine with the precision."""
-    text = json.dumps(config.to_dict(), sort_keys=True) + engine
-    return hashlib.sha256(text.encode()).hexdigest()
+FORMAT = "ms_infer.snapshot/2"
+_TRACKS = ("points", "visible", "ids")
 
 
-def save_snapshot(path: Path, state: StreamState, config: StreamConfig, engine: str) -> None:
+def save_snapshot(path: Path, state: StreamState) -> None:
     """Write a snapshot, whole or not at all; ConfigError when it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    arrays: dict[str, NDArray[Any]] = {"text": state.text}
+    assert state.applied.prompt.text is not None, "a started stream has a text"
+    arrays: dict[str, NDArray[Any]] = {"text": state.applied.prompt.text, **_pending_arrays(state)}
     arrays |= {f"engine.{k}": v for k, v in state.engine.items()}
     arrays |= {f"player.{k}": v for k, v in state.player.items()}
     if state.image is not None:
         arrays["image"] = state.image
-    header = {"format": FORMAT, "digest": config_digest(config, engine)}
-    header |= {name: str(getattr(state, name)) for name in NUMBERS}
+    header = {"format": FORMAT, "digest": state.digest, **{k: str(v) for k, v in _numbers(state).items()}}
     with whole_file(path, ConfigError, failures=(OSError, SafetensorError)) as unfinished:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=header)
 
 
-def load_snapshot(path: Path, config: StreamConfig, engine: str) -> StreamState:
-    """Read a snapshot; ConfigError when it is none, or one of other settings or another engine."""
+def _numbers(state: StreamState) -> dict[str, int]:
+    applied, pending = state.applied, state.pending
+    return {
+        "index": state.index,
+        "given": state.given,
+        "seed": state.seed,
+        "tracks_id": applied.tracks.id,
+        "prompt_id": applied.prompt.id,
+        "pending_tracks_id": pending.tracks.id,
+        "pending_prompt_id": pending.prompt.id,
+        "pending_recache": int(pending.prompt.recache),
+        "pending_replace_sink": int(pending.prompt.replace_sink),
+    }
+
+
+def _pending_arrays(state: StreamState) -> dict[str, NDArray[Any]]:
+    """Tracks and text of controls that no chunk has played yet; no points: the tracks are to be released."""
+    arrays: dict[str, NDArray[Any]] = {}
+    tracks, prompt = state.pending.tracks, state.pending.prompt
+    if tracks.id > state.applied.tracks.id and tracks.tracks is not None:
+        arrays |= {f"pending.{name}": getattr(tracks.tracks, name) for name in _TRACKS}
+    if prompt.id > state.applied.prompt.id and prompt.text is not None:
+        arrays["pending.text"] = prompt.text
+    return arrays
+
+
+def load_snapshot(path: Path, config: StreamConfig) -> StreamState:
+    """Read the snapshot of a stream with these settings; ConfigError when it is none.
+
+    What `Stream.load_state` checks is left to it.
+    """
     arrays, header = _read(path)
-    if header.get("digest") != config_digest(config, engine):
-        raise ConfigError(
-            f"{path} was made with other settings or another engine than this stream ({engine}); "
-            "open the same source with the same engine and precision"
+    digest = header.pop("digest", "")
+    numbers = {name: _whole_number(name, text) for name, text in header.items() if name != "format"}
+    try:
+        applied = Control(
+            TracksControl(numbers["tracks_id"], _playing(arrays, config)),
+            PromptControl(numbers["prompt_id"], arrays["text"]),
         )
-    return StreamState(
-        **{name: int(header[name]) for name in NUMBERS},
-        text=arrays["text"],
-        image=arrays.get("image"),
-        engine=_under("engine.", arrays),
-        player=_under("player.", arrays),
-    )
+        return StreamState(
+            digest=digest,
+            **{name: numbers[name] for name in ("index", "given", "seed")},
+            applied=applied,
+            pending=_pending(applied, numbers, arrays, config),
+            image=arrays.get("image"),
+            engine=_under("engine.", arrays),
+            player=_under("player.", arrays),
+        )
+    except KeyError as error:
+        raise ConfigError(f"{path} lacks {error}; make a snapshot again with Stream.snapshot(path)") from None
+
+
+def _pending(
+    applied: Control, numbers: dict[str, int], arrays: dict[str, NDArray[Any]], config: StreamConfig
+) -> Control:
+    tracks, prompt = applied.tracks, applied.prompt
+    if numbers["pending_tracks_id"] != tracks.id:
+        tracks = TracksControl(numbers["pending_tracks_id"], _tracks("pending.", arrays, config))
+    if numbers["pending_prompt_id"] != prompt.id:
+        flags = (bool(numbers["pending_recache"]), bool(numbers["pending_replace_sink"]))
+        prompt = PromptControl(numbers["pending_prompt_id"], arrays["pending.text"], *flags)
+    return Control(tracks, prompt)
+
+
+def _playing(arrays: dict[str, NDArray[Any]], config: StreamConfig) -> Tracks | None:
+    """The tracks that the player plays."""
+    tracks = _tracks("player.", arrays, config)
+    return tracks if tracks is not None and tracks.count else None
+
+
+def _tracks(prefix: str, arrays: dict[str, NDArray[Any]], config: StreamConfig) -> Tracks | None:
+    if f"{prefix}points" not in arrays:
+        return None
+    points, visible, ids = (arrays[prefix + name] for name in _TRACKS)
+    return Tracks(points, visible, ids, size=(config.height, config.width), fps=config.fps)
 
 
 def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise ConfigError(f"the snapshot has no whole number as its {name}: {text!r}")
+    return int(text)
+
+
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
+            header = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # of many kinds: the file may hold anything
         raise ConfigError(f"{path} is not a readable snapshot ({error}); make one with Stream.snapshot(path)") from None
     if header.get("format") != FORMAT:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Span, StreamConfig
-from ms_infer.controls import Control, Controls
+from ms_infer.controls import Control, Controls, PromptControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_engine
-from ms_infer.errors import ConfigError
+from ms_infer.errors import ConfigError, StateError
 from ms_infer.snapshot import load_snapshot, save_snapshot
-from ms_infer.state import StreamState
+from ms_infer.state import StreamState, checked_seed, state_digest
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
@@ -73,21 +74,24 @@ class Stream:
         precision: str | None = None,
         seed: int = 0,
     ) -> None:
+        self._first_seed = checked_seed(seed)
         self._engine: Engine = open_engine(source, engine=engine, device=device, precision=precision)
         self.config: StreamConfig = self._engine.config
-        self.seed = seed
         self._controls = Controls()
         self._paused = threading.Event()
-        self._started = self._closed = False
-        self._index = self._given = 0
-        self._image: NDArray[np.uint8] | None = None
-        self._player = TrackPlayer.of(self.config)
-        self._applied = Control()
+        self._turn = threading.Lock()  # of the one thread that may use the engine
+        self._run: _Run | None = None
+        self._closed = self._lost = False
 
     @property
     def engine(self) -> str:
         """Name of the engine that runs, with its precision."""
         return f"{self._engine.name} {self._engine.precision}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of the stream that runs, or of the first one."""
+        return self._run.seed if self._run else self._first_seed
 
     def __enter__(self) -> Stream:
         return self
@@ -106,59 +110,37 @@ class Stream:
         prompt: text, or a ready embedding `[<= tokens, dim]`; None is the empty prompt.
         tracks: points to follow from RGB frame 0 on.
         """
-        self._check_open()
-        first_frame = None
-        if image is not None:
-            from ms_infer.media import load_image
+        with self._alone():
+            shift = self._controls.reserve()
+            first_frame = None
+            if image is not None:
+                from ms_infer.media import load_image
 
-            first_frame = load_image(image, self.config.height, self.config.width)
-        text = self._engine.embed("" if prompt is None else prompt)
-        player = TrackPlayer.of(self.config)
-        self._check_tracks(player, tracks)
-        self.seed = self.seed if seed is None else seed
-        self._forget()
-        self._engine.reset()
-        self._engine.set_text(text)
-        self._engine.set_image(first_frame)
-        self._image = first_frame
-        self._given = self._engine.given_frames()
-        self._controls.reset(Control(tracks=tracks, text=text))
-        if tracks is not None:
-            self._player.set(tracks, self._span.first_rgb_frame)
-        self._applied = self._controls.newest()
-        self._started = True
+                first_frame = load_image(image, self.config.height, self.config.width)
+            text = self._engine.embed("" if prompt is None else prompt)
+            fitted = self._fitted(tracks)
+            number = self.seed if seed is None else checked_seed(seed)
+            control = Control(TracksControl(0, fitted), PromptControl(0, text))
+            self._begin(control.shifted(shift), first_frame, number)
 
     def step(self) -> Chunk:
-        """Make the next chunk with the newest control. A step that fails changes nothing."""
-        self._check_open()
-        if not self._started:
-            self.start()
-        if self._paused.is_set():
-            raise ConfigError("the stream is paused; call resume() before step()")
-        clock = _Clock()
-        control, player = self._apply_controls()
-        engine = self._engine
-        plan = plan_chunk(self.config, self._index, player, self.seed, given=self._given, sink_start=engine.sink_start)
-        engine.begin(plan)
-        clock.lap("begin")
-        for denoise_step in range(len(self.config.schedule.timesteps)):
-            engine.denoise(denoise_step)
-        clock.lap("denoise")
-        frames = engine.decode()
-        clock.lap("decode")
-        engine.write_cache()  # clean pass: later chunks must not attend to noisy keys
-        clock.lap("write_cache")
-        engine.commit()
-        timings = {**clock.total(), **engine.stage_ms()}
-        chunk = Chunk(self._index, frames, self._span.first_rgb_frame, control.id, timings)
-        self._index += 1
-        self._applied, self._player = control, player
-        return chunk
+        """Make the next chunk with the newest control. A step that fails changes nothing.
+
+        StateError while the stream is paused, closed, or in use by another thread.
+        """
+        with self._alone():
+            if self._paused.is_set():
+                raise StateError("the stream is paused; call resume() before step()")
+            return self._make_chunk()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks until the stream is paused or closed; iterate again after `resume`."""
-        while not (self._paused.is_set() or self._closed):
-            yield self.step()
+        while not self._closed:
+            with self._alone():
+                if self._paused.is_set():
+                    return
+                chunk = self._make_chunk()
+            yield chunk
 
     def take(self, *, seconds: float | None = None, frames: int | None = None) -> Iterator[Chunk]:
         """Chunks that hold the given length of video; the last one is cut to fit."""
@@ -177,8 +159,7 @@ class Stream:
         A track id that was there before goes on; None releases all points. Returns the control's id.
         """
         self._check_open()
-        self._check_tracks(self._player, tracks)
-        return self._controls.set_tracks(tracks)
+        return self._controls.set_tracks(self._fitted(tracks))
 
     def set_prompt(self, prompt: Prompt, *, recache: bool = False, replace_sink: bool = False) -> int:
         """Change the prompt from the next chunk on. Returns the control's id.
@@ -188,7 +169,7 @@ class Stream:
         """
         self._check_open()
         text = self._engine.embed(prompt)  # in the caller's thread: a slow text encoder delays no chunk
-        return self._controls.set_text(text, recache=recache or replace_sink, replace_sink=replace_sink)
+        return self._controls.set_prompt(text, recache=recache or replace_sink, replace_sink=replace_sink)
 
     def pause(self) -> None:
         """Stop making chunks: iteration ends, `step` refuses. Controls may still be set."""
@@ -204,88 +185,195 @@ class Stream:
 
     def reset(self) -> None:
         """Start over with the same image, prompt, tracks and seed."""
-        newest = self._controls.newest()
-        self.start(self._image, newest.text, newest.tracks)
+        with self._alone():
+            newest, image, seed = self._controls.newest(), self._run.image if self._run else None, self.seed
+            shift = self._controls.reserve()
+            text = self._engine.embed("") if newest.prompt.text is None else newest.prompt.text
+            control = Control(TracksControl(0, newest.tracks.tracks), PromptControl(0, text))
+            self._begin(control.shifted(shift), image, seed)
+
+    def state(self) -> StreamState:
+        """Everything the next chunk depends on, controls that no chunk has played yet included.
+
+        StateError before the first start.
+        """
+        with self._alone():
+            run = self._run
+            if run is None:
+                raise StateError("nothing to snapshot: call start() or step() first")
+            return StreamState(
+                digest=self._digest,
+                index=run.index,
+                given=run.given,
+                seed=run.seed,
+                applied=run.control,
+                pending=self._controls.newest(),
+                image=run.image,
+                engine=self._engine.state(),
+                player=run.player.state(),
+            )
+
+    def load_state(self, state: StreamState) -> None:
+        """Go on where `state()` stood: the next frames are bit-equal on the same engine.
+
+        Everything is checked first: a state that is refused (ConfigError) leaves the stream as it was. A `reset` then
+        starts over with the state's image, prompt, tracks and seed.
+        """
+        with self._alone():
+            player = self._check_state(state)
+            shift = self._controls.reserve(state.applied.id, state.pending.id)
+            applied, pending = state.applied.shifted(shift), state.pending.shifted(shift)
+            with self._replacing():
+                self._engine.reset()
+                self._engine.set_text(_text(applied))
+                self._engine.set_image(state.image)
+                self._engine.restore(state.engine)
+                self._run = _Run(state.index, state.given, state.seed, state.image, applied, player)
+            self._controls.begin(pending)
 
     def snapshot(self, path: str | Path) -> None:
-        """Write everything the next chunk depends on to a safetensors file."""
-        self._check_open()
-        save_snapshot(Path(path), self._state(), self.config, self.engine)
+        """Write `state()` to a safetensors file."""
+        save_snapshot(Path(path), self.state())
 
     def restore(self, path: str | Path) -> None:
-        """Go on where `snapshot` stood: the next frames are bit-equal on the same engine.
-
-        A `reset` then starts over with the image, prompt, tracks and seed of the snapshot.
-        """
+        """`load_state` of what `snapshot` wrote; a file that is refused (ConfigError) changes nothing."""
         self._check_open()
-        self._adopt(load_snapshot(Path(path), self.config, self.engine))
+        self.load_state(load_snapshot(Path(path), self.config))
 
     def close(self) -> None:
-        """Free the engine. Closing twice is fine."""
-        if not self._closed:
-            self._closed = True
-            self._engine.close()
+        """Free the engine, once a chunk that another thread makes is done. Closing twice is fine."""
+        with self._turn:
+            if not self._closed:
+                self._closed = True
+                self._engine.close()
 
-    def _state(self) -> StreamState:
-        if not self._started:
-            raise ConfigError("nothing to snapshot: call start() or step() first")
-        assert self._applied.text is not None, "a started stream has a text"
-        return StreamState(
-            index=self._index,
-            given=self._given,
-            seed=self.seed,
-            control_id=self._applied.id,
-            text=self._applied.text,
-            image=self._image,
-            engine=self._engine.state(),
-            player=self._player.state(),
-        )
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Use the engine; StateError while another thread does."""
+        if not self._turn.acquire(blocking=False):
+            raise StateError(
+                "another thread uses this stream; step, start and save it from one thread, or open one for each"
+            )
+        try:
+            self._check_open()
+            yield
+        finally:
+            self._turn.release()
 
-    def _adopt(self, state: StreamState) -> None:
-        self._engine.reset()
-        self._engine.set_text(state.text)
-        self._engine.set_image(state.image)
-        self._engine.restore(state.engine)
-        self._player.restore(state.player)
-        self._image, self.seed = state.image, state.seed
-        self._index, self._given = state.index, state.given
-        control = Control(id=state.control_id, tracks=self._player.tracks, text=state.text)
-        self._controls.reset(control)
-        self._applied, self._started = control, True
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """Give up the stream that ran for another one; when that fails, there is none until the next start."""
+        self._lost = self._lost or self._run is not None
+        self._run = None
+        yield
+        self._lost = False
 
-    def _apply_controls(self) -> tuple[Control, TrackPlayer]:
+    def _begin(self, control: Control, image: NDArray[np.uint8] | None, seed: int) -> None:
+        with self._replacing():
+            self._engine.reset()
+            self._engine.set_text(_text(control))
+            self._engine.set_image(image)
+            run = _Run(0, self._engine.given_frames(), seed, image, control, TrackPlayer.of(self.config))
+            if control.tracks.tracks is not None:
+                run.player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
+            self._run = run
+        self._controls.begin(control)
+
+    def _running(self) -> _Run:
+        """The stream that runs; the first step starts one from nothing, below the controls that were set before."""
+        if self._lost:
+            raise StateError("the stream was lost when a start or a restore failed; start or restore it again")
+        if self._run is None:
+            self._begin(Control(prompt=PromptControl(text=self._engine.embed(""))), None, self._first_seed)
+        assert self._run is not None, "it was begun a line ago"
+        return self._run
+
+    def _make_chunk(self) -> Chunk:
+        run = self._running()
+        clock = _Clock()
+        control, player = self._apply_controls(run)
+        engine = self._engine
+        plan = plan_chunk(self.config, run.index, player, run.seed, given=run.given, sink_start=engine.sink_start)
+        engine.begin(plan)
+        clock.lap("begin")
+        for denoise_step in range(len(self.config.schedule.timesteps)):
+            engine.denoise(denoise_step)
+        clock.lap("denoise")
+        frames = engine.decode()
+        clock.lap("decode")
+        engine.write_cache()  # clean pass: later chunks must not attend to noisy keys
+        clock.lap("write_cache")
+        engine.commit()
+        timings = {**clock.total(), **engine.stage_ms()}
+        self._run = replace(run, index=run.index + 1, control=control, player=player)
+        return Chunk(run.index, frames, run.span(self.config).first_rgb_frame, control.id, timings)
+
+    def _apply_controls(self, run: _Run) -> tuple[Control, TrackPlayer]:
         """The newest control and a player that plays it; the current ones stay as they are."""
-        control, player = self._controls.newest(), self._player.copy()
-        if control.tracks_id != self._applied.tracks_id:
-            player.set(control.tracks, self._span.first_rgb_frame)
-        if control.text is not None and control.prompt_id != self._applied.prompt_id:
-            self._engine.set_text(control.text)
-            if control.recache:
-                self._engine.recache(replace_sink=control.replace_sink)
+        control, player = self._controls.newest(), run.player.copy()
+        if control.tracks.id != run.control.tracks.id:
+            player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
+        prompt = control.prompt
+        if prompt.id != run.control.prompt.id:
+            self._engine.set_text(_text(control))
+            if prompt.recache:
+                self._engine.recache(replace_sink=prompt.replace_sink)
         return control, player
 
-    @property
-    def _span(self) -> Span:
-        """Frames of the next chunk."""
-        return self.config.context.span(self._index, self._given)
-
-    def _forget(self) -> None:
-        self._index = self._given = 0
-        self._image = None
-        self._player = TrackPlayer.of(self.config)
-        self._applied = Control()
-
-    def _check_tracks(self, player: TrackPlayer, tracks: Tracks | None) -> None:
-        """Refuse tracks at once that the next chunk could not use."""
+    def _fitted(self, tracks: Tracks | None) -> Tracks | None:
+        """Tracks as the player plays them; refuses at once what the next chunk could not use."""
         if tracks is None:
-            return
+            return None
         if self.config.model.track_head is None:
             raise ConfigError(f"the model {self.config.model.name!r} has no track head; it cannot follow tracks")
-        player.copy().set(tracks, self._span.first_rgb_frame)
+        return TrackPlayer.of(self.config).fitted(tracks)
+
+    @property
+    def _digest(self) -> str:
+        return state_digest(self.config, self.engine, self._engine.weights_digest())
+
+    def _check_state(self, state: StreamState) -> TrackPlayer:
+        """A player in the state's place; ConfigError unless this stream can go on from the state."""
+        if state.digest != self._digest:
+            raise ConfigError(
+                f"the state was made with other settings or another engine, precision or weights than this stream "
+                f"({self.engine}); open the same source with the same engine and precision"
+            )
+        state.check(self.config)
+        player = TrackPlayer.of(self.config)
+        player.restore(state.player)
+        span = self.config.context.span(state.index, state.given)
+        if player.start > span.first_rgb_frame:
+            raise ConfigError(f"the state's tracks start at RGB frame {player.start}, after its next chunk")
+        self._fitted(state.pending.tracks.tracks)
+        self._engine.check_state(state.engine, span.start)
+        return player
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ConfigError("the stream is closed; open a new Stream")
+            raise StateError("the stream is closed; open a new Stream")
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Where a started stream stands; every chunk makes a new one, when it is done."""
+
+    index: int
+    given: int
+    seed: int
+    image: NDArray[np.uint8] | None
+    control: Control
+    """What the newest chunk was made with."""
+    player: TrackPlayer
+
+    def span(self, config: StreamConfig) -> Span:
+        """Frames of the next chunk."""
+        return config.context.span(self.index, self.given)
+
+
+def _text(control: Control) -> NDArray[np.float32]:
+    assert control.prompt.text is not None, "a started stream has a text"
+    return control.prompt.text
 
 
 class _Clock:

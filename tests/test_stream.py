@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks, TrackShapeError
+from ms_infer import ConfigError, ContextConfig, DeviceError, StateError, Stream, Tracks, TrackShapeError
 from ms_infer.checkpoint import Student
 from tests.tiny import tiny_student, without_tracks
 
@@ -112,7 +112,7 @@ def test_pause_ends_iteration_and_refuses_steps(student: Student, picture: Frame
             seen.append(chunk.index)
             if chunk.index == 1:
                 stream.pause()
-        with pytest.raises(ConfigError, match="resume"):
+        with pytest.raises(StateError, match="resume"):
             stream.step()
         stream.resume()
         assert stream.step().index == 2
@@ -291,7 +291,7 @@ def test_a_closed_stream_says_so(student: Student) -> None:
     stream = Stream(student)
     stream.close()
     stream.close()
-    with pytest.raises(ConfigError, match="closed"):
+    with pytest.raises(StateError, match="closed"):
         stream.step()
 
 

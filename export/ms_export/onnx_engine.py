@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,11 +52,11 @@ class OnnxEngine(StagedEngine):
     def _roll(self) -> None:
         self._run("roll")
 
-    def _read_caches(self) -> dict[str, Array]:
-        return {name: cache.copy() for name, cache in self._caches.items()}
+    def _read_cache(self, name: str) -> Array:
+        return self._caches[name].copy()
 
-    def _write_caches(self, caches: Mapping[str, Array]) -> None:
-        self._caches = {name: caches[name].astype(old.dtype) for name, old in self._caches.items()}
+    def _write_cache(self, name: str, cache: Array) -> None:
+        self._caches[name] = cache
 
     def _reset_caches(self) -> None:
         aliased = {old for old, _ in self.specs["denoise"].aliases}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_export.stimulus import example_image, example_player, example_prompt
-from ms_infer.bundle.stages import relative_sink
+from ms_infer.bundle.stages import cache_name, relative_sink
 from ms_infer.engines.base import Array, ChunkPlan, Engine, plan_chunk
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
@@ -31,7 +31,7 @@ def chunk_pairs(
     for index in range(chunks):
         plan = plan_chunk(config, index, player, seed)
         if same_context and index:
-            engine.restore(staged_state(reference, engine.specs, engine._capacity))
+            engine.restore(staged_state(reference, engine.specs))
         expected = run_chunk(reference, plan).copy()
         yield expected, run_chunk(engine, plan).copy()
 
@@ -63,29 +63,17 @@ def run_chunk(engine: Any, plan: ChunkPlan) -> Frames:
     return frames
 
 
-def staged_state(engine: TorchEngine, specs: Any, capacity: int) -> dict[str, Array]:
+def staged_state(engine: TorchEngine, specs: Any) -> dict[str, Array]:
     """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
     found = engine.state()
     config = engine.config
-    state: dict[str, Array] = {}
-    for layer in range(config.model.layers):
-        state[f"cache.k_cache_{layer}"], state[f"cache.v_cache_{layer}"] = found["k"][layer], found["v"][layer]
-        if relative_sink(config):
-            raw = found["sink_k"][layer]
-            padding = np.zeros((*raw.shape[:2], config.chunk_tokens, raw.shape[3]), raw.dtype)
-            state[f"cache.sink_k_{layer}"] = np.concatenate([raw, padding], axis=2)
+    state: dict[str, Array] = {"counters": found["counters"]}
+    for kind in ("k", "v", "sink_k") if relative_sink(config) else ("k", "v"):
+        state |= {f"cache.{cache_name(kind, layer)}": found[kind][layer] for layer in range(config.model.layers)}
     for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
         stage = "tracks" if ours == "encoder" else "decode"
         count = len(specs[stage].states) if stage in specs else 0
         state |= {f"state.{ours}_{i}": found[f"{theirs}.{i}"] for i in range(count)}
-    state["counters"] = found["counters"]
-    state["history"] = _history(found["history"][0], int(found["counters"][0]), capacity)
-    return state
-
-
-def _history(frames: Array, made: int, capacity: int) -> Array:
-    """Re-index a ring of latent frames for another capacity."""
-    ring = np.zeros((capacity, *frames.shape[1:]), frames.dtype)
-    for frame in range(max(0, made - len(frames)), made):
-        ring[frame % capacity] = frames[frame % len(frames)]
-    return ring
+    ends = np.cumsum([channels for _, channels in config.model.layout])
+    frames = np.split(found["history"][0], ends[:-1], axis=1)
+    return state | {f"history.{slot}": part for (slot, _), part in zip(config.model.layout, frames, strict=True)}

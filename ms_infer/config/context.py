@@ -139,6 +139,13 @@ class ContextConfig:
             sink_position=sink_start + shift,
         )
 
+    def kept_slots(self, made: int, sink_start: int) -> tuple[list[int], list[int]]:
+        """Slots of the sink and of the window that the chunk after `made` latent frames reads and does not write."""
+        sink_end = min(made, sink_start + self.sink_frames)
+        window = range(max(sink_end, made - self.window_frames), made)
+        slots = [self._slot(frame - sink_start) for frame in window]
+        return [self._slot(frame) for frame in range(sink_end - sink_start)], slots
+
     def _slot(self, frame: int) -> int:
         """Cache slot of the `frame`-th latent frame from the sink's start: the sink, then the ring."""
         if frame < self.sink_frames:

@@ -115,8 +115,16 @@ class Engine(ABC):
         """Everything a later chunk depends on, as host arrays."""
 
     @abstractmethod
+    def check_state(self, state: Mapping[str, Array], made: int) -> None:
+        """ConfigError unless `restore` can put this back, into a stream of `made` latent frames. Changes nothing."""
+
+    @abstractmethod
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Put back what `state` returned."""
+        """Put back what `state` returned and `check_state` has seen."""
+
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """Tells weights apart: a state of one engine fits no engine with other weights."""
 
     def close(self) -> None:  # noqa: B027  (engines without resources need nothing)
         """Free what the engine holds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +111,11 @@ class OpenVinoEngine(StagedEngine):
         names = {old + new: old for old, new in self.specs["denoise"].aliases}
         return {names[state.name]: state for state in self._request("denoise", 0).query_state()}
 
-    def _read_caches(self) -> dict[str, Array]:
-        return {name: np.array(state.state.data) for name, state in self._caches().items()}
+    def _read_cache(self, name: str) -> Array:
+        return np.array(self._caches()[name].state.data)
 
-    def _write_caches(self, caches: Mapping[str, Array]) -> None:
-        states = self._caches()
-        for name, spec in self._inputs.items():
-            if name in states and (name not in caches or caches[name].shape != spec.shape):
-                raise ConfigError(f"the snapshot does not hold the cache {name} {list(spec.shape)} of this bundle")
-        for name, state in states.items():
-            state.state = self._openvino.Tensor(np.ascontiguousarray(caches[name]))
+    def _write_cache(self, name: str, cache: Array) -> None:
+        self._caches()[name].state = self._openvino.Tensor(cache)
 
     def _reset_caches(self) -> None:
         self._request("denoise", 0).reset_state()

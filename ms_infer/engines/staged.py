@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec, contiguous_writes, relative_sink
+from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec, cache_name, contiguous_writes, relative_sink
 from ms_infer.config import Placement
 from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.engines.saved import check_counters, check_packed, host_dtype, kept, packed, unpacked
 from ms_infer.errors import ConfigError
 from ms_infer.numerics import noise
 from ms_infer.numerics.angles import RotationTables, timestep_sinusoids
@@ -92,12 +94,12 @@ class StagedEngine(Engine):
         """Run a stage on its host arrays: states are read from `side` and written to the other one."""
 
     @abstractmethod
-    def _read_caches(self) -> dict[str, Array]:
-        """Copies of all caches by name."""
+    def _read_cache(self, name: str) -> Array:
+        """A copy of a cache, in its own type (bfloat16 as its bits, uint16)."""
 
     @abstractmethod
-    def _write_caches(self, caches: Mapping[str, Array]) -> None:
-        """Put back what `_read_caches` returned."""
+    def _write_cache(self, name: str, cache: Array) -> None:
+        """Put back what `_read_cache` returned."""
 
     @abstractmethod
     def _reset_caches(self) -> None:
@@ -287,6 +289,8 @@ class StagedEngine(Engine):
         start = self._made - frames
         if replace_sink and start > self.sink_start:
             self.sink_start = start
+        elif start > self.sink_start:  # beside a kept sink only what the ring holds is read again
+            start = max(self.sink_start + context.sink_frames, self._made - context.ring_frames)
         runs = range(self._made - context.chunk_frames, start - context.chunk_frames, -context.chunk_frames)
         earliest = start if self.sink_start == start else 0
         for first in sorted({max(earliest, run) for run in runs}):
@@ -315,26 +319,76 @@ class StagedEngine(Engine):
         self._reset_caches()
 
     def state(self) -> dict[str, Array]:
-        arrays = {f"cache.{name}": array for name, array in self._read_caches().items()}
-        arrays |= {f"state.{name}": self._state_array(name).copy() for name in self._state_names()}
-        arrays["history"] = self._history.copy()
+        rows = self._kept_rows(self._made, self.sink_start)
+        arrays = {f"cache.{name}": packed(self._read_cache(name)[:, :, kept]) for name, kept in rows.items()}
+        arrays |= {f"state.{name}": packed(array) for name, array in self._read_states().items()}
+        frames = kept(self.config, self._made, self.sink_start).frames
+        order = [frame % self._capacity for frame in frames]
+        arrays |= {f"history.{slot}": packed(ring[order]) for slot, ring in self._read_history().items()}
         arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
         return arrays
 
+    def check_state(self, state: Mapping[str, Array], made: int) -> None:
+        made, sink_start = check_counters(state.get("counters"), made)
+        for name, rows in self._kept_rows(made, sink_start).items():
+            spec = self._inputs[name]
+            shape = (*spec.shape[:2], len(rows), spec.shape[3])
+            check_packed(state.get(f"cache.{name}"), f"cache {name}", host_dtype(spec.dtype), shape)
+        for name, (dtype, shape) in self._state_shapes().items():
+            check_packed(state.get(f"state.{name}"), name, dtype, shape)
+        frames, config = len(kept(self.config, made, sink_start).frames), self.config
+        for slot, channels in config.model.layout:
+            shape = (frames, channels, config.latent_height, config.latent_width)
+            check_packed(state.get(f"history.{slot}"), f"history of {slot}", np.float32, shape)
+
     def restore(self, state: Mapping[str, Array]) -> None:
-        caches = {n.removeprefix("cache."): a for n, a in state.items() if n.startswith("cache.")}
-        targets = {f"state.{name}": self._state_array(name) for name in self._state_names()}
-        targets["history"] = self._history
-        for name, target in targets.items():
-            if name not in state or state[name].shape != target.shape or state[name].dtype != target.dtype:
-                raise ConfigError(
-                    f"the snapshot's {name} does not fit this bundle ({list(target.shape)} {target.dtype}); restore "
-                    "with the bundle it was made with"
-                )
-        self._write_caches(caches)
-        for name, target in targets.items():
-            target[...] = state[name]
         self._made, self.sink_start = (int(n) for n in state["counters"])
+        for name, rows in self._kept_rows(self._made, self.sink_start).items():
+            spec = self._inputs[name]
+            cache = np.zeros(spec.shape, host_dtype(spec.dtype))
+            cache[:, :, rows] = unpacked(state[f"cache.{name}"], cache.dtype)
+            self._write_cache(name, cache)
+        shapes = self._state_shapes()
+        self._write_states({n: unpacked(state[f"state.{n}"], dtype) for n, (dtype, _) in shapes.items()})
+        order = [frame % self._capacity for frame in kept(self.config, self._made, self.sink_start).frames]
+        history = self._read_history()
+        for slot, ring in history.items():
+            ring[order] = unpacked(state[f"history.{slot}"], np.float32)
+        self._write_history(history)
+
+    def weights_digest(self) -> str:
+        return str(self.manifest.checkpoint.get("sha256", ""))
+
+    def _kept_rows(self, made: int, sink_start: int) -> dict[str, NDArray[np.int64]]:
+        """Rows of each cache that the next chunk reads; the sink's keys are rotated anew from un-rotated ones."""
+        rows, layers = kept(self.config, made, sink_start), range(self.config.model.layers)
+        kinds = {"k": rows.window if self._rolls else rows.all, "v": rows.all}
+        if self._rolls:
+            kinds["sink_k"] = rows.sink
+        return {cache_name(kind, layer): kind_rows for kind, kind_rows in kinds.items() for layer in layers}
+
+    def _read_history(self) -> dict[str, Array]:
+        """The remembered latent frames `[capacity, channels, height, width]` of every slot of the input, in a ring."""
+        ends = np.cumsum([channels for _, channels in self.config.model.layout])
+        slots = [slot for slot, _ in self.config.model.layout]
+        return dict(zip(slots, np.split(self._history, ends[:-1], axis=1), strict=True))
+
+    def _write_history(self, history: Mapping[str, Array]) -> None:
+        """Put back what `_read_history` returned."""
+        self._history[...] = np.concatenate(list(history.values()), axis=1)
+
+    def _read_states(self) -> dict[str, Array]:
+        """States of encoder and decoder by name."""
+        return {name: self._state_array(name) for name in self._state_names()}
+
+    def _state_shapes(self) -> dict[str, tuple[Any, Shape]]:
+        """Type and shape of each of `_read_states`."""
+        return {name: (array.dtype, array.shape) for name, array in self._read_states().items()}
+
+    def _write_states(self, states: Mapping[str, Array]) -> None:
+        """Put back what `_read_states` returned."""
+        for name, array in states.items():
+            self._state_array(name)[...] = array
 
     def _state_names(self) -> list[str]:
         return [old for stage in ("tracks", "decode") if stage in self.specs for old, _ in self.specs[stage].states]

@@ -96,8 +96,13 @@ class ContextCache:
             self.sink_k[layer, :, :, first * cells : (first + in_sink) * cells] = k[:, :, : in_sink * cells]
 
     def _roll_sink_(self) -> None:
-        if self.sink_k.shape[3] and self.placement.sink_position > self.sink_start:
-            self._sink_rotation.move_to_(self.placement.sink_position)
+        if self.placement.sink_position > self.sink_start:
+            self.rotate_sink_(self.placement.sink_position)
+
+    def rotate_sink_(self, position: int | None = None) -> None:
+        """Rotate the sink's keys to a temporal position, None: their own, from the un-rotated ones."""
+        if self.sink_k.shape[3]:
+            self._sink_rotation.move_to_(self.sink_start if position is None else position)
             self.k[:, :, :, : self.sink_k.shape[3]] = self._sink_rotation(self.sink_k)
 
     def _rotation(self, frames: int) -> Rotation:

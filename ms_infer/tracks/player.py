@@ -75,18 +75,23 @@ class TrackPlayer:
 
         TrackShapeError when there are more than `max_tracks`; ConfigError when time would run backwards.
         """
-        if tracks is None:
-            tracks = Tracks.empty()
+        if at_frame < self._start:
+            raise ConfigError(f"a control at RGB frame {at_frame} is older than the current one at {self._start}")
+        control = self.fitted(Tracks.empty() if tracks is None else tracks)
+        anchors = self._new_anchors(control, at_frame)
+        self._control, self._anchors, self._start = control, anchors, at_frame
+
+    def fitted(self, tracks: Tracks) -> Tracks:
+        """What `set` plays of tracks: in pixels and at the stream's fps. Depends on nothing that plays already.
+
+        TrackShapeError when there are more than `max_tracks`.
+        """
         if tracks.count > self.max_tracks:
             raise TrackShapeError(
                 f"{tracks.count} tracks, but this stream takes at most {self.max_tracks}; "
                 "use a coarser grid or tracks.select(ids)"
             )
-        if at_frame < self._start:
-            raise ConfigError(f"a control at RGB frame {at_frame} is older than the current one at {self._start}")
-        control = tracks.resample(fps=self.fps).to_pixels(self.height, self.width)
-        anchors = self._new_anchors(control, at_frame)
-        self._control, self._anchors, self._start = control, anchors, at_frame
+        return tracks.resample(fps=self.fps).to_pixels(self.height, self.width)
 
     def chunk(self, first_frame: int, count: int) -> TrackChunk:
         """The tracks of RGB frames [first_frame, first_frame + count), in new arrays of constant size."""
@@ -113,6 +118,11 @@ class TrackPlayer:
         """The control that plays, in pixels and at the stream's fps; None: no tracks. Set again it plays the same."""
         return self._control if self._control.count else None
 
+    @property
+    def start(self) -> int:
+        """RGB frame from which the control plays."""
+        return self._start
+
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything that `restore` needs: points, visible, ids, anchors and start (int64 [1])."""
         control = self._control
@@ -131,13 +141,15 @@ class TrackPlayer:
             raise TrackShapeError(f"the saved track state lacks {missing}")
         size = (self.height, self.width)
         control = Tracks(state["points"], state["visible"], state["ids"], size=size, fps=self.fps)
-        anchors = np.array(state["anchors"], np.float32)
+        anchors, start = np.array(state["anchors"], np.float32), np.asarray(state["start"])
+        if start.shape != (1,) or start.dtype != np.int64 or start[0] < 0:
+            raise TrackShapeError(f"the saved track state starts at {start!r}; expected an RGB frame, int64 [1]")
         if control.count > self.max_tracks or anchors.shape != (control.count, 2) or not np.isfinite(anchors).all():
             raise TrackShapeError(
                 f"the saved state has {control.count} tracks and anchors {list(anchors.shape)}; "
                 f"expected at most {self.max_tracks} tracks and finite anchors [tracks, 2]"
             )
-        self._control, self._anchors, self._start = control, anchors, int(np.asarray(state["start"]).reshape(-1)[0])
+        self._control, self._anchors, self._start = control, anchors, int(start[0])
 
     def _new_anchors(self, control: Tracks, at_frame: int) -> FloatArray:
         places = np.array(control.points[:, 0])

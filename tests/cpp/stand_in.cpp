@@ -37,6 +37,11 @@ class StandIn : public StageRunner {
       caches_[input].resize(spec.elements());
       rows_ = std::max(rows_, static_cast<std::size_t>(spec.shape[2])), width_ = static_cast<std::size_t>(spec.shape[3]);
     }
+    const StreamConfig& config = manifest_.config;
+    if (config.rolls()) sink_rows_ = static_cast<std::size_t>(config.context.sink_frames * config.tokens_per_frame());
+    for (auto& [name, values] : caches_)
+      if (sink_rows_ && name.starts_with("k_cache_")) rolled_.emplace_back(&values, &caches_.at("sink_k_" + name.substr(8)));
+    if (sink_rows_) sink_index_ = arrays_.values<std::int64_t>(Stage::denoise, "sink_index");
     n_valid_ = arrays_.values<std::int64_t>(Stage::denoise, "n_valid");
     write_index_ = arrays_.values<std::int64_t>(Stage::denoise, "write_index");
     for (std::size_t i = 0; i < kStageNames.size(); ++i)
@@ -90,12 +95,17 @@ class StandIn : public StageRunner {
       if (!inside.contains(output.name)) bound.outputs.emplace_back(output.dtype, arrays_.bytes(stage, output, side));
   }
 
-  // Reads the valid part of every cache and writes the chunk's slots, as attention does.
+  // Makes the sink's keys anew from un-rotated ones, writes the chunk's slots and reads the valid part of every cache,
+  // as roll and attention do. Of a slot one row stands for all, of the heads the first.
   std::uint64_t attend(std::uint64_t digest) {
     const auto at = std::min(static_cast<std::size_t>(write_index_[0]), rows_ - 1);
     const auto valid = std::min(static_cast<std::size_t>(n_valid_[0]), rows_);
+    for (auto& [keys, sink] : rolled_) {
+      fill_normal({sink->data() + static_cast<std::size_t>(sink_index_[0]) * width_, width_}, digest, 0, 1);
+      std::copy_n(sink->begin(), sink_rows_ * width_, keys->begin());
+    }
     for (auto& [name, values] : caches_) {
-      if (values.size() < rows_ * width_) continue;  // un-rotated sink keys
+      if (name.starts_with("sink_k_")) continue;
       fill_normal({values.data() + at * width_, width_}, digest, 0, 0);
       digest = mixed(digest, bytes_of(values).first(valid * width_ * sizeof(float)));
     }
@@ -115,7 +125,9 @@ class StandIn : public StageRunner {
   HostArrays& arrays_;
   std::map<std::string, std::vector<float>> caches_;
   std::size_t rows_ = 0, width_ = 0;  // of the first head of a cache
-  std::span<std::int64_t> n_valid_, write_index_;
+  std::size_t sink_rows_ = 0;
+  std::vector<std::pair<std::vector<float>*, std::vector<float>*>> rolled_;  // keys and their un-rotated sink
+  std::span<std::int64_t> n_valid_, write_index_, sink_index_;
   std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
 };
 

@@ -13,6 +13,10 @@ struct ms_stream {
   std::unique_ptr<ms_infer::Stream> stream;
 };
 
+struct ms_state {
+  ms_infer::StreamState state;
+};
+
 struct ms_tracks {
   std::shared_ptr<const ms_infer::Tracks> tracks;
 };
@@ -248,6 +252,19 @@ ms_status ms_stream_snapshot(ms_stream* stream, const char* path) {
 ms_status ms_stream_restore(ms_stream* stream, const char* path) {
   return guarded([&] { opened(stream).restore(given(path, "path")); });
 }
+
+ms_status ms_stream_save(ms_stream* stream, ms_state** state) {
+  return guarded([&] {
+    *given(state, "state") = nullptr;
+    *state = new ms_state{opened(stream).state()};
+  });
+}
+
+ms_status ms_stream_load(ms_stream* stream, const ms_state* state) {
+  return guarded([&] { opened(stream).load_state(given(state, "state")->state); });
+}
+
+void ms_state_destroy(ms_state* state) { delete state; }
 
 ms_status ms_tracks_create(const float* points, const uint8_t* visible, const int64_t* ids, int32_t count,
                            int32_t frames, int32_t width, int32_t height, double fps, ms_tracks** tracks) {

@@ -35,8 +35,12 @@ struct ContextConfig {
 
   int ring_frames() const { return window_frames + chunk_frames; }
   int cache_frames() const { return sink_frames + ring_frames(); }
-  int frames_of_chunk(std::int64_t index) const { return index == 0 ? opening_frames : chunk_frames; }
-  std::int64_t start_of_chunk(std::int64_t index) const {
+  // Latent frames of a chunk, and where it begins; `given` latent frames came before the first one.
+  int frames_of_chunk(std::int64_t index, std::int64_t given = 0) const {
+    return index == 0 && !given ? opening_frames : chunk_frames;
+  }
+  std::int64_t start_of_chunk(std::int64_t index, std::int64_t given = 0) const {
+    if (given) return given + index * chunk_frames;
     return index == 0 ? 0 : opening_frames + (index - 1) * chunk_frames;
   }
   // The latent frames [start, start + frames); MS_ERROR_CONFIG when they do not fit.

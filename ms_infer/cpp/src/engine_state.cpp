@@ -1,4 +1,5 @@
-// StagedEngine's share of a snapshot: caches, autoencoder states, history and counters.
+// StagedEngine's share of a state: rows of the caches that the next chunk reads, autoencoder states, history, counters.
+#include <algorithm>
 #include <cstring>
 
 #include "staged.hpp"
@@ -7,21 +8,60 @@ namespace ms_infer {
 
 namespace {
 
+using Rows = std::vector<std::size_t>;
+
 template <class Value>
 HostTensor tensor_of(Dtype dtype, Shape shape, std::span<const Value> values) {
   HostTensor tensor{dtype, std::move(shape), Bytes(values.size_bytes())};
-  std::memcpy(tensor.data.data(), values.data(), values.size_bytes());
+  if (!values.empty()) std::memcpy(tensor.data.data(), values.data(), values.size_bytes());
   return tensor;
 }
 
-const TensorView& checked(const std::map<std::string, TensorView>& state, const std::string& name, Dtype dtype,
-                          const Shape& shape) {
+// bfloat16 as its bits, and float32 whose values are all bfloat16 ones: half the size, and no bit lost.
+HostTensor packed(HostTensor tensor) {
+  if (tensor.dtype == Dtype::bfloat16) tensor.dtype = Dtype::uint16;
+  if (tensor.dtype != Dtype::float32) return tensor;
+  const std::size_t count = tensor.data.size() / 4;
+  for (std::size_t i = 0; i < count; ++i)
+    if (tensor.data[4 * i] || tensor.data[4 * i + 1]) return tensor;  // little-endian: checked in words.cpp
+  Bytes bits(2 * count);
+  for (std::size_t i = 0; i < count; ++i) std::copy_n(&tensor.data[4 * i + 2], 2, &bits[2 * i]);
+  return {Dtype::uint16, std::move(tensor.shape), std::move(bits)};
+}
+
+// The bytes that `packed` was given.
+Bytes unpacked(const HostTensor& tensor, Dtype dtype) {
+  if (tensor.dtype != Dtype::uint16 || dtype != Dtype::float32) return tensor.data;
+  Bytes wide(2 * tensor.data.size(), 0);
+  for (std::size_t i = 0; i < tensor.data.size() / 2; ++i) std::copy_n(&tensor.data[2 * i], 2, &wide[4 * i + 2]);
+  return wide;
+}
+
+const HostTensor& checked(const EngineState& state, const std::string& name, Dtype dtype, const Shape& shape) {
   const auto found = state.find(name);
   require(found != state.end(), MS_ERROR_CONFIG, "the snapshot does not hold ", name, " of this bundle");
-  require(found->second.dtype == dtype && found->second.shape == shape, MS_ERROR_CONFIG, "the snapshot's ", name,
-          " ", shape_text(found->second.shape), " does not fit this bundle (", shape_text(shape),
+  const HostTensor& tensor = found->second;
+  const bool bits = tensor.dtype == Dtype::uint16 && (dtype == Dtype::float32 || dtype == Dtype::bfloat16);
+  require((tensor.dtype == dtype || bits) && tensor.shape == shape, MS_ERROR_CONFIG, "the snapshot's ", name, " ",
+          shape_text(tensor.shape), " does not fit this bundle (", shape_text(shape),
           "); restore with the bundle it was made with");
-  return found->second;
+  return tensor;
+}
+
+// Shape of `count` rows of a cache [1, heads, tokens, head_dim].
+Shape rows_shape(const TensorSpec& spec, std::size_t count) {
+  return {spec.shape[0], spec.shape[1], static_cast<std::int64_t>(count), spec.shape[3]};
+}
+
+// Calls copy(offset in the cache, offset in the rows, bytes) for each of the rows of a cache.
+template <class Copy>
+void each_row(const TensorSpec& spec, const Rows& rows, Copy&& copy) {
+  const std::size_t bytes = static_cast<std::size_t>(spec.shape[3]) * item_bytes(spec.dtype);
+  const auto heads = static_cast<std::size_t>(spec.shape[0] * spec.shape[1]);
+  const auto tokens = static_cast<std::size_t>(spec.shape[2]);
+  for (std::size_t head = 0; head < heads; ++head)
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      copy((head * tokens + rows[i]) * bytes, (head * rows.size() + i) * bytes, bytes);
 }
 
 }  // namespace
@@ -38,45 +78,124 @@ std::span<unsigned char> StagedEngine::state_bytes(Stage stage, const std::strin
   return arrays_->bytes(stage, name, stage == Stage::tracks ? encoder_side_ : decoder_side_);
 }
 
-std::map<std::string, HostTensor> StagedEngine::state() {
-  std::map<std::string, HostTensor> all;
+// Rows of each cache that the chunk after `made` latent frames reads and does not write. The sink's keys are rotated
+// anew from un-rotated ones.
+std::map<std::string, std::vector<std::size_t>> StagedEngine::kept_rows(std::int64_t made, std::int64_t sink) const {
+  const ContextConfig& context = config_.context;
+  const auto cells = static_cast<std::size_t>(config_.tokens_per_frame());
+  const std::int64_t sink_end = std::min(made, sink + context.sink_frames);
+  const auto rows_of = [&](std::int64_t first, std::int64_t last) {
+    Rows rows;
+    for (std::int64_t frame = first; frame < last; ++frame)
+      for (std::size_t cell = 0; cell < cells; ++cell)
+        rows.push_back(static_cast<std::size_t>(context.slot(frame - sink)) * cells + cell);
+    return rows;
+  };
+  const Rows of_sink = rows_of(sink, sink_end), window = rows_of(std::max(sink_end, made - context.window_frames), made);
+  Rows all = of_sink;
+  all.insert(all.end(), window.begin(), window.end());
+  std::map<std::string, Rows> rows;
+  for (const auto& [name, next] : arrays_->spec(Stage::denoise)->aliases)
+    rows[name] = name.starts_with("sink_k_") ? of_sink : name.starts_with("k_cache_") && config_.rolls() ? window : all;
+  return rows;
+}
+
+EngineState StagedEngine::state() {
+  EngineState all;
   if (runner_->keeps_states()) runner_->fetch_states();
-  for (auto& [name, cache] : runner_->read_caches()) all["cache." + name] = std::move(cache);
+  const Caches caches = runner_->read_caches();
+  for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
+    const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
+    HostTensor kept{spec.dtype, rows_shape(spec, rows.size()), {}};
+    kept.data.resize(element_count(kept.shape) * item_bytes(spec.dtype));
+    each_row(spec, rows, [&](std::size_t from, std::size_t to, std::size_t bytes) {
+      std::copy_n(&caches.at(name).data[from], bytes, &kept.data[to]);
+    });
+    all["cache." + name] = packed(std::move(kept));
+  }
   for (const auto& [stage, name] : state_names()) {
     const TensorSpec& spec = arrays_->tensor(stage, name);
-    all["state." + name] = tensor_of<unsigned char>(spec.dtype, spec.shape, state_bytes(stage, name));
+    all["state." + name] = packed(tensor_of<unsigned char>(spec.dtype, spec.shape, state_bytes(stage, name)));
   }
-  const Shape history{capacity_, config_.in_channels(), config_.latent_height(), config_.latent_width()};
-  all["history"] = tensor_of<float>(Dtype::float32, history, history_);
+  save_history(all);
   const std::int64_t counters[] = {made_, sink_start_};
   all["counters"] = tensor_of<std::int64_t>(Dtype::int64, {2}, counters);
   return all;
 }
 
-void StagedEngine::restore(const std::map<std::string, TensorView>& state) {
-  const Shape history{capacity_, config_.in_channels(), config_.latent_height(), config_.latent_width()};
-  const TensorView& remembered = checked(state, "history", Dtype::float32, history);
+Shape StagedEngine::history_shape(int channels, std::int64_t made) const {
+  return {std::min<std::int64_t>(made, config_.context.cache_frames()), channels, config_.latent_height(),
+          config_.latent_width()};
+}
+
+// The inputs of the newest latent frames, which a re-encoding may need, oldest first and slot by slot.
+void StagedEngine::save_history(EngineState& all) {
+  std::size_t offset = 0;
+  for (const Slot& slot : slots_) {
+    const Shape shape = history_shape(slot.channels, made_);
+    const std::size_t size = static_cast<std::size_t>(slot.channels) * plane_;
+    std::vector<float> values;
+    for (std::int64_t frame = made_ - shape[0]; frame < made_; ++frame) {
+      const auto part = remembered(frame).subspan(offset, size);
+      values.insert(values.end(), part.begin(), part.end());
+    }
+    all["history." + slot.name] = packed(tensor_of<float>(Dtype::float32, shape, values));
+    offset += size;
+  }
+}
+
+void StagedEngine::load_history(const EngineState& state) {
+  std::size_t offset = 0;
+  for (const Slot& slot : slots_) {
+    const HostTensor& saved = state.at("history." + slot.name);
+    const Bytes bytes = unpacked(saved, Dtype::float32);
+    const std::size_t size = static_cast<std::size_t>(slot.channels) * plane_;
+    for (std::int64_t i = 0; i < saved.shape[0]; ++i)
+      std::memcpy(remembered(made_ - saved.shape[0] + i).subspan(offset).data(),
+                  &bytes[static_cast<std::size_t>(i) * size * sizeof(float)], size * sizeof(float));
+    offset += size;
+  }
+}
+
+void StagedEngine::check_state(const EngineState& state, std::int64_t made) const {
   std::int64_t counters[2];
   std::memcpy(counters, checked(state, "counters", Dtype::int64, {2}).data.data(), sizeof counters);
-  require(counters[0] >= 0 && counters[1] >= 0 && counters[1] <= counters[0], MS_ERROR_CONFIG,
-          "the snapshot holds impossible counters");
-  std::map<std::string, TensorView> caches;
-  for (const auto& [name, cache] : arrays_->spec(Stage::denoise)->aliases) {
+  require(counters[0] == made && counters[1] >= 0 && counters[1] <= made, MS_ERROR_CONFIG, "the snapshot counts ",
+          counters[0], " latent frames and begins its sink at ", counters[1], "; its chunks make ", made, " frames");
+  for (const auto& [name, rows] : kept_rows(made, counters[1])) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
-    caches[name] = checked(state, "cache." + name, spec.dtype, spec.shape);
+    checked(state, "cache." + name, spec.dtype, rows_shape(spec, rows.size()));
   }
   for (const auto& [stage, name] : state_names()) {
     const TensorSpec& spec = arrays_->tensor(stage, name);
     checked(state, "state." + name, spec.dtype, spec.shape);
   }
-  runner_->write_caches(caches);
+  for (const Slot& slot : slots_)
+    checked(state, "history." + slot.name, Dtype::float32, history_shape(slot.channels, made));
+}
+
+void StagedEngine::restore(const EngineState& state) {
+  std::int64_t counters[2];
+  std::memcpy(counters, state.at("counters").data.data(), sizeof counters);
+  made_ = counters[0], sink_start_ = counters[1];
+  Caches caches;
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
+    const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
+    const Bytes kept = unpacked(state.at("cache." + name), spec.dtype);
+    HostTensor& cache = caches[name] = {spec.dtype, spec.shape, Bytes(spec.bytes(), 0)};
+    each_row(spec, rows, [&](std::size_t to, std::size_t from, std::size_t bytes) {
+      std::copy_n(&kept[from], bytes, &cache.data[to]);
+    });
+    views[name] = cache.view();
+  }
+  runner_->write_caches(views);
   for (const auto& [stage, name] : state_names()) {
-    const auto& saved = state.at("state." + name).data;
+    const Bytes saved = unpacked(state.at("state." + name), arrays_->tensor(stage, name).dtype);
     std::copy(saved.begin(), saved.end(), state_bytes(stage, name).begin());
   }
   if (runner_->keeps_states()) runner_->put_states();
-  std::memcpy(history_.data(), remembered.data.data(), remembered.data.size());
-  made_ = counters[0], sink_start_ = counters[1];
+  load_history(state);
 }
 
 }  // namespace ms_infer

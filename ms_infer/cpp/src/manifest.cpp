@@ -62,6 +62,7 @@ EngineSpec read_engine(const std::string& name, const Json& json) {
 
 void read_all(Manifest& manifest, const Json& json) {
   manifest.config = StreamConfig::read(json.at("config"));
+  if (const Json* digest = json.at("checkpoint").find("sha256")) manifest.weights = digest->string();
   const auto& writes = json.at("writes").string();
   require(writes == "chunk" || writes == "frame", MS_ERROR_BUNDLE, "the manifest names the writes '", writes,
           "'; expected chunk or frame");

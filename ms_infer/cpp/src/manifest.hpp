@@ -42,6 +42,7 @@ class Manifest {
  public:
   std::filesystem::path folder;
   StreamConfig config;
+  std::string weights;  // sha256 of the checkpoint
   bool writes_per_frame = false;
   std::map<std::string, std::map<std::string, StageSpec>> stages;  // graph precision -> stage
   std::vector<EngineSpec> engines;

@@ -96,14 +96,16 @@ TrackPlayer::TrackPlayer(PictureSize picture, double fps, int max_tracks)
   playing_ = std::make_shared<const Playing>(Playing{Tracks::empty(picture, fps), {}});
 }
 
-void TrackPlayer::set(const Tracks* tracks, std::int64_t at_frame) {
-  const Tracks none = Tracks::empty();
-  const Tracks& wanted = tracks ? *tracks : none;
-  require(wanted.count() <= max_tracks_, MS_ERROR_CONFIG, wanted.count(), " tracks, but this stream takes at most ",
+Tracks TrackPlayer::fitted(const Tracks& tracks) const {
+  require(tracks.count() <= max_tracks_, MS_ERROR_CONFIG, tracks.count(), " tracks, but this stream takes at most ",
           max_tracks_, "; use a coarser grid");
+  return tracks.resample(fps_).to_pixels(picture_);
+}
+
+void TrackPlayer::set(const Tracks* tracks, std::int64_t at_frame) {
   require(at_frame >= start_, MS_ERROR_CONFIG, "a control at RGB frame ", at_frame,
           " is older than the current one at ", start_);
-  Playing next{wanted.resample(fps_).to_pixels(picture_), {}};
+  Playing next{fitted(tracks ? *tracks : Tracks::empty()), {}};
   next.anchors = new_anchors(next.control, at_frame);
   playing_ = std::make_shared<const Playing>(std::move(next));
   start_ = at_frame;
@@ -131,6 +133,7 @@ void TrackPlayer::restore(Tracks control, std::vector<float> anchors, std::int64
   require(control.count() <= max_tracks_ && anchors.size() == 2 * control.ids.size(), MS_ERROR_CONFIG,
           "the snapshot holds ", control.count(), " tracks and ", anchors.size() / 2, " anchors; expected at most ",
           max_tracks_, " tracks and as many anchors");
+  require(start >= 0, MS_ERROR_CONFIG, "the snapshot's tracks start at RGB frame ", start);
   for (const float value : anchors)
     require(std::isfinite(value), MS_ERROR_CONFIG, "the snapshot holds an anchor that is not finite");
   playing_ = std::make_shared<const Playing>(Playing{std::move(control), std::move(anchors)});

@@ -1,15 +1,19 @@
-// Snapshots: everything the next chunk depends on, in the format of snapshot.py.
+// Snapshots: the state of a stream in one safetensors file, in the format of snapshot.py.
 #include <charconv>
+#include <cmath>
 #include <cstring>
 
-#include "sha256.hpp"
-#include "stream.hpp"
+#include "state.hpp"
 
 namespace ms_infer {
 
 namespace {
 
-constexpr const char* kFormat = "ms_infer.snapshot/1";
+constexpr const char* kFormat = "ms_infer.snapshot/2";
+constexpr std::int64_t kMostChunks = std::int64_t{1} << 40, kMostIds = std::int64_t{1} << 62;
+
+using Views = std::map<std::string, TensorView>;
+using Text = std::shared_ptr<const std::vector<float>>;
 
 template <class Value>
 TensorView view_of(Dtype dtype, Shape shape, std::span<const Value> values) {
@@ -30,106 +34,135 @@ Value number(const Metadata& header, const char* name) {
   if (found != header.end()) {
     const char *first = found->second.data(), *last = first + found->second.size();
     const auto [end, error] = std::from_chars(first, last, value);
-    if (error == std::errc() && end == last) return value;
+    if (error == std::errc() && end == last && value >= 0) return value;
   }
   fail(MS_ERROR_CONFIG, "the snapshot has no whole number as its ", name);
 }
 
-struct SavedPlayer {
-  Tracks control;
-  std::vector<float> anchors;
-  std::int64_t start = 0;
-};
+void add_tracks(Views& tensors, const std::string& prefix, const Tracks& tracks) {
+  const Shape grid{tracks.count(), tracks.frames};
+  tensors[prefix + "points"] = view_of<float>(Dtype::float32, {grid[0], grid[1], 2}, tracks.points);
+  tensors[prefix + "visible"] = view_of<std::uint8_t>(Dtype::boolean, grid, tracks.visible);
+  tensors[prefix + "ids"] = view_of<std::int64_t>(Dtype::int64, {grid[0]}, tracks.ids);
+}
 
-SavedPlayer read_player(const Safetensors& file, PictureSize size, double fps) {
-  const TensorView& points = file.at("player.points", Dtype::float32);
+Tracks read_tracks(const Safetensors& file, const std::string& prefix, const StreamConfig& config) {
+  const TensorView& points = file.at(prefix + "points", Dtype::float32);
   require(points.shape.size() == 3 && points.shape[2] == 2 && points.shape[1] >= 1 && points.shape[1] < 1 << 26,
           MS_ERROR_CONFIG, "the snapshot's tracks have the shape ", shape_text(points.shape));
   const auto count = points.shape[0], frames = points.shape[1];
-  SavedPlayer saved;
-  saved.control = Tracks::make(copy_of<float>(points),
-                               copy_of<std::uint8_t>(file.at("player.visible", Dtype::boolean, {count, frames})),
-                               copy_of<std::int64_t>(file.at("player.ids", Dtype::int64, {count})),
-                               static_cast<int>(frames), size, fps);
-  saved.anchors = copy_of<float>(file.at("player.anchors", Dtype::float32, {count, 2}));
-  saved.start = copy_of<std::int64_t>(file.at("player.start", Dtype::int64, {1}))[0];
-  return saved;
+  return Tracks::make(copy_of<float>(points),
+                      copy_of<std::uint8_t>(file.at(prefix + "visible", Dtype::boolean, {count, frames})),
+                      copy_of<std::int64_t>(file.at(prefix + "ids", Dtype::int64, {count})), static_cast<int>(frames),
+                      PictureSize{config.height, config.width}, config.fps);
+}
+
+Text read_text(const Safetensors& file, const char* name, const StreamConfig& config) {
+  return std::make_shared<const std::vector<float>>(
+      copy_of<float>(file.at(name, Dtype::float32, {config.text.tokens, config.text.dim})));
+}
+
+TrackPlayer read_player(const Safetensors& file, const StreamConfig& config) {
+  Tracks control = read_tracks(file, "player.", config);
+  const std::int64_t count = control.count();
+  auto anchors = copy_of<float>(file.at("player.anchors", Dtype::float32, {count, 2}));
+  const auto start = copy_of<std::int64_t>(file.at("player.start", Dtype::int64, {1}))[0];
+  TrackPlayer player({config.height, config.width}, config.fps, std::max(1, config.max_tracks));
+  player.restore(std::move(control), std::move(anchors), start);
+  return player;
+}
+
+Metadata header_of(const StreamState& state) {
+  const auto text = [](auto value) { return std::to_string(value); };
+  return {{"format", kFormat},
+          {"digest", state.digest},
+          {"index", text(state.index)},
+          {"given", text(state.given)},
+          {"seed", text(state.seed)},
+          {"tracks_id", text(state.applied.tracks.id)},
+          {"prompt_id", text(state.applied.prompt.id)},
+          {"pending_tracks_id", text(state.pending.tracks.id)},
+          {"pending_prompt_id", text(state.pending.prompt.id)},
+          {"pending_recache", text(int{state.pending.prompt.recache})},
+          {"pending_replace_sink", text(int{state.pending.prompt.replace_sink})}};
+}
+
+// Controls that no chunk has played yet; no points: the tracks are to be released.
+Control read_pending(const Safetensors& file, const Control& applied, const StreamConfig& config) {
+  const Metadata& header = file.metadata();
+  Control pending = applied;
+  if (const auto id = number<std::int64_t>(header, "pending_tracks_id"); id != applied.tracks.id) {
+    pending.tracks = {id, nullptr};
+    if (file.tensors().contains("pending.points"))
+      pending.tracks.tracks = std::make_shared<const Tracks>(read_tracks(file, "pending.", config));
+  }
+  if (const auto id = number<std::int64_t>(header, "pending_prompt_id"); id != applied.prompt.id)
+    pending.prompt = {id, read_text(file, "pending.text", config), number<int>(header, "pending_recache") != 0,
+                      number<int>(header, "pending_replace_sink") != 0};
+  return pending;
+}
+
+void check_ids(const char* kind, std::int64_t applied, std::int64_t pending) {
+  require(0 <= applied && applied <= pending && pending < kMostIds, MS_ERROR_CONFIG, "the state's ", kind,
+          " have the ids ", applied, " (applied) and ", pending, ": they only grow");
 }
 
 }  // namespace
 
-std::string Stream::digest() const { return sha256(config().sorted_json + label_); }
-
-void Stream::snapshot(const std::filesystem::path& path) {
-  StagedEngine& engine = open();
-  require(started_, MS_ERROR_STATE, "nothing to snapshot: start or step the stream first");
-  const auto state = engine.state();
-  std::map<std::string, TensorView> tensors;
-  for (const auto& [name, tensor] : state) tensors["engine." + name] = tensor.view();
-  const Tracks& control = player_.control();
-  const Shape grid{control.count(), control.frames};
-  const std::int64_t start[] = {player_.start()};
-  tensors["player.points"] = view_of<float>(Dtype::float32, {grid[0], grid[1], 2}, control.points);
-  tensors["player.visible"] = view_of<std::uint8_t>(Dtype::boolean, grid, control.visible);
-  tensors["player.ids"] = view_of<std::int64_t>(Dtype::int64, {grid[0]}, control.ids);
-  tensors["player.anchors"] = view_of<float>(Dtype::float32, {grid[0], 2}, player_.anchors());
-  tensors["player.start"] = view_of<std::int64_t>(Dtype::int64, {1}, start);
-  if (!image_.empty())
-    tensors["image"] = view_of<std::uint8_t>(Dtype::uint8, {config().height, config().width, 3}, image_);
-  tensors["text"] = view_of<float>(Dtype::float32, {config().text.tokens, config().text.dim}, *applied_->text);
-  write_safetensors(path, tensors,
-                    {{"format", kFormat},
-                     {"digest", digest()},
-                     {"index", std::to_string(index_)},
-                     {"given", std::to_string(given_)},
-                     {"seed", std::to_string(seed_)},
-                     {"control_id", std::to_string(applied_->id)}});
+void check_state(const StreamState& state, const StreamConfig& config) {
+  require(state.index >= 0 && state.index < kMostChunks, MS_ERROR_CONFIG, "the state's next chunk is ", state.index,
+          "; expected 0 to 2^40");
+  const std::int64_t given = config.image_input == ImageInput::prefill && state.image ? 1 : 0;
+  require(state.given == given, MS_ERROR_CONFIG, "the state has ", state.given, " given latent frames, not ", given);
+  check_ids("tracks", state.applied.tracks.id, state.pending.tracks.id);
+  check_ids("prompts", state.applied.prompt.id, state.pending.prompt.id);
+  for (const Control* control : {&state.applied, &state.pending})
+    for (const float value : *control->prompt.text)
+      require(std::isfinite(value), MS_ERROR_CONFIG, "the state's text holds NaN or infinite values");
 }
 
-void Stream::restore(const std::filesystem::path& path) {
-  StagedEngine& engine = open();
+void write_snapshot(const std::filesystem::path& path, const StreamState& state, const StreamConfig& config) {
+  Views tensors;
+  for (const auto& [name, tensor] : state.engine) tensors["engine." + name] = tensor.view();
+  const Tracks& control = state.player.control();
+  const std::int64_t start[] = {state.player.start()};
+  add_tracks(tensors, "player.", control);
+  tensors["player.anchors"] = view_of<float>(Dtype::float32, {control.count(), 2}, state.player.anchors());
+  tensors["player.start"] = view_of<std::int64_t>(Dtype::int64, {1}, start);
+  if (state.image) tensors["image"] = view_of<std::uint8_t>(Dtype::uint8, {config.height, config.width, 3}, *state.image);
+  const Shape text{config.text.tokens, config.text.dim};
+  tensors["text"] = view_of<float>(Dtype::float32, text, *state.applied.prompt.text);
+  const Control& pending = state.pending;
+  if (pending.tracks.id > state.applied.tracks.id && pending.tracks.tracks)
+    add_tracks(tensors, "pending.", *pending.tracks.tracks);
+  if (pending.prompt.id > state.applied.prompt.id)
+    tensors["pending.text"] = view_of<float>(Dtype::float32, text, *pending.prompt.text);
+  write_safetensors(path, tensors, header_of(state));
+}
+
+StreamState read_snapshot(const std::filesystem::path& path, const StreamConfig& config) {
   const Safetensors file(path);
   const Metadata& header = file.metadata();
-  const auto is = [&](const char* name, const std::string& wanted) {
-    return header.contains(name) && header.at(name) == wanted;
-  };
-  require(is("format", kFormat), MS_ERROR_CONFIG, path.string(), " is not a snapshot of this version (need ", kFormat,
-          ")");
-  require(is("digest", digest()), MS_ERROR_CONFIG, path.string(),
-          " was made with other settings or another engine than this stream (", label_,
-          "); open the same bundle with the same engine and precision");
-  const auto index = number<std::int64_t>(header, "index"), given = number<std::int64_t>(header, "given");
-  const auto seed = number<std::uint64_t>(header, "seed");
-  Control control;
-  control.id = number<std::int64_t>(header, "control_id");
-  require(index >= 0 && (given == 0 || given == 1), MS_ERROR_CONFIG, path.string(), " holds impossible counters");
-  const PictureSize size{config().height, config().width};
-  const Shape text_shape{config().text.tokens, config().text.dim};
-  const auto text = copy_of<float>(file.at("text", Dtype::float32, text_shape));
-  std::vector<std::uint8_t> image;
+  const auto format = header.find("format");
+  require(format != header.end() && format->second == kFormat, MS_ERROR_CONFIG, path.string(),
+          " is not a snapshot of this version (need ", kFormat, ")");
+  StreamState state;
+  if (const auto digest = header.find("digest"); digest != header.end()) state.digest = digest->second;
+  state.index = number<std::int64_t>(header, "index"), state.given = number<std::int64_t>(header, "given");
+  state.seed = number<std::uint64_t>(header, "seed");
+  state.player = read_player(file, config);
+  state.applied.tracks.id = number<std::int64_t>(header, "tracks_id");
+  if (state.player.control().count())
+    state.applied.tracks.tracks = std::make_shared<const Tracks>(state.player.control());
+  state.applied.prompt = {number<std::int64_t>(header, "prompt_id"), read_text(file, "text", config)};
+  state.pending = read_pending(file, state.applied, config);
   if (file.tensors().contains("image"))
-    image = copy_of<std::uint8_t>(file.at("image", Dtype::uint8, {size.height, size.width, 3}));
-  SavedPlayer saved = read_player(file, size, config().fps);
-  TrackPlayer player = new_player();
-  player.restore(std::move(saved.control), std::move(saved.anchors), saved.start);
-  if (player.control().count()) control.tracks = std::make_shared<const Tracks>(player.control());
-  std::map<std::string, TensorView> state;
+    state.image = std::make_shared<const std::vector<std::uint8_t>>(
+        copy_of<std::uint8_t>(file.at("image", Dtype::uint8, {config.height, config.width, 3})));
   for (const auto& [name, tensor] : file.tensors())
-    if (name.starts_with("engine.")) state[name.substr(7)] = tensor;
-
-  started_ = false;
-  engine.reset();
-  engine.set_text(text);
-  engine.set_image(image);
-  engine.restore(state);
-  control.text = std::make_shared<const std::vector<float>>(text);
-  controls_.reset(std::move(control));
-  applied_ = controls_.newest();
-  const std::lock_guard lock(player_lock_);
-  player_ = std::move(player);
-  image_ = std::move(image);
-  index_ = index, given_ = given, seed_ = seed;
-  started_ = true;
+    if (name.starts_with("engine."))
+      state.engine[name.substr(7)] = {tensor.dtype, tensor.shape, {tensor.data.begin(), tensor.data.end()}};
+  return state;
 }
 
 }  // namespace ms_infer

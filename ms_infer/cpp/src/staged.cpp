@@ -350,8 +350,11 @@ void StagedEngine::recall(std::int64_t start, int frames) {
 void StagedEngine::recache(bool replace_sink) {
   const int chunk = config_.context.chunk_frames;
   const auto frames = std::min<std::int64_t>(config_.context.cache_frames(), made_);
-  const std::int64_t start = made_ - frames;
-  if (replace_sink && start > sink_start_) sink_start_ = start;
+  std::int64_t start = made_ - frames;
+  if (replace_sink && start > sink_start_)
+    sink_start_ = start;
+  else if (start > sink_start_)  // beside a kept sink only what the ring holds is read again
+    start = std::max(sink_start_ + config_.context.sink_frames, made_ - config_.context.ring_frames());
   const std::int64_t earliest = sink_start_ == start ? start : 0;
   std::vector<std::int64_t> firsts;
   for (std::int64_t run = made_ - chunk; run > start - chunk; run -= chunk) firsts.push_back(std::max(earliest, run));

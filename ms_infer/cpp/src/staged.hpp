@@ -11,6 +11,7 @@
 #include "manifest.hpp"
 #include "runner.hpp"
 #include "schedule.hpp"
+#include "state.hpp"
 #include "tracks.hpp"
 #include "words.hpp"
 
@@ -54,9 +55,11 @@ class StagedEngine {
   void reset();
 
   // Everything a later chunk depends on, by the names of Python's engine.
-  std::map<std::string, HostTensor> state();
-  // Checks all, then puts it back. `state` has the names that `state()` gives.
-  void restore(const std::map<std::string, TensorView>& state);
+  EngineState state();
+  // MS_ERROR_CONFIG unless `restore` can put this back, into a stream of `made` latent frames. Changes nothing.
+  void check_state(const EngineState& state, std::int64_t made) const;
+  // Puts back what `state` gave and `check_state` has seen.
+  void restore(const EngineState& state);
 
  private:
   struct Slot {
@@ -102,6 +105,10 @@ class StagedEngine {
   std::span<const float> sinusoid(double timestep) const;
   std::vector<std::pair<Stage, std::string>> state_names() const;
   std::span<unsigned char> state_bytes(Stage stage, const std::string& name);
+  std::map<std::string, std::vector<std::size_t>> kept_rows(std::int64_t made, std::int64_t sink) const;
+  Shape history_shape(int channels, std::int64_t made) const;
+  void save_history(EngineState& all);
+  void load_history(const EngineState& state);
 
   const Manifest& manifest_;
   const StreamConfig& config_;

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "picture.hpp"
+#include "sha256.hpp"
 
 namespace ms_infer {
 
@@ -23,44 +24,16 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), last_ = start_;
 };
 
+std::span<const std::uint8_t> pixels(const Picture& picture) {
+  return picture ? std::span(*picture) : std::span<const std::uint8_t>();
+}
+
 }  // namespace
-
-std::shared_ptr<const Control> Controls::newest() const {
-  const std::lock_guard lock(lock_);
-  return newest_;
-}
-
-std::int64_t Controls::set_tracks(std::shared_ptr<const Tracks> tracks) {
-  const std::lock_guard lock(lock_);
-  Control next = *newest_;
-  next.tracks_id = ++next.id;
-  next.tracks = std::move(tracks);
-  newest_ = std::make_shared<const Control>(std::move(next));
-  return newest_->id;
-}
-
-std::int64_t Controls::set_text(std::vector<float> text, bool recache, bool replace_sink) {
-  auto shared = std::make_shared<const std::vector<float>>(std::move(text));
-  const std::lock_guard lock(lock_);
-  Control next = *newest_;
-  next.prompt_id = ++next.id;
-  next.text = std::move(shared);
-  next.recache = recache || replace_sink;
-  next.replace_sink = replace_sink;
-  newest_ = std::make_shared<const Control>(std::move(next));
-  return newest_->id;
-}
-
-void Controls::reset(Control control) {
-  const std::lock_guard lock(lock_);
-  newest_ = std::make_shared<const Control>(std::move(control));
-}
 
 Stream::Stream(const std::filesystem::path& bundle, const RunnerOptions& options)
     : manifest_(Manifest::load(bundle)), engine_(std::make_unique<StagedEngine>(manifest_, options)) {
   label_ = engine_->label();
-  player_ = new_player();
-  applied_ = controls_.newest();
+  digest_ = sha256(config().sorted_json + label_ + manifest_.weights);
 }
 
 StagedEngine& Stream::open() const {
@@ -68,47 +41,68 @@ StagedEngine& Stream::open() const {
   return *engine_;
 }
 
-void Stream::start(const StartOptions& options) {
+// Lets one thread use the engine.
+std::unique_lock<std::mutex> Stream::alone() {
+  std::unique_lock lock(turn_, std::try_to_lock);
+  require(lock.owns_lock(), MS_ERROR_STATE,
+          "another thread uses this stream; step, start and save it from one thread, or create one for each");
   open();
-  const PictureSize size{config().height, config().width};
-  std::vector<std::uint8_t> image;
-  if (!options.image.empty()) image = fit_picture(options.image, options.image_size, size);
-  auto text = embed(options.prompt);
-  check_tracks(options.tracks.get());
-  begin_again(std::move(image), std::move(text), options.tracks, options.seed);
+  return lock;
 }
 
-void Stream::begin_again(std::vector<std::uint8_t> image, std::vector<float> text,
-                         std::shared_ptr<const Tracks> tracks, std::uint64_t seed) {
-  started_ = false;
-  seed_ = seed;
-  image_ = std::move(image);
-  engine_->reset();
-  engine_->set_text(text);
-  engine_->set_image(image_);
+void Stream::start(const StartOptions& options) {
+  const auto lock = alone();
+  const std::int64_t shift = controls_.reserve();
+  Picture image;
+  if (!options.image.empty())
+    image = std::make_shared<const std::vector<std::uint8_t>>(
+        fit_picture(options.image, options.image_size, {config().height, config().width}));
   Control control;
-  control.tracks = tracks;
-  control.text = std::make_shared<const std::vector<float>>(std::move(text));
-  controls_.reset(std::move(control));
-  applied_ = controls_.newest();
-  const std::lock_guard lock(player_lock_);
-  index_ = 0;
-  given_ = engine_->given_frames();
-  player_ = new_player();
-  if (tracks) player_.set(tracks.get(), next_rgb_frame());
-  started_ = true;
+  control.tracks.tracks = fitted(options.tracks);
+  control.prompt.text = std::make_shared<const std::vector<float>>(embed(options.prompt));
+  begin(control.shifted(shift), std::move(image), options.seed);
+}
+
+// Gives up the stream that runs for another one; when what follows fails, there is none until the next start.
+void Stream::give_up() {
+  lost_ = lost_ || run_;
+  run_.reset();
+  engine_->reset();
+}
+
+void Stream::begin(const Control& control, Picture image, std::uint64_t seed) {
+  give_up();
+  engine_->set_text(*control.prompt.text);
+  engine_->set_image(pixels(image));
+  Run made{0, engine_->given_frames(), seed, std::move(image), std::make_shared<const Control>(control), new_player()};
+  if (control.tracks.tracks) made.player.set(control.tracks.tracks.get(), next_rgb_frame(0, made.given));
+  run_ = std::move(made);
+  lost_ = false;
+  controls_.begin(control);
+}
+
+// The stream that runs; the first step starts one from nothing, below the controls that were set before.
+Stream::Run& Stream::running() {
+  require(!lost_, MS_ERROR_STATE, "the stream was lost when a start or a restore failed; start or restore it again");
+  if (!run_) {
+    Control control;
+    control.prompt.text = std::make_shared<const std::vector<float>>(embed({}));
+    begin(control, nullptr, 0);
+  }
+  return *run_;
 }
 
 Chunk Stream::step() {
-  StagedEngine& engine = open();
+  const auto lock = alone();
   require(!paused_, MS_ERROR_STATE, "the stream is paused; resume it before the next step");
-  if (!started_) start({});
+  StagedEngine& engine = *engine_;
+  Run& run = running();
   Clock clock;
-  const auto control = controls_.newest();
-  TrackPlayer player = player_;
-  apply_controls(*control, player);
+  auto control = controls_.newest();
+  TrackPlayer player = run.player;
+  apply_controls(run, *control, player);
   Chunk chunk;
-  const ChunkPlan planned = plan(player);
+  const ChunkPlan planned = plan(run, player);
   engine.begin(planned);
   chunk.times.begin_ms = clock.lap();
   for (std::size_t pass = 0; pass < engine.steps(); ++pass) engine.denoise(pass);
@@ -119,59 +113,50 @@ Chunk Stream::step() {
   chunk.times.write_cache_ms = clock.lap();
   engine.commit();
   chunk.times.chunk_ms = clock.total();
-  chunk.index = index_;
+  chunk.index = run.index;
   chunk.first_rgb_frame = planned.first_rgb_frame;
-  chunk.control_id = control->id;
+  chunk.control_id = control->id();
   chunk.rgb_frames = static_cast<int>(rgb_frames(planned.placement.frames, planned.opening));
-  const std::lock_guard lock(player_lock_);
-  ++index_;
-  applied_ = control;
-  player_ = std::move(player);
+  ++run.index;
+  run.control = std::move(control);
+  run.player = std::move(player);
   return chunk;
 }
 
-void Stream::apply_controls(const Control& control, TrackPlayer& player) {
-  if (control.tracks_id != applied_->tracks_id) player.set(control.tracks.get(), next_rgb_frame());
-  if (control.text && control.prompt_id != applied_->prompt_id) {
-    engine_->set_text(*control.text);
-    if (control.recache) engine_->recache(control.replace_sink);
-  }
+void Stream::apply_controls(const Run& run, const Control& control, TrackPlayer& player) {
+  if (control.tracks.id != run.control->tracks.id)
+    player.set(control.tracks.tracks.get(), next_rgb_frame(run.index, run.given));
+  if (control.prompt.id == run.control->prompt.id) return;
+  engine_->set_text(*control.prompt.text);
+  if (control.prompt.recache) engine_->recache(control.prompt.replace_sink);
 }
 
-ChunkPlan Stream::plan(const TrackPlayer& player) const {
-  const std::int64_t start = next_latent_frame();
+ChunkPlan Stream::plan(const Run& run, const TrackPlayer& player) const {
+  const ContextConfig& context = config().context;
+  const std::int64_t start = context.start_of_chunk(run.index, run.given);
   ChunkPlan planned;
-  planned.index = index_;
+  planned.index = run.index;
   planned.opening = start == 0;
-  planned.placement = config().context.place(start, chunk_frames(), engine_->sink_start());
+  planned.placement = context.place(start, context.frames_of_chunk(run.index, run.given), engine_->sink_start());
   planned.player = config().has_track_head() ? &player : nullptr;
-  planned.first_rgb_frame = next_rgb_frame();
-  planned.seed = seed_;
+  planned.first_rgb_frame = next_rgb_frame(run.index, run.given);
+  planned.seed = run.seed;
   return planned;
 }
 
-int Stream::chunk_frames() const {
-  return given_ ? config().context.chunk_frames : config().context.frames_of_chunk(index_);
-}
-
-std::int64_t Stream::next_latent_frame() const {
-  return given_ ? given_ + index_ * config().context.chunk_frames : config().context.start_of_chunk(index_);
-}
-
-std::int64_t Stream::next_rgb_frame() const {
-  const std::int64_t start = next_latent_frame();
+std::int64_t Stream::next_rgb_frame(std::int64_t index, std::int64_t given) const {
+  const std::int64_t start = config().context.start_of_chunk(index, given);
   return start ? rgb_frames(start, true) : 0;
 }
 
 std::int64_t Stream::set_tracks(std::shared_ptr<const Tracks> tracks) {
   open();
-  check_tracks(tracks.get());
-  return controls_.set_tracks(std::move(tracks));
+  return controls_.set_tracks(fitted(std::move(tracks)));
 }
 
 std::int64_t Stream::set_prompt(const Prompt& prompt) {
   open();
-  return controls_.set_text(embed(prompt), prompt.recache, prompt.replace_sink);
+  return controls_.set_prompt(embed(prompt), prompt.recache, prompt.replace_sink);
 }
 
 std::vector<float> Stream::embed(const Prompt& prompt) const {
@@ -181,16 +166,12 @@ std::vector<float> Stream::embed(const Prompt& prompt) const {
   return open().embed(prompt.text);
 }
 
-// Refuses tracks at once that the next chunk could not use.
-void Stream::check_tracks(const Tracks* tracks) const {
-  if (!tracks) return;
+// Tracks as the player plays them; refuses at once what the next chunk could not use.
+std::shared_ptr<const Tracks> Stream::fitted(std::shared_ptr<const Tracks> tracks) const {
+  if (!tracks) return nullptr;
   require(config().has_track_head(), MS_ERROR_CONFIG, "the model '", config().model,
           "' has no track head; it cannot follow tracks");
-  std::unique_lock lock(player_lock_);
-  TrackPlayer player = player_;
-  const std::int64_t at = next_rgb_frame();
-  lock.unlock();
-  player.set(tracks, at);
+  return std::make_shared<const Tracks>(new_player().fitted(*tracks));
 }
 
 TrackPlayer Stream::new_player() const {
@@ -198,12 +179,57 @@ TrackPlayer Stream::new_player() const {
 }
 
 void Stream::reset() {
-  open();
-  const auto control = controls_.newest();
-  const auto text = control->text ? *control->text : embed({});
-  begin_again(image_, text, control->tracks, seed_);
+  const auto lock = alone();
+  const auto newest = controls_.newest();
+  const std::int64_t shift = controls_.reserve();
+  Control control;
+  control.tracks.tracks = newest->tracks.tracks;
+  control.prompt.text =
+      newest->prompt.text ? newest->prompt.text : std::make_shared<const std::vector<float>>(embed({}));
+  begin(control.shifted(shift), run_ ? run_->image : nullptr, run_ ? run_->seed : 0);
 }
 
-void Stream::close() { engine_.reset(); }
+StreamState Stream::state() {
+  const auto lock = alone();
+  require(run_.has_value(), MS_ERROR_STATE, "nothing to snapshot: start or step the stream first");
+  const Run& run = *run_;
+  return {digest_, run.index, run.given, run.seed, *run.control, *controls_.newest(), run.image, run.player,
+          engine_->state()};
+}
+
+void Stream::check(const StreamState& state) const {
+  require(state.digest == digest_, MS_ERROR_CONFIG,
+          "the state was made with other settings or another engine, precision or weights than this stream (", label_,
+          "); open the same bundle with the same engine and precision");
+  check_state(state, config());
+  require(state.player.start() <= next_rgb_frame(state.index, state.given), MS_ERROR_CONFIG,
+          "the state's tracks start at RGB frame ", state.player.start(), ", after its next chunk");
+  fitted(state.pending.tracks.tracks);
+  engine_->check_state(state.engine, config().context.start_of_chunk(state.index, state.given));
+}
+
+void Stream::load_state(const StreamState& state) {
+  const auto lock = alone();
+  check(state);
+  const std::int64_t shift = controls_.reserve(state.applied.id(), state.pending.id());
+  const Control applied = state.applied.shifted(shift);
+  give_up();
+  engine_->set_text(*applied.prompt.text);
+  engine_->set_image(pixels(state.image));
+  engine_->restore(state.engine);
+  run_ = Run{state.index, state.given, state.seed, state.image, std::make_shared<const Control>(applied), state.player};
+  lost_ = false;
+  controls_.begin(state.pending.shifted(shift));
+}
+
+void Stream::restore(const std::filesystem::path& path) {
+  open();
+  load_state(read_snapshot(path, config()));
+}
+
+void Stream::close() {
+  const std::lock_guard lock(turn_);
+  engine_.reset();
+}
 
 }  // namespace ms_infer

@@ -7,32 +7,11 @@
 #include <optional>
 #include <string>
 
+#include "controls.hpp"
 #include "staged.hpp"
+#include "state.hpp"
 
 namespace ms_infer {
-
-// The newest wishes; see controls.py.
-struct Control {
-  std::int64_t id = 0;
-  std::shared_ptr<const Tracks> tracks;
-  std::int64_t tracks_id = 0;
-  std::shared_ptr<const std::vector<float>> text;  // embedding [tokens, dim]
-  std::int64_t prompt_id = 0;
-  bool recache = false, replace_sink = false;
-};
-
-// A single slot: writers replace it, the stream reads it once per chunk.
-class Controls {
- public:
-  std::shared_ptr<const Control> newest() const;
-  std::int64_t set_tracks(std::shared_ptr<const Tracks> tracks);
-  std::int64_t set_text(std::vector<float> text, bool recache, bool replace_sink);
-  void reset(Control control);
-
- private:
-  mutable std::mutex lock_;
-  std::shared_ptr<const Control> newest_ = std::make_shared<const Control>();
-};
 
 // What a prompt is made from; the first that is set counts.
 struct Prompt {
@@ -62,6 +41,8 @@ struct Chunk {
   ChunkTimes times;
 };
 
+// One thread at a time steps, starts, saves and restores (MS_ERROR_STATE for a second one); controls, pause and resume
+// may come from any thread.
 class Stream {
  public:
   Stream(const std::filesystem::path& bundle, const RunnerOptions& options);
@@ -76,36 +57,45 @@ class Stream {
   void pause() { paused_ = true; }
   void resume() { paused_ = false; }
   void reset();
-  void snapshot(const std::filesystem::path& path);
+  StreamState state();
+  // Checks everything before it changes anything.
+  void load_state(const StreamState& state);
+  void snapshot(const std::filesystem::path& path) { write_snapshot(path, state(), config()); }
   void restore(const std::filesystem::path& path);
+  // Waits for a chunk that is being made.
   void close();
 
  private:
+  // Where a started stream stands.
+  struct Run {
+    std::int64_t index = 0, given = 0;
+    std::uint64_t seed = 0;
+    Picture image;
+    std::shared_ptr<const Control> control;  // what the newest chunk was made with
+    TrackPlayer player;
+  };
+
   StagedEngine& open() const;
+  std::unique_lock<std::mutex> alone();
   std::vector<float> embed(const Prompt& prompt) const;
-  void begin_again(std::vector<std::uint8_t> image, std::vector<float> text, std::shared_ptr<const Tracks> tracks,
-                   std::uint64_t seed);
-  void apply_controls(const Control& control, TrackPlayer& player);
-  ChunkPlan plan(const TrackPlayer& player) const;
-  void check_tracks(const Tracks* tracks) const;
+  std::shared_ptr<const Tracks> fitted(std::shared_ptr<const Tracks> tracks) const;
+  void give_up();
+  void begin(const Control& control, Picture image, std::uint64_t seed);
+  Run& running();
+  void apply_controls(const Run& run, const Control& control, TrackPlayer& player);
+  ChunkPlan plan(const Run& run, const TrackPlayer& player) const;
+  void check(const StreamState& state) const;
   TrackPlayer new_player() const;
-  std::string digest() const;
-  int chunk_frames() const;
-  std::int64_t next_latent_frame() const;
-  std::int64_t next_rgb_frame() const;
+  std::int64_t next_rgb_frame(std::int64_t index, std::int64_t given) const;
 
   Manifest manifest_;
   std::unique_ptr<StagedEngine> engine_;  // nullptr: closed
-  std::string label_;
+  std::string label_, digest_;
   Controls controls_;
   std::atomic<bool> paused_{false};
-  bool started_ = false;
-  std::int64_t index_ = 0, given_ = 0;
-  std::uint64_t seed_ = 0;
-  std::vector<std::uint8_t> image_;  // RGB of the stream's size; empty: none
-  mutable std::mutex player_lock_;   // set_tracks() reads the player while a step replaces it
-  TrackPlayer player_;
-  std::shared_ptr<const Control> applied_;
+  std::mutex turn_;  // of the one thread that may use the engine
+  std::optional<Run> run_;
+  bool lost_ = false;  // a start or a restore failed after it had given up the stream that ran
 };
 
 }  // namespace ms_infer

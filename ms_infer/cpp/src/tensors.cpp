@@ -16,12 +16,13 @@ struct DtypeNames {
   std::size_t bytes;
 };
 
-constexpr std::array<DtypeNames, 6> kDtypes{{{Dtype::float32, "float32", "F32", 4},
+constexpr std::array<DtypeNames, 7> kDtypes{{{Dtype::float32, "float32", "F32", 4},
                                              {Dtype::float16, "float16", "F16", 2},
                                              {Dtype::bfloat16, "bfloat16", "BF16", 2},
                                              {Dtype::boolean, "bool", "BOOL", 1},
                                              {Dtype::int64, "int64", "I64", 8},
-                                             {Dtype::uint8, "uint8", "U8", 1}}};
+                                             {Dtype::uint8, "uint8", "U8", 1},
+                                             {Dtype::uint16, "uint16", "U16", 2}}};
 constexpr std::size_t kMaxSnapshot = std::size_t{1} << 36;
 constexpr std::uint64_t kMaxHeader = std::uint64_t{100} << 20;  // as the safetensors library has it
 

@@ -16,7 +16,7 @@ namespace ms_infer {
 
 using Shape = std::vector<std::int64_t>;
 
-enum class Dtype { float32, float16, bfloat16, boolean, int64, uint8 };
+enum class Dtype { float32, float16, bfloat16, boolean, int64, uint8, uint16 };
 
 std::size_t item_bytes(Dtype dtype);
 Dtype dtype_of(const std::string& name);     // "float32", ...; MS_ERROR_BUNDLE for others

@@ -59,7 +59,10 @@ class TrackPlayer {
   TrackPlayer() = default;
   TrackPlayer(PictureSize picture, double fps, int max_tracks);
 
-  // Replaces the control from an RGB frame on; nullptr: no tracks. MS_ERROR_CONFIG when there are too many.
+  // What `set` plays of tracks: in pixels and at the stream's fps; depends on nothing that plays already.
+  // MS_ERROR_CONFIG when there are too many.
+  Tracks fitted(const Tracks& tracks) const;
+  // Replaces the control from an RGB frame on; nullptr: no tracks. MS_ERROR_CONFIG as above.
   void set(const Tracks* tracks, std::int64_t at_frame);
 
   // Fills the arrays of `count` RGB frames: points [max, count, 2], visible [max, count], ids [max], anchors [max, 2].

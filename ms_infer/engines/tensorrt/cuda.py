@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.stages import TensorSpec
-from ms_infer.errors import ConfigError, DeviceError, MissingExtraError
+from ms_infer.engines.saved import host_dtype
+from ms_infer.errors import DeviceError, MissingExtraError
 
 ALIGNMENT = 256
 """Bytes; what TensorRT asks of addresses."""
@@ -203,25 +204,20 @@ class Arena:
         view = self._twin[start : start + spec.nbytes].view(np.dtype(spec.dtype))
         return view.reshape(spec.shape)
 
-    def fetch(self, cuda_stream: int) -> NDArray[np.uint8]:
-        """The bytes of all tensors, when the work of the stream is done."""
-        array = np.empty(self.nbytes, np.uint8)
-        self._cuda.copy(int(array.ctypes.data), self.address, self.nbytes, cuda_stream)
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and type of a tensor."""
+        return self._places[name][1]
+
+    def fetch(self, name: str, cuda_stream: int) -> NDArray[Any]:
+        """A copy of a tensor (bfloat16 as its bits), when the work of the stream is done."""
+        spec = self.spec(name)
+        array = np.empty(spec.shape, host_dtype(spec.dtype))
+        self._cuda.copy(int(array.ctypes.data), self.at(name), array.nbytes, cuda_stream)
         self._cuda.synchronize(cuda_stream)
         return array
 
-    def put(self, array: NDArray[Any] | None, name: str, cuda_stream: int) -> None:
-        """Put back what `fetch` returned; ConfigError when it does not fit."""
-        kept = np.ascontiguousarray(self.check(array, name))
-        self._cuda.copy(self.address, int(kept.ctypes.data), self.nbytes, cuda_stream)
+    def put(self, name: str, array: NDArray[Any], cuda_stream: int) -> None:
+        """Put back what `fetch` returned."""
+        contiguous = np.ascontiguousarray(array)
+        self._cuda.copy(self.at(name), int(contiguous.ctypes.data), contiguous.nbytes, cuda_stream)
         self._cuda.synchronize(cuda_stream)
-
-    def check(self, array: NDArray[Any] | None, name: str) -> NDArray[Any]:
-        """The array, if it could be put back; else a ConfigError that calls it `name`."""
-        if array is None or array.dtype != np.uint8 or array.size != self.nbytes:
-            found = "nothing" if array is None else f"{array.size} {array.dtype}"
-            raise ConfigError(
-                f"the snapshot's {name} does not fit ({found}, expected {self.nbytes} uint8); restore with the "
-                "engine, bundle and precision it was made with"
-            )
-        return array

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
-from ms_infer.bundle.stages import TensorSpec, relative_sink
+from ms_infer.bundle.stages import Shape, TensorSpec, relative_sink
 from ms_infer.engines.base import Array, ChunkPlan
+from ms_infer.engines.saved import host_dtype
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
@@ -89,6 +91,7 @@ class TensorRtEngine(StagedEngine):
         self._slots = {s: self._host(s) for s, _ in config.model.layout if s in ("image", "mask")}
         self._frames = [self._cuda.allocate_host(self._frame_bytes()) for _ in range(2)]
         self._image_latent: NDArray[np.float32] | None = None
+        self._capacity = self._memory.history_frames
         self._recalled: tuple[int, int] | None = None
         fresh = config.schedule.renoise == "fresh"
         self._noise_ahead = NoiseAhead(self._x.shape[2:], len(self.steps) if fresh else 1)
@@ -352,30 +355,38 @@ class TensorRtEngine(StagedEngine):
         caches = self._memory.caches
         self._cuda.zero(caches.address, caches.nbytes, self._streams["chunk"])
 
-    def _read_caches(self) -> dict[str, Array]:
-        return {"all": self._memory.caches.fetch(self._streams["chunk"])}
+    def _read_cache(self, name: str) -> Array:
+        return self._memory.caches.fetch(self._cache_key(name), self._streams["chunk"])
 
-    def _write_caches(self, caches: Mapping[str, Array]) -> None:
-        self._memory.caches.put(caches.get("all"), "caches", self._streams["chunk"])
+    def _write_cache(self, name: str, cache: Array) -> None:
+        self._memory.caches.put(self._cache_key(name), cache, self._streams["chunk"])
 
-    def state(self) -> dict[str, Array]:
-        """Whole arenas as bytes: they fit the engines and the precision they were taken from."""
-        memory, main = self._memory, self._streams["chunk"]
-        arrays = {f"state.{kind}": memory.states[kind].fetch(main) for kind in STATES}
-        arrays |= {f"cache.{name}": array for name, array in self._read_caches().items()}
-        arrays["history"] = memory.history.fetch(main)
-        arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
-        return arrays
+    def _cache_key(self, name: str) -> str:
+        return self._memory.key("denoise", self._inputs[name])
 
-    def restore(self, state: Mapping[str, Array]) -> None:
-        memory = self._memory
-        wanted = {f"state.{kind}": memory.states[kind] for kind in STATES}
-        wanted |= {"history": memory.history, "cache.all": memory.caches}
-        for name, arena in wanted.items():
-            arena.check(state.get(name), name)
-        for name, arena in wanted.items():
-            arena.put(state[name], name, self._streams["chunk"])
-        self._made, self.sink_start = (int(n) for n in state["counters"])
+    def _read_states(self) -> dict[str, Array]:
+        return {name: arena.fetch(key, self._streams["chunk"]) for name, (arena, key) in self._state_places().items()}
+
+    def _state_shapes(self) -> dict[str, tuple[Any, Shape]]:
+        specs = {name: arena.spec(key) for name, (arena, key) in self._state_places().items()}
+        return {name: (host_dtype(spec.dtype), spec.shape) for name, spec in specs.items()}
+
+    def _write_states(self, states: Mapping[str, Array]) -> None:
+        for name, (arena, key) in self._state_places().items():
+            arena.put(key, states[name], self._streams["chunk"])
+
+    def _state_places(self) -> dict[str, tuple[Arena, str]]:
+        """Arena and key of each state of encoder and decoder."""
+        arenas = [self._memory.states[kind] for kind in STATES]
+        return {key.split()[0]: (arena, key) for arena in arenas for key in arena.names()}
+
+    def _read_history(self) -> dict[str, Array]:
+        history = self._memory.history
+        return {slot: history.fetch(slot, self._streams["chunk"]) for slot in history.names()}
+
+    def _write_history(self, history: Mapping[str, Array]) -> None:
+        for slot, ring in history.items():
+            self._memory.history.put(slot, ring, self._streams["chunk"])
 
     def close(self) -> None:
         for stage in self._stages.values():

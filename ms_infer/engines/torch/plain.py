@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import changed
 from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.engines.saved import check_counters, check_packed, kept
+from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
@@ -62,6 +64,7 @@ class TorchEngine(Engine):
         self.refiner = changed(student.refiner, self._move_) if student.refiner else None
         self.layer_network = changed(student.layer_network, self._move_) if student.layer_network else None
         self._references: tuple[Tensor, ...] = ()
+        self._digest: str | None = None
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
         self.attend: Attend = self.cache
@@ -278,39 +281,55 @@ class TorchEngine(Engine):
         self.transformer(self._history[:, order], timestep, self._keys, self.cache, self.operations)
 
     def state(self) -> dict[str, Array]:
-        tensors = {"k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k, "history": self._history}
-        tensors |= {f"decoder.{i}": t for i, t in enumerate(self._decoder)}
-        tensors |= {f"warped.{i}": t for i, t in enumerate(self._warped)}
-        arrays: dict[str, Array] = {name: _to_host(tensor) for name, tensor in tensors.items()}
-        arrays["counters"] = np.array([self._made, self.cache.sink_start], np.int64)
+        rows, order = self._kept_rows(self._made, self.sink_start)
+        arrays = {name: to_host(tensor[:, :, :, rows[name]]) for name, tensor in self._caches().items()}
+        arrays["history"] = to_host(self._history[:, order])
+        arrays |= {name: to_host(tensor) for name, tensor in self._states().items()}
+        arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
         return arrays
 
+    def check_state(self, state: Mapping[str, Array], made: int) -> None:
+        made, sink_start = check_counters(state.get("counters"), made)
+        rows, order = self._kept_rows(made, sink_start)
+        shapes = {name: (*t.shape[:3], len(rows[name]), t.shape[4]) for name, t in self._caches().items()}
+        shapes |= {"history": (1, len(order), *self._history.shape[2:])}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in self._states().items()}
+        for name, shape in shapes.items():
+            check_packed(state.get(name), name, saved_dtype(self.dtype), shape)
+
+    @torch.no_grad()
     def restore(self, state: Mapping[str, Array]) -> None:
-        for name, tensor in (
-            ("k", self.cache.k),
-            ("v", self.cache.v),
-            ("sink_k", self.cache.sink_k),
-            ("history", self._history),
-        ):
-            tensor.copy_(_from_host(state[name], tensor))
-        self._decoder = [_from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
-        self._warped = [_from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
         self._made, self.cache.sink_start = (int(n) for n in state["counters"])
+        rows, order = self._kept_rows(self._made, self.sink_start)
+        for name, tensor in self._caches().items():
+            tensor[:, :, :, rows[name]] = from_host(state[name], tensor)
+        self._history[:, order] = from_host(state["history"], self._history)
+        self._decoder = [from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
+        self._warped = [from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
+        self.cache.rotate_sink_()
 
+    def weights_digest(self) -> str:
+        if self._digest is None:
+            self._digest = weights_digest([self.transformer, self.vae, self.track_head, self.refiner])
+        return self._digest
 
-def _to_host(tensor: Tensor) -> Array:
-    """A copy on the host; bf16 travels as its bits."""
-    host = tensor.detach().cpu()
-    return host.view(torch.int16).numpy().copy() if host.dtype == torch.bfloat16 else host.numpy().copy()
+    def _caches(self) -> dict[str, Tensor]:
+        return {"k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
 
+    def _states(self) -> dict[str, Tensor]:
+        states = {f"decoder.{i}": tensor for i, tensor in enumerate(self._decoder)}
+        return states | {f"warped.{i}": tensor for i, tensor in enumerate(self._warped)}
 
-def _from_host(array: Array, like: Tensor) -> Tensor:
-    host = torch.from_numpy(np.ascontiguousarray(array))
-    if like.dtype == torch.bfloat16:
-        host = host.view(torch.bfloat16)
-    if host.shape != like.shape or host.dtype != like.dtype:
-        raise ConfigError(
-            f"snapshot holds {tuple(host.shape)} {host.dtype}, this engine needs {tuple(like.shape)} {like.dtype}; "
-            "restore with the size, context and precision it was made with"
-        )
-    return host.to(like.device).clone()
+    def _kept_rows(self, made: int, sink_start: int) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
+        """Rows of each cache that the next chunk reads, and where the history holds the frames, oldest first.
+
+        The sink's keys are rotated anew from un-rotated ones, where the cache has these.
+        """
+        rows = kept(self.config, made, sink_start)
+        rolls = self.cache.sink_k.shape[3] > 0
+        caches = {
+            "k": rows.window if rolls else rows.all,
+            "v": rows.all,
+            "sink_k": rows.sink if rolls else rows.sink[:0],
+        }
+        return caches, [frame % self._history.shape[1] for frame in rows.frames]

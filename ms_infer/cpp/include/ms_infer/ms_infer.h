@@ -11,15 +11,16 @@
  *     ms_stream_destroy(stream);
  *
  * Ownership
- *     Whatever a function named *_create, *_grid, *_drag, *_path or *_resample gives is the caller's: free it with the
+ *     Whatever a function named *_create, *_save, *_grid, *_drag, *_path or *_resample gives is the caller's: free it with the
  *     matching *_destroy (NULL is fine). Inputs are copied before a function returns. `chunk.frames` belongs to the
  *     stream and is valid until the next step, start, restore, close or destroy.
  *
  * Errors and threads
  *     Every function that can fail returns a status; ms_last_error() has the words, per thread, until the next call
  *     that fails in that thread. A failed step changes nothing: it may be called again. Any thread may set tracks and
- *     prompts, pause and resume while another thread steps or starts the stream; all other calls on one stream come one
- *     after the other, close and destroy last. Streams are independent. Nothing is ever thrown across this header.
+ *     prompts, pause and resume while another thread steps or starts the stream; a second thread that steps, starts,
+ *     saves or restores meanwhile gets MS_ERROR_STATE. Control ids only grow, over starts and restores too. Close waits
+ *     for the chunk that is being made; destroy comes last. Streams are independent. Nothing is ever thrown across this header.
  */
 #ifndef MS_INFER_H
 #define MS_INFER_H
@@ -48,12 +49,13 @@ typedef enum ms_status {
     MS_ERROR_ENGINE = 3,   /* the bundle's engine was built for another device, version or precision */
     MS_ERROR_MISSING = 4,  /* this library was built without the engine that is asked for */
     MS_ERROR_DEVICE = 5,   /* the device is absent or failed */
-    MS_ERROR_STATE = 6,    /* not now: the stream is closed or paused */
+    MS_ERROR_STATE = 6,    /* not now: the stream is closed, paused, not started, or another thread uses it */
     MS_ERROR_MEMORY = 7,   /* out of memory */
     MS_ERROR_INTERNAL = 8  /* a defect of this library or of an engine's; please report it */
 } ms_status;
 
 typedef struct ms_stream ms_stream; /* a video that goes on for ever */
+typedef struct ms_state ms_state;   /* a stream between two chunks */
 typedef struct ms_tracks ms_tracks; /* immutable points over time: the motion control */
 
 /* Version of the library, "0.1.0". */
@@ -140,7 +142,13 @@ MS_API ms_status ms_stream_pause(ms_stream *stream);
 MS_API ms_status ms_stream_resume(ms_stream *stream);
 /* Start over with the same image, prompt, tracks and seed; after a restore with those of the snapshot. */
 MS_API ms_status ms_stream_reset(ms_stream *stream);
-/* Write everything the next chunk depends on, in the format of Python's Stream.snapshot; and go on from there. */
+/* Everything the next chunk depends on, controls that no chunk has played yet included. Load it often, and into other
+ * streams of the same bundle, engine and precision (a fork): the next frames are equal bit for bit. A state that is
+ * refused leaves the stream as it was. */
+MS_API ms_status ms_stream_save(ms_stream *stream, ms_state **state);
+MS_API ms_status ms_stream_load(ms_stream *stream, const ms_state *state);
+MS_API void ms_state_destroy(ms_state *state);
+/* The same in a file, in the format of Python's Stream.snapshot. */
 MS_API ms_status ms_stream_snapshot(ms_stream *stream, const char *path);
 MS_API ms_status ms_stream_restore(ms_stream *stream, const char *path);
 

@@ -94,6 +94,18 @@ class Tracks {
   std::shared_ptr<const ms_tracks> tracks_;
 };
 
+// A stream between two chunks. Immutable; copies share.
+class State {
+ public:
+  const ms_state* get() const noexcept { return state_.get(); }
+
+ private:
+  friend class Stream;
+  explicit State(ms_state* made) : state_(made, ms_state_destroy) {}
+
+  std::shared_ptr<const ms_state> state_;
+};
+
 struct Options {
   std::string engine = "auto";
   std::string precision = {};  // "": the best of the device
@@ -106,11 +118,11 @@ struct Image {
   int width = 0, height = 0;
 };
 
-// Words, or a ready embedding [tokens, text_dim] from memory or from a .npy file.
+// Words, or a ready embedding from memory or from a .npy file.
 struct Prompt {
   std::string text = {};
   std::string embedding_file = {};
-  std::span<const float> embedding = {};
+  std::span<const float> embedding = {};  // [embedding_tokens, text_dim]
   int embedding_tokens = 0;
   bool recache = false, replace_sink = false;
 };
@@ -201,6 +213,14 @@ class Stream {
   void resume() { check(ms_stream_resume(stream_.get())); }
   void reset() { check(ms_stream_reset(stream_.get())); }
   void close() { check(ms_stream_close(stream_.get())); }
+
+  // Everything the next chunk depends on; load it often, and into other streams of the same bundle (a fork).
+  State state() {
+    ms_state* made = nullptr;
+    check(ms_stream_save(stream_.get(), &made));
+    return State(made);
+  }
+  void load_state(const State& state) { check(ms_stream_load(stream_.get(), state.get())); }
   void snapshot(const std::string& path) { check(ms_stream_snapshot(stream_.get(), path.c_str())); }
   void restore(const std::string& path) { check(ms_stream_restore(stream_.get(), path.c_str())); }
 
@@ -209,7 +229,10 @@ class Stream {
     void operator()(ms_stream* stream) const noexcept { ms_stream_destroy(stream); }
   };
 
-  static ms_prompt plain(const Prompt& from) {
+  ms_prompt plain(const Prompt& from) const {
+    const auto values = std::int64_t{from.embedding_tokens} * (from.embedding.empty() ? 0 : info().text_dim);
+    if (static_cast<std::int64_t>(from.embedding.size()) != values)
+      throw Error(MS_ERROR_CONFIG, "the embedding does not have embedding_tokens x text_dim values");
     ms_prompt prompt;
     check(ms_prompt_default(&prompt, sizeof prompt));
     prompt.embedding = from.embedding.empty() ? nullptr : from.embedding.data();

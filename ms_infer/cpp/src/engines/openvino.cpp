@@ -41,6 +41,7 @@ ov::element::Type element_type(Dtype dtype) {
     case Dtype::boolean: return ov::element::boolean;
     case Dtype::int64: return ov::element::i64;
     case Dtype::uint8: return ov::element::u8;
+    case Dtype::uint16: return ov::element::u16;
   }
   fail(MS_ERROR_INTERNAL, "a type without a name");
 }
@@ -118,12 +119,13 @@ class OpenVinoRunner final : public StageRunner {
     return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
   }
 
-  // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage.
+  // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage: whoever
+  // comes first loads, the other waits.
   ov::InferRequest& request(Stage stage, int side) {
+    const std::lock_guard lock(loading_);
     Loaded& loaded = loaded_[static_cast<std::size_t>(stage)];
     const auto at = static_cast<std::size_t>(side);
     if (!loaded.made[at]) {
-      const std::lock_guard lock(loading_);
       if (!loaded.model) loaded.model = compile(stage);
       loaded.requests[at] = loaded.model.create_infer_request();
       bind(stage, side, loaded.requests[at]);

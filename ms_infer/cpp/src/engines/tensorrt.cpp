@@ -40,6 +40,7 @@ nvinfer1::DataType data_type(Dtype dtype) {
     case Dtype::boolean: return nvinfer1::DataType::kBOOL;
     case Dtype::int64: return nvinfer1::DataType::kINT64;
     case Dtype::uint8: return nvinfer1::DataType::kUINT8;
+    case Dtype::uint16: break;
   }
   fail(MS_ERROR_INTERNAL, "a type without a name");
 }

@@ -1,0 +1,62 @@
+"""Tensors of a state on their way to the host and back, and the digest of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ms_infer.engines.base import Array
+from ms_infer.engines.saved import packed, unpacked
+
+_PIECE = 1 << 22
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def saved_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """How the host holds a type: bfloat16 as its bits."""
+    return np.dtype(np.uint16) if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def to_host(tensor: Tensor) -> Array:
+    """A copy on the host; bfloat16, and float32 that holds no more than it, as bits."""
+    host = tensor.detach().cpu().contiguous()
+    if host.dtype == torch.bfloat16:
+        return host.view(torch.int16).numpy().view(np.uint16).copy()
+    return packed(host.numpy())
+
+
+def from_host(array: Array, like: Tensor) -> Tensor:
+    """The tensor that `to_host` was given, on the device of another one of its type."""
+    values = np.ascontiguousarray(unpacked(array, saved_dtype(like.dtype)))
+    bits = like.dtype == torch.bfloat16
+    host = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if bits else torch.from_numpy(values)
+    return host.to(like.device).clone()
+
+
+@torch.no_grad()
+def weights_digest(modules: Sequence[nn.Module | None]) -> str:
+    """sha256 over names, types, shapes and a checksum of every tensor of the modules; computed on their device.
+
+    The checksum adds up the tensor's words, each times an odd number of its place, modulo 2**64: any single changed
+    weight changes it, and so do swapped ones.
+    """
+    digest = hashlib.sha256()
+    for place, module in enumerate(modules):
+        for name, tensor in (module.state_dict() if module else {}).items():
+            digest.update(f"{place} {name} {tensor.dtype} {list(tensor.shape)} {_checksum(tensor)};".encode())
+    return digest.hexdigest()
+
+
+def _checksum(tensor: Tensor) -> int:
+    words = tensor.detach().contiguous().reshape(-1).view(_WORDS[tensor.element_size()])
+    total = 0
+    for start in range(0, words.numel(), _PIECE):
+        piece = words[start : start + _PIECE].to(torch.int64)
+        odd = torch.arange(start, start + piece.numel(), device=piece.device) * 2 + 1
+        total += int((piece * odd).sum())
+    return total % (1 << 64)
