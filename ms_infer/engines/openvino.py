@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,14 @@ def open_openvino(
     return OpenVinoEngine(manifest, precision=precision, threads=threads)
 
 
+@dataclass
+class Models:
+    """Compiled stages by name; engines that are twins share them, from any thread."""
+
+    compiled: dict[str, Any] = field(default_factory=dict)
+    loading: threading.Lock = field(default_factory=threading.Lock)
+
+
 class OpenVinoEngine(StagedEngine):
     """One stream on the CPU. Each stage is one compiled model; every input and output is bound once."""
 
@@ -49,7 +59,7 @@ class OpenVinoEngine(StagedEngine):
         *,
         precision: str | None = None,
         threads: int | None = None,
-        models: dict[str, Any] | None = None,
+        models: Models | None = None,
     ) -> None:
         self._openvino = _load()
         self._files = _find(manifest, self._openvino)
@@ -58,7 +68,7 @@ class OpenVinoEngine(StagedEngine):
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is not one of {sorted(PRECISIONS)} for the openvino engine")
         self.threads = threads or _cores()
-        self._models: dict[str, Any] = {} if models is None else models
+        self._models = models or Models()
         self._requests: dict[tuple[str, int], Any] = {}
         super().__init__(manifest, self._files.dtype)
         for stage in self.specs:
@@ -86,11 +96,17 @@ class OpenVinoEngine(StagedEngine):
 
     def _request(self, stage: str, side: int) -> Any:
         """The request of a stage and side, bound to the host arrays."""
-        if (stage, side) in self._requests:
-            return self._requests[stage, side]
-        if stage not in self._models:
-            self._models[stage] = self._compile(stage)
-        spec, request = self.specs[stage], self._models[stage].create_infer_request()
+        if (stage, side) not in self._requests:
+            with self._models.loading:  # other threads and twins wait here for what one of them compiles
+                if (stage, side) not in self._requests:
+                    self._requests[stage, side] = self._new_request(stage, side)
+        return self._requests[stage, side]
+
+    def _new_request(self, stage: str, side: int) -> Any:
+        compiled = self._models.compiled
+        if stage not in compiled:
+            compiled[stage] = self._compile(stage)
+        spec, request = self.specs[stage], compiled[stage].create_infer_request()
         inside = {name for pair in spec.aliases for name in pair}
         for tensor in (*spec.inputs, *spec.outputs):
             if tensor.name not in inside:
@@ -100,7 +116,6 @@ class OpenVinoEngine(StagedEngine):
             for tensor in self.specs["roll"].inputs[:2]:  # the roll is the first part of this model
                 array = self._array("roll", tensor)
                 request.set_tensor(tensor.name, self._openvino.Tensor(array, shared_memory=True))
-        self._requests[stage, side] = request
         return request
 
     def _run(self, stage: str, side: int = 0) -> None:
@@ -122,7 +137,7 @@ class OpenVinoEngine(StagedEngine):
 
     def close(self) -> None:
         self._requests.clear()
-        self._models = {}  # twins may still use them
+        self._models = Models()  # twins may still use the others
 
 
 def _load() -> Any:

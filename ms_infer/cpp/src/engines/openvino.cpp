@@ -112,6 +112,7 @@ class OpenVinoRunner final : public StageRunner {
     ov::CompiledModel model;
     std::array<ov::InferRequest, 2> requests;  // of the two sides
     std::array<bool, 2> made{};
+    std::mutex loading;
   };
 
   bool has_bf16() {
@@ -122,8 +123,8 @@ class OpenVinoRunner final : public StageRunner {
   // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage: whoever
   // comes first loads, the other waits.
   ov::InferRequest& request(Stage stage, int side) {
-    const std::lock_guard lock(loading_);
     Loaded& loaded = loaded_[static_cast<std::size_t>(stage)];
+    const std::lock_guard lock(loaded.loading);
     const auto at = static_cast<std::size_t>(side);
     if (!loaded.made[at]) {
       if (!loaded.model) loaded.model = compile(stage);
@@ -186,7 +187,6 @@ class OpenVinoRunner final : public StageRunner {
   std::string precision_;
   int threads_ = 1;
   ov::Core core_;
-  std::mutex loading_;
   std::array<Loaded, kStageNames.size()> loaded_;
 };
 

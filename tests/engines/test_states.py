@@ -1,0 +1,112 @@
+"""States of engines of exported stages: they go on bit for bit, re-encode alike, and hold no more than is needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_infer import ConfigError, Stream, Tracks
+from ms_infer.bundle.manifest import Manifest
+from ms_infer.engines.openvino import OpenVinoEngine, open_openvino
+from tests.engines.conftest import Made
+
+pytest.importorskip("openvino", reason="no OpenVINO")
+
+Make = Callable[..., Made]
+
+
+def picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+
+
+def opened(manifest: Manifest, precision: str = "fp32") -> Stream:
+    return Stream(open_openvino(manifest, precision=precision, threads=1))
+
+
+def started(manifest: Manifest, precision: str = "fp32") -> Stream:
+    stream = opened(manifest, precision)
+    tracks = Tracks.grid(4, 4).drag((0.4, 0.5), (0.8, 0.5)) if manifest.config.model.track_head else None
+    stream.start(picture(), "a cat" if manifest.config.model.text.kind == "words" else None, tracks)
+    return stream
+
+
+@pytest.mark.parametrize("replace_sink", [False, True])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("tracks", "fp32"), ("tracks", "bf16"), ("prefill", "fp32"), ("short_first_chunk", "fp32"), ("mask", "fp32")],
+)
+def test_every_chunk_may_be_the_last_before_a_state(made: Make, name: str, precision: str, replace_sink: bool) -> None:
+    """With re-encodings between, which read more than a chunk does."""
+    manifest = made(name)[1]
+    whole, one, other = started(manifest, precision), started(manifest, precision), opened(manifest, precision)
+    for turn in range(8):
+        np.testing.assert_array_equal(whole.step().frames, one.step().frames)
+        other.load_state(one.state())
+        one, other = other, one
+        if turn in (2, 4, 5):
+            for stream in (whole, one):
+                stream.set_prompt("dog", recache=True, replace_sink=replace_sink)
+
+
+def test_a_bf16_state_holds_bf16(made: Make) -> None:
+    """OpenVINO keeps its caches as float32; where it computes in bfloat16 they hold no more than that."""
+    manifest = made("tracks")[1]
+    sizes = {}
+    for precision in ("fp32", "bf16"):
+        stream = started(manifest, precision)
+        for _ in range(4):
+            stream.step()
+        state = stream.state().engine
+        sizes[precision] = sum(array.nbytes for name, array in state.items() if name.startswith("cache."))
+        kinds = {array.dtype for name, array in state.items() if name.startswith("cache.")}
+        assert kinds == {np.dtype(np.float32 if precision == "fp32" else np.uint16)}
+    config = manifest.config
+    tokens = (config.context.sink_frames + config.context.window_frames) * config.tokens_per_frame
+    assert sizes["fp32"] == 2 * sizes["bf16"] == 2 * 4 * config.model.layers * tokens * config.model.dim
+
+
+def test_a_state_of_another_checkpoint_is_refused(made: Make) -> None:
+    from dataclasses import replace
+
+    manifest = made("tracks")[1]
+    other = replace(manifest, checkpoint={**manifest.checkpoint, "sha256": "0" * 64})
+    stream = started(manifest)
+    with pytest.raises(ConfigError, match="weights"):
+        opened(other).load_state(stream.state())
+
+
+def test_a_stage_is_compiled_once_for_all_threads_and_twins(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: Counter[str] = Counter()
+    quickly = OpenVinoEngine._compile
+
+    def slowly(self: OpenVinoEngine, stage: str) -> Any:
+        compiled[stage] += 1
+        time.sleep(0.05)
+        return quickly(self, stage)
+
+    monkeypatch.setattr(OpenVinoEngine, "_compile", slowly)
+    engine = open_openvino(made("tracks")[1], precision="fp32", threads=1)
+    streams = [Stream(engine), *(Stream(engine.twin()) for _ in range(3))]
+    errors: list[Exception] = []
+
+    def work(stream: Stream) -> None:
+        try:
+            stream.set_prompt("a cat")
+            stream.start(picture(), "a dog")
+            stream.step()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(stream,)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert set(compiled.values()) == {1}, compiled
