@@ -115,7 +115,7 @@ class Tracks:
 
     @classmethod
     def load(cls, path: str | Path, *, size: tuple[int, int] | None = None, fps: float | None = None) -> Tracks:
-        """Read .npz or .json of ours or of a tracker, ATI .pth, a Wan-Move .npy pair; see `tracks.files.read_tracks`."""
+        """Read .npz or .json (ours or a tracker's), ATI .pth, a Wan-Move .npy pair; see `tracks.files.read_tracks`."""
         points, visible, ids, stored, rate = read_tracks(path, size=size, fps=fps)
         with named(path):
             return cls(points, visible, ids, size=stored, fps=rate)
