@@ -31,14 +31,15 @@ std::span<const std::uint8_t> pixels(const Picture& picture) {
 }  // namespace
 
 Stream::Stream(const std::filesystem::path& bundle, const RunnerOptions& options)
-    : manifest_(Manifest::load(bundle)), engine_(std::make_unique<StagedEngine>(manifest_, options)) {
+    : manifest_(Manifest::load(bundle)), engine_(std::make_shared<StagedEngine>(manifest_, options)) {
   label_ = engine_->label();
   digest_ = sha256(config().sorted_json + label_ + manifest_.weights);
 }
 
-StagedEngine& Stream::open() const {
+std::shared_ptr<StagedEngine> Stream::open() const {
+  const std::lock_guard lock(opened_);
   require(engine_ != nullptr, MS_ERROR_STATE, "the stream is closed; create a new one");
-  return *engine_;
+  return engine_;
 }
 
 // Lets one thread use the engine.
@@ -163,7 +164,7 @@ std::vector<float> Stream::embed(const Prompt& prompt) const {
   const TextConfig& text = config().text;
   if (prompt.embedding) return padded_embedding(*prompt.embedding, prompt.embedding_tokens, text);
   if (!prompt.file.empty()) return read_embedding(prompt.file, text);
-  return open().embed(prompt.text);
+  return open()->embed(prompt.text);
 }
 
 // Tracks as the player plays them; refuses at once what the next chunk could not use.
@@ -228,8 +229,10 @@ void Stream::restore(const std::filesystem::path& path) {
 }
 
 void Stream::close() {
-  const std::lock_guard lock(turn_);
-  engine_.reset();
+  const std::lock_guard turn(turn_);
+  std::shared_ptr<StagedEngine> closing;  // freed after the lock
+  const std::lock_guard lock(opened_);
+  closing.swap(engine_);
 }
 
 }  // namespace ms_infer

@@ -75,7 +75,7 @@ class Stream {
     TrackPlayer player;
   };
 
-  StagedEngine& open() const;
+  std::shared_ptr<StagedEngine> open() const;
   std::unique_lock<std::mutex> alone();
   std::vector<float> embed(const Prompt& prompt) const;
   std::shared_ptr<const Tracks> fitted(std::shared_ptr<const Tracks> tracks) const;
@@ -89,7 +89,8 @@ class Stream {
   std::int64_t next_rgb_frame(std::int64_t index, std::int64_t given) const;
 
   Manifest manifest_;
-  std::unique_ptr<StagedEngine> engine_;  // nullptr: closed
+  mutable std::mutex opened_;              // guards the pointer: a prompt may be embedded while the stream closes
+  std::shared_ptr<StagedEngine> engine_;  // nullptr: closed
   std::string label_, digest_;
   Controls controls_;
   std::atomic<bool> paused_{false};
