@@ -113,11 +113,8 @@ class TensorRtEngine(StagedEngine):
             path = self.manifest.path(file)
             jit = cache_folder() / "jit" / f"{self._cuda.arch}-{self.manifest.files[file].sha256[:32]}.bin"
             self._stages[stage] = LoadedStage(self._library, runtime, self.specs[stage], path, jit)
-        lanes: dict[str, list[str]] = {
-            "decode": [],
-            "text": [],
-            "chunk": [],
-        }  # stages that run at the same time have memory of their own
+        # stages that run at the same time have memory of their own
+        lanes: dict[str, list[str]] = {"decode": [], "text": [], "chunk": []}
         for stage in self._stages:
             lanes[_lane(stage)].append(stage)
         for stages in lanes.values():
@@ -368,8 +365,8 @@ class TensorRtEngine(StagedEngine):
         return {name: arena.fetch(key, self._streams["chunk"]) for name, (arena, key) in self._state_places().items()}
 
     def _state_shapes(self) -> dict[str, tuple[Any, Shape]]:
-        specs = {name: arena.spec(key) for name, (arena, key) in self._state_places().items()}
-        return {name: (host_dtype(spec.dtype), spec.shape) for name, spec in specs.items()}
+        specs = [(name, arena.spec(key)) for name, (arena, key) in self._state_places().items()]
+        return {name: (host_dtype(spec.dtype), spec.shape) for name, spec in specs}
 
     def _write_states(self, states: Mapping[str, Array]) -> None:
         for name, (arena, key) in self._state_places().items():
@@ -385,8 +382,8 @@ class TensorRtEngine(StagedEngine):
         return {slot: history.fetch(slot, self._streams["chunk"]) for slot in history.names()}
 
     def _write_history(self, history: Mapping[str, Array]) -> None:
-        for slot, ring in history.items():
-            self._memory.history.put(slot, ring, self._streams["chunk"])
+        for slot in history:
+            self._memory.history.put(slot, history[slot], self._streams["chunk"])
 
     def close(self) -> None:
         for stage in self._stages.values():
