@@ -113,8 +113,7 @@ class TensorRtEngine(StagedEngine):
             path = self.manifest.path(file)
             jit = cache_folder() / "jit" / f"{self._cuda.arch}-{self.manifest.files[file].sha256[:32]}.bin"
             self._stages[stage] = LoadedStage(self._library, runtime, self.specs[stage], path, jit)
-        # stages that run at the same time have memory of their own
-        lanes: dict[str, list[str]] = {"decode": [], "text": [], "chunk": []}
+        lanes: dict[str, list[str]] = {"decode": [], "text": [], "chunk": []}  # run at the same time: own memory each
         for stage in self._stages:
             lanes[_lane(stage)].append(stage)
         for stages in lanes.values():
@@ -353,13 +352,10 @@ class TensorRtEngine(StagedEngine):
         self._cuda.zero(caches.address, caches.nbytes, self._streams["chunk"])
 
     def _read_cache(self, name: str) -> Array:
-        return self._memory.caches.fetch(self._cache_key(name), self._streams["chunk"])
+        return self._memory.caches.fetch(self._memory.key("denoise", self._inputs[name]), self._streams["chunk"])
 
     def _write_cache(self, name: str, cache: Array) -> None:
-        self._memory.caches.put(self._cache_key(name), cache, self._streams["chunk"])
-
-    def _cache_key(self, name: str) -> str:
-        return self._memory.key("denoise", self._inputs[name])
+        self._memory.caches.put(self._memory.key("denoise", self._inputs[name]), cache, self._streams["chunk"])
 
     def _read_states(self) -> dict[str, Array]:
         return {name: arena.fetch(key, self._streams["chunk"]) for name, (arena, key) in self._state_places().items()}
@@ -374,8 +370,8 @@ class TensorRtEngine(StagedEngine):
 
     def _state_places(self) -> dict[str, tuple[Arena, str]]:
         """Arena and key of each state of encoder and decoder."""
-        arenas = [self._memory.states[kind] for kind in STATES]
-        return {key.split()[0]: (arena, key) for arena in arenas for key in arena.names()}
+        states = self._memory.states
+        return {key.split()[0]: (states[kind], key) for kind in STATES for key in states[kind].names()}
 
     def _read_history(self) -> dict[str, Array]:
         history = self._memory.history
