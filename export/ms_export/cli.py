@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
@@ -117,28 +116,12 @@ def _folder(command: ExportCommand, student: Student) -> Path:
     return default_folder(command.checkpoint, student.config.model.name)
 
 
-def _source_file(command: ExportCommand) -> Path:
-    from ms_infer.demo import demo_checkpoint
-
-    return demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
-
-
-def _digest(command: ExportCommand, student: Student) -> str:
-    """sha256 of the checkpoint, or of it and the files that are merged into it."""
-    from ms_export.exporter import checkpoint_digest
-
-    digest = checkpoint_digest(_source_file(command), student)
-    merged = {"vae": command.vae, "lora": command.lora}
-    more = [f"{part} {checkpoint_digest(Path(file), student)}" for part, file in merged.items() if file]
-    return hashlib.sha256("\n".join([digest, *more]).encode()).hexdigest() if more else digest
-
-
 def _export(command: ExportCommand, student: Student, options: ExportOptions) -> str:
-    from ms_export.exporter import export_bundle
+    from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.summaries import bundle_summary
 
     folder = _folder(command, student)
-    result = export_bundle(student, _digest(command, student), folder, options)
+    result = export_bundle(student, checkpoint_digest(student), folder, options)
     summary: dict[str, Any] = {"bundle": str(folder), "seconds": result.seconds, "made": list(result.made)}
     if command.verify:
         from ms_export.verify import format_checks, verify_bundle

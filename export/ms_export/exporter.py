@@ -59,18 +59,15 @@ def export_bundle(student: Student, digest: str, folder: Path, options: ExportOp
     return Result(load_manifest(folder), tuple(exporter.store.made), time.perf_counter() - start)
 
 
-def checkpoint_digest(source: Path | None, student: Student) -> str:
-    """sha256 of a checkpoint file or of a folder's files; of the tensors where there is no file."""
-    if source is None:
+def checkpoint_digest(student: Student) -> str:
+    """sha256 of the files that a student was read from and of the choices made meanwhile; else of its tensors."""
+    if not student.files:
         digest = hashlib.sha256()
         for name, tensor in named_tensors(student):
             digest.update(name.encode() + tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-    if source.is_file():
-        return cached_digest(source)
-    files = sorted(file for file in source.rglob("*") if file.is_file())
-    names = [f"{file.relative_to(source)} {cached_digest(file)}" for file in files]
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    parts = [*(cached_digest(file) for file in student.files), *student.choices]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _resized(student: Student, options: ExportOptions) -> Student:

@@ -7,7 +7,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class CheckpointFile:
     """Text and numbers that stood beside the opened entry."""
     ignored: tuple[str, ...] = ()
     """Entries that were not opened (`critic.*`), and entries beside the tensors that are no tensors."""
+    files: tuple[Path, ...] = ()
+    """Every file that was read for this: the file itself, or index and shards, and config.json."""
 
 
 def read_checkpoint(path: str | Path, *, wrappers: Sequence[str] = WRAPPERS) -> CheckpointFile:
@@ -57,9 +59,9 @@ def read_checkpoint(path: str | Path, *, wrappers: Sequence[str] = WRAPPERS) -> 
     if file.stat().st_size == 0:
         raise CheckpointError(f"{file} is empty (0 bytes); download or copy it again")
     if file.name.endswith(".safetensors.index.json"):
-        found = _read_shards(file)
+        found = _described(_read_shards(file))
     elif file.suffix == ".safetensors":
-        found = _read_safetensors(file)
+        found = _described(_read_safetensors(file))
     elif file.suffix in PICKLE_SUFFIXES:
         found = _read_pickle(file, wrappers)
     else:
@@ -140,14 +142,18 @@ def _read_safetensors(file: Path) -> CheckpointFile:
         raise CheckpointError(
             f"{file} is not a complete safetensors file ({_first_line(error)}); download or copy it again"
         ) from None
-    return CheckpointFile(file, tensors, metadata, _settings(file.parent, metadata, file))
+    return CheckpointFile(file, tensors, metadata, files=(file,))
 
 
-def _settings(folder: Path, metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
-    if "config" in metadata:
-        return parse_json(metadata["config"], f"metadata 'config' of {file}")
-    beside = folder / "config.json"
-    return read_json(beside) if beside.is_file() else {}
+def _described(found: CheckpointFile) -> CheckpointFile:
+    """The same with its settings: those in its metadata, else those of a config.json beside it."""
+    if "config" in found.metadata:
+        config = parse_json(found.metadata["config"], f"metadata 'config' of {found.path}")
+        return replace(found, config=config)
+    beside = found.path.parent / "config.json"
+    if not beside.is_file():
+        return found
+    return replace(found, config=read_json(beside), files=(*found.files, beside))
 
 
 def _read_shards(index: Path) -> CheckpointFile:
@@ -167,7 +173,7 @@ def _read_shards(index: Path) -> CheckpointFile:
     lost = [name for name in weight_map if name not in tensors]
     if lost:
         raise CheckpointError(f"{index} names tensors that no shard holds: {listed(lost)}; download the shards again")
-    return CheckpointFile(index, tensors, {}, _settings(index.parent, {}, index))
+    return CheckpointFile(index, tensors, files=(index, *(index.parent / shard for shard in shards)))
 
 
 def _shard_name(index: Path, shard: object) -> str:
@@ -199,7 +205,7 @@ def _read_pickle(file: Path, wrappers: Sequence[str]) -> CheckpointFile:
         )
     tensors = {str(name): item.detach() for name, item in value.items() if isinstance(item, Tensor)}
     ignored += [str(name) for name, item in value.items() if not isinstance(item, Tensor | Mapping | str | int | float)]
-    return CheckpointFile(file, tensors, wrapper=tuple(opened), outer=outer, ignored=tuple(ignored))
+    return CheckpointFile(file, tensors, wrapper=tuple(opened), outer=outer, ignored=tuple(ignored), files=(file,))
 
 
 def _load_pickle(file: Path) -> object:

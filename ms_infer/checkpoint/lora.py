@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,8 @@ class Lora:
     """Alpha of all other modules; None where the file does not state it."""
     rank: int | None = None
     """Rank that the adapter's configuration states; the shapes decide, this only has to agree."""
+    files: tuple[Path, ...] = ()
+    """Every file that was read for it."""
 
 
 def read_lora(path: str | Path) -> Lora:
@@ -56,7 +58,8 @@ def read_lora(path: str | Path) -> Lora:
         raise CheckpointError(f"{beside} asks for {listed(variants)}; only plain LoRA with one alpha can be merged")
     weights = path / "adapter_model.safetensors"
     file = read_checkpoint(weights if weights.is_file() else path, wrappers=_WRAPPERS)
-    return parse_lora(file, alpha=_number(described.get("lora_alpha")), rank=_integer(described.get("r")))
+    adapter = parse_lora(file, alpha=_number(described.get("lora_alpha")), rank=_integer(described.get("r")))
+    return replace(adapter, files=(*file.files, beside) if described else file.files)
 
 
 def parse_lora(file: CheckpointFile, *, alpha: float | None = None, rank: int | None = None) -> Lora:

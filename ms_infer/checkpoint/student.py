@@ -66,6 +66,10 @@ class Student:
     """Parts that the settings ask for and the checkpoint does not hold (they are None)."""
     unused: tuple[str, ...] = ()
     """Names in the file that nothing was loaded from."""
+    files: tuple[Path, ...] = ()
+    """Every file that was read for it; none for a student made in memory."""
+    choices: tuple[str, ...] = ()
+    """What its weights depend on beside the files: the alpha given for an adapter, a dtype."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,21 @@ def load_student(
     another shape or is not finite, or when the sizes are not those of the preset. A part that is absent as a whole
     is None and named in `missing`; names that were not needed are in `unused` and logged as a warning.
     """
-    contents = _contents(read_checkpoint(path), preset)
+    file = read_checkpoint(path)
+    files, choices = [*file.files], [f"dtype {dtype}"] if dtype else []
+    contents = _contents(file, preset)
     if vae is not None:
-        contents = _with_vae(contents, read_checkpoint(vae))
+        file = read_checkpoint(vae)
+        files += file.files
+        contents = _with_vae(contents, file)
     if lora is not None:
         weights, adapter = contents.parts["transformer"], read_lora(lora)
+        files += adapter.files
+        choices.append(f"alpha {lora_alpha} rank {lora_rank}")
         merged = merge_lora(weights, adapter, alpha=lora_alpha, rank=lora_rank, dtype=dtype)
         contents.parts["transformer"] = merged
-    return _assembled(contents, dtype, device)
+    student = _assembled(contents, dtype, device)
+    return dataclasses.replace(student, files=tuple(files), choices=tuple(choices))
 
 
 def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | None = None) -> None:

@@ -69,7 +69,7 @@ def make_openvino(folder: Path) -> None:
 
     torch.set_num_threads(1)
     student = tiny_student()
-    export_bundle(student, checkpoint_digest(None, student), folder, ExportOptions())
+    export_bundle(student, checkpoint_digest(student), folder, ExportOptions())
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
         if key not in done:
             student = STUDENTS[name]()
             folder: Path = tmp_path_factory.mktemp(name)
-            result = export_bundle(student, checkpoint_digest(None, student), folder, ExportOptions(**options))
+            result = export_bundle(student, checkpoint_digest(student), folder, ExportOptions(**options))
             done[key] = (student, result.manifest)
         return done[key]
 
