@@ -44,8 +44,8 @@ class ExportCommand:
     """Cache indices per pass: one for the chunk (TensorRT needs it), or one per latent frame (any context)."""
     vae: str | None = None
     """TAEHV or Wan VAE file, for checkpoints without an autoencoder."""
-    lora: str | None = None
-    """Adapter to merge."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FILE or FILE:strength, more than once if you like: adapters to merge."""
     verify: bool = False
     """Run every stage, chunks and a rollout on every engine this machine has, against PyTorch."""
     verify_chunks: int = 50

@@ -19,6 +19,7 @@ from ms_infer.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 WRAPPERS = ("generator_ema", "generator", "model", "state_dict")
 """Entries of a pickled dict that hold the weights, best first (Self-Forcing, LongLive, CausVid trainers)."""
 
@@ -94,12 +95,24 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         )
 
 
+def cast(tensor: Tensor, dtype: torch.dtype, origin: str) -> Tensor:
+    """The tensor in another type; CheckpointError when values became infinite in it."""
+    result = tensor.to(dtype)
+    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and tensor.numel() and not _is_finite(result):
+        largest = max(abs(value.item()) for value in torch.aminmax(tensor.detach()))
+        raise CheckpointError(
+            f"{origin} holds values up to {largest:.3g}, {_dtype_name(dtype)} ends at {torch.finfo(dtype).max:.3g}; "
+            "use bfloat16 or float32"
+        )
+    return result
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError when it is not one."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB; expected a small JSON file")
-        return parse_json(path.read_text(encoding="utf-8"), str(path))
+        return parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON text: {_first_line(error)}") from None
 
@@ -232,7 +245,8 @@ def _check_plain(file: Path, name: str, tensor: Tensor) -> None:
         raise CheckpointError(f"{file}: {name} is not a plain dense tensor; save it as an ordinary state dict")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(f"{file}: {name} claims shape {list(tensor.shape)} but holds fewer values")
-    if tensor.dtype not in FLOATS:
+    is_number = name.endswith(".alpha") and tensor.numel() == 1 and tensor.dtype in INTEGERS
+    if tensor.dtype not in FLOATS and not is_number:
         raise CheckpointError(
             f"{file}: {name} has dtype {_dtype_name(tensor.dtype)}; expected float32, bfloat16 or float16 weights "
             "(convert quantised checkpoints back first)"

@@ -64,6 +64,13 @@ _TOP_TO_ORIGINAL = {theirs + leaf: ours + leaf for ours, theirs in _TOP for leaf
 _BLOCK_TO_ORIGINAL = {theirs + leaf: ours + leaf for ours, theirs in _BLOCK for leaf in _LEAVES}
 _BLOCK_NAME = re.compile(r"(blocks\.\d+\.)(.+)")
 
+_UNDERSCORED = {
+    name.replace(".", "_"): name
+    for name in (pair[i] for pair in (*_TOP, *_BLOCK) for i in (0, 1))
+    if name not in ("modulation", "scale_shift_table")
+}
+_UNDERSCORED_BLOCK = re.compile(r"blocks_(\d+)_(.+)")
+
 _FUSED = {"to_qkv": ("q", "k", "v"), "to_kv": ("k", "v"), "to_added_kv": ("k_img", "v_img")}
 _FUSED_NAME = re.compile(rf"(.+_attn\.)({'|'.join(_FUSED)})\.(weight|bias)")
 
@@ -80,6 +87,14 @@ def to_original(name: str) -> str:
     """Original Wan name of a diffusers name; names that are unknown or original already stay as they are."""
     match = _BLOCK_NAME.fullmatch(name)
     return match[1] + _BLOCK_TO_ORIGINAL.get(match[2], match[2]) if match else _TOP_TO_ORIGINAL.get(name, name)
+
+
+def from_underscores(module: str) -> str:
+    """The module of kohya's `blocks_0_self_attn_q`: dots where a name of Wan or diffusers has them."""
+    match = _UNDERSCORED_BLOCK.fullmatch(module)
+    if match:
+        return f"blocks.{match[1]}.{_UNDERSCORED.get(match[2], match[2])}"
+    return _UNDERSCORED.get(module, module)
 
 
 def is_diffusers(names: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ms_infer.checkpoint.files import CheckpointFile, check_finite, listed, read_checkpoint
-from ms_infer.checkpoint.lora import merge_lora, read_lora
+from ms_infer.checkpoint.lora import read_lora, with_strength
+from ms_infer.checkpoint.merge import Adapters, fitted, merge
 from ms_infer.checkpoint.names import (
     WANTRACK_PREFIX,
     is_diffusers,
@@ -70,6 +72,8 @@ class Student:
     """Every file that was read for it; none for a student made in memory."""
     choices: tuple[str, ...] = ()
     """What its weights depend on beside the files: the alpha given for an adapter, a dtype."""
+    adapters: Adapters = dataclasses.field(default_factory=Adapters)
+    """The adapters in its weights, with what is needed to change their strengths."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def load_student(
     path: str | Path,
     *,
     preset: str | StreamConfig | None = None,
-    lora: str | Path | None = None,
+    lora: str | Path | Sequence[str | Path] = (),
     lora_alpha: float | None = None,
     lora_rank: int | None = None,
     vae: str | Path | None = None,
@@ -99,7 +103,8 @@ def load_student(
 
     path: .safetensors (one, or an index with shards), .pt/.pth, or a folder. preset: a name or whole settings, for
     files that do not tell them by their shapes; the sizes must agree, and a file of ours keeps its own settings.
-    lora: adapter to merge, with alpha where its files do not state it. vae: a TAEHV or Wan VAE file for checkpoints
+    lora: adapters to merge, "FILE" or "FILE:strength" each, with alpha where their files do not state it; without any
+    alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints
     without an autoencoder. dtype: of all weights; None keeps the file's (the most frequent one of each part).
     Weights stay memory-mapped where neither dtype nor device changes them.
 
@@ -114,14 +119,17 @@ def load_student(
         file = read_checkpoint(vae)
         files += file.files
         contents = _with_vae(contents, file)
-    if lora is not None:
-        weights, adapter = contents.parts["transformer"], read_lora(lora)
-        files += adapter.files
-        choices.append(f"alpha {lora_alpha} rank {lora_rank}")
-        merged = merge_lora(weights, adapter, alpha=lora_alpha, rank=lora_rank, dtype=dtype)
+    adapters = Adapters()
+    if given := [with_strength(source) for source in ([lora] if isinstance(lora, str | Path) else lora)]:
+        weights = contents.parts["transformer"]
+        read = [read_lora(source) for source, _ in given]
+        files += [name for one in read for name in one.files]
+        choices += [f"strength {strength} alpha {lora_alpha} rank {lora_rank}" for _, strength in given]
+        entries = [fitted(weights, one, alpha=lora_alpha, rank=lora_rank) for one in read]
+        merged, adapters = merge(weights, entries, [strength for _, strength in given], dtype)
         contents.parts["transformer"] = merged
     student = _assembled(contents, dtype, device)
-    return dataclasses.replace(student, files=tuple(files), choices=tuple(choices))
+    return dataclasses.replace(student, files=tuple(files), choices=tuple(choices), adapters=adapters)
 
 
 def save_student(student: Student, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
