@@ -33,21 +33,31 @@ class PromptControl:
 
 
 @dataclass(frozen=True, eq=False)
+class StrengthsControl:
+    """The newest strengths of the adapters (LoRA), and the id that setting them got."""
+
+    id: int = 0
+    values: tuple[float, ...] = ()
+    """One for each adapter; empty where there are none."""
+
+
+@dataclass(frozen=True, eq=False)
 class Control:
     """The newest of each kind."""
 
     tracks: TracksControl = field(default_factory=TracksControl)
     prompt: PromptControl = field(default_factory=PromptControl)
+    strengths: StrengthsControl = field(default_factory=StrengthsControl)
 
     @property
     def id(self) -> int:
         """Counts every change, so a chunk can say which one it was made with."""
-        return max(self.tracks.id, self.prompt.id)
+        return max(self.tracks.id, self.prompt.id, self.strengths.id)
 
     def shifted(self, by: int) -> Control:
         """The same wishes under ids that are larger by `by`."""
-        tracks = replace(self.tracks, id=self.tracks.id + by)
-        return Control(tracks, replace(self.prompt, id=self.prompt.id + by))
+        kinds = (self.tracks, self.prompt, self.strengths)
+        return Control(*(replace(kind, id=kind.id + by) for kind in kinds))  # type: ignore[arg-type, type-var]
 
 
 class Controls:
@@ -78,6 +88,12 @@ class Controls:
             self._newest = replace(self._newest, prompt=PromptControl(self._last, text, recache, replace_sink))
             return self._last
 
+    def set_strengths(self, values: tuple[float, ...]) -> int:
+        with self._lock:
+            self._last += 1
+            self._newest = replace(self._newest, strengths=StrengthsControl(self._last, values))
+            return self._last
+
     def reserve(self, first: int = 0, last: int = 0) -> int:
         """What to add to the ids first..last of a start or a restore to make them the newest; takes these ids.
 
@@ -95,4 +111,5 @@ class Controls:
             self._newest = Control(
                 newest.tracks if newest.tracks.id > base.id else base.tracks,
                 newest.prompt if newest.prompt.id > base.id else base.prompt,
+                newest.strengths if newest.strengths.id > base.id else base.strengths,
             )

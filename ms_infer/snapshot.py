@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import StreamConfig
-from ms_infer.controls import Control, PromptControl, TracksControl
+from ms_infer.controls import Control, PromptControl, StrengthsControl, TracksControl
 from ms_infer.errors import ConfigError
 from ms_infer.files import whole_file
 from ms_infer.state import StreamState
@@ -37,7 +37,9 @@ def save_snapshot(path: Path, state: StreamState) -> None:
 
 def _numbers(state: StreamState) -> dict[str, int]:
     applied, pending = state.applied, state.pending
+    strengths = {"strengths_id": applied.strengths.id, "pending_strengths_id": pending.strengths.id}
     return {
+        **(strengths if applied.strengths.values else {}),
         "index": state.index,
         "given": state.given,
         "seed": state.seed,
@@ -54,6 +56,9 @@ def _pending_arrays(state: StreamState) -> dict[str, NDArray[Any]]:
     """Tracks and text of controls that no chunk has played yet; no points: the tracks are to be released."""
     arrays: dict[str, NDArray[Any]] = {}
     tracks, prompt = state.pending.tracks, state.pending.prompt
+    if state.applied.strengths.values:
+        arrays["strengths"] = np.array(state.applied.strengths.values, np.float64)
+        arrays["pending.strengths"] = np.array(state.pending.strengths.values, np.float64)
     if tracks.id > state.applied.tracks.id and tracks.tracks is not None:
         arrays |= {f"pending.{name}": getattr(tracks.tracks, name) for name in _TRACKS}
     if prompt.id > state.applied.prompt.id and prompt.text is not None:
@@ -73,6 +78,7 @@ def load_snapshot(path: Path, config: StreamConfig) -> StreamState:
         applied = Control(
             TracksControl(numbers["tracks_id"], _playing(arrays, config)),
             PromptControl(numbers["prompt_id"], arrays["text"]),
+            _strengths("", numbers, arrays),
         )
         return StreamState(
             digest=digest,
@@ -96,7 +102,14 @@ def _pending(
     if numbers["pending_prompt_id"] != prompt.id:
         flags = (bool(numbers["pending_recache"]), bool(numbers["pending_replace_sink"]))
         prompt = PromptControl(numbers["pending_prompt_id"], arrays["pending.text"], *flags)
-    return Control(tracks, prompt)
+    return Control(tracks, prompt, _strengths("pending", numbers, arrays))
+
+
+def _strengths(kind: str, numbers: dict[str, int], arrays: dict[str, NDArray[Any]]) -> StrengthsControl:
+    """Strengths of the adapters; models without adapters have none."""
+    values = arrays.get(f"{kind}.strengths" if kind else "strengths", np.zeros(0))
+    number = numbers.get(f"{kind}_strengths_id" if kind else "strengths_id", 0)
+    return StrengthsControl(number, tuple(float(value) for value in values.ravel()))
 
 
 def _playing(arrays: dict[str, NDArray[Any]], config: StreamConfig) -> Tracks | None:

@@ -62,7 +62,7 @@ class StreamState:
         prefilled = config.model.image_input == "prefill" and self.image is not None
         require(self.given == int(prefilled), f"the state has {self.given} given latent frames, not {int(prefilled)}")
         checked_seed(self.seed)
-        for kind in ("tracks", "prompt"):
+        for kind in ("tracks", "prompt", "strengths"):
             applied, pending = getattr(self.applied, kind).id, getattr(self.pending, kind).id
             order = 0 <= applied <= pending < MOST_IDS
             require(order, f"the state's {kind} have the ids {applied} (applied) and {pending}: they only grow")

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Span, StreamConfig
-from ms_infer.controls import Control, Controls, PromptControl, TracksControl
+from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError, StateError
+from ms_infer.prompts import PromptEncoder, prompt_encoder
 from ms_infer.snapshot import load_snapshot, save_snapshot
 from ms_infer.state import StreamState, checked_seed, state_digest
 from ms_infer.tracks import Tracks
@@ -56,6 +57,9 @@ class Stream:
     source: "demo", a checkpoint file or folder, a bundle folder, a loaded `Student`, or an engine of your own.
     engine: "auto", "torch", "openvino" or "tensorrt"; a named engine never falls back.
     precision: "fp32", "bf16", ...; None takes the engine's default for the device.
+    text_encoder: umT5 for models that read prompts with it: Wan's .pth, a diffusers text_encoder/ folder, or a
+    `PromptEncoder`. It is loaded for prompts that the cache does not hold and freed again before streaming.
+    parts: what else `load_student` takes beside a checkpoint, such as vae=, lora= and preset=.
 
     Controls may be set from any thread; they take effect at the next chunk boundary.
 
@@ -73,9 +77,12 @@ class Stream:
         device: str | None = None,
         precision: str | None = None,
         seed: int = 0,
+        text_encoder: PromptEncoder | str | Path | None = None,
+        **parts: Any,
     ) -> None:
         self._first_seed = checked_seed(seed)
-        self._engine: Engine = open_engine(source, engine=engine, device=device, precision=precision)
+        self._prompts = prompt_encoder(text_encoder)
+        self._engine: Engine = open_engine(source, engine=engine, device=device, precision=precision, **parts)
         self.config: StreamConfig = self._engine.config
         self._controls = Controls()
         self._paused = threading.Event()
@@ -117,10 +124,10 @@ class Stream:
                 from ms_infer.media import load_image
 
                 first_frame = load_image(image, self.config.height, self.config.width)
-            text = self._engine.embed("" if prompt is None else prompt)
+            text = self.embed("" if prompt is None else prompt)
             fitted = self._fitted(tracks)
             number = self.seed if seed is None else checked_seed(seed)
-            control = Control(TracksControl(0, fitted), PromptControl(0, text))
+            control = Control(TracksControl(0, fitted), PromptControl(0, text), self._kept_strengths())
             self._begin(control.shifted(shift), first_frame, number)
 
     def step(self) -> Chunk:
@@ -168,8 +175,23 @@ class Stream:
         one at once; replace_sink: let the oldest re-encoded latent frames become the new sink.
         """
         self._check_open()
-        text = self._engine.embed(prompt)  # in the caller's thread: a slow text encoder delays no chunk
+        text = self.embed(prompt)  # in the caller's thread: a slow text encoder delays no chunk
         return self._controls.set_prompt(text, recache=recache or replace_sink, replace_sink=replace_sink)
+
+    def set_strengths(self, *strengths: float) -> int:
+        """Change how strongly the model's adapters (LoRA) act, one number each, from the next chunk on.
+
+        0 leaves the exact base. Needs the torch engine: exported weights are fixed. Returns the control's id.
+        """
+        self._check_open()
+        return self._controls.set_strengths(self._engine.check_strengths(strengths))
+
+    def embed(self, prompt: Prompt) -> NDArray[np.float32]:
+        """Embedding `[tokens, dim]` of a prompt, which `start` and `set_prompt` take too; from any thread."""
+        if self._prompts is not None and isinstance(prompt, str) and self.config.model.text.kind == "umt5":
+            prompt = self._prompts.embed(prompt, self.config.model.text.tokens)
+            self._prompts.free()
+        return self._engine.embed(prompt)
 
     def pause(self) -> None:
         """Stop making chunks: iteration ends, `step` refuses. Controls may still be set."""
@@ -188,8 +210,8 @@ class Stream:
         with self._alone():
             newest, image, seed = self._controls.newest(), self._run.image if self._run else None, self.seed
             shift = self._controls.reserve()
-            text = self._engine.embed("") if newest.prompt.text is None else newest.prompt.text
-            control = Control(TracksControl(0, newest.tracks.tracks), PromptControl(0, text))
+            text = self.embed("") if newest.prompt.text is None else newest.prompt.text
+            control = Control(TracksControl(0, newest.tracks.tracks), PromptControl(0, text), self._kept_strengths())
             self._begin(control.shifted(shift), image, seed)
 
     def state(self) -> StreamState:
@@ -225,6 +247,7 @@ class Stream:
             applied, pending = state.applied.shifted(shift), state.pending.shifted(shift)
             with self._replacing():
                 self._engine.reset()
+                self._use_strengths(applied)
                 self._engine.set_text(_text(applied))
                 self._engine.set_image(state.image)
                 self._engine.restore(state.engine)
@@ -271,6 +294,7 @@ class Stream:
     def _begin(self, control: Control, image: NDArray[np.uint8] | None, seed: int) -> None:
         with self._replacing():
             self._engine.reset()
+            self._use_strengths(control)
             self._engine.set_text(_text(control))
             self._engine.set_image(image)
             run = _Run(0, self._engine.given_frames(), seed, image, control, TrackPlayer.of(self.config))
@@ -284,7 +308,8 @@ class Stream:
         if self._lost:
             raise StateError("the stream was lost when a start or a restore failed; start or restore it again")
         if self._run is None:
-            self._begin(Control(prompt=PromptControl(text=self._engine.embed(""))), None, self._first_seed)
+            strengths = StrengthsControl(0, self._engine.strengths)
+            self._begin(Control(prompt=PromptControl(text=self.embed("")), strengths=strengths), None, self._first_seed)
         assert self._run is not None, "it was begun a line ago"
         return self._run
 
@@ -313,12 +338,22 @@ class Stream:
         control, player = self._controls.newest(), run.player.copy()
         if control.tracks.id != run.control.tracks.id:
             player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
+        if control.strengths.id != run.control.strengths.id:
+            self._use_strengths(control)
         prompt = control.prompt
         if prompt.id != run.control.prompt.id:
             self._engine.set_text(_text(control))
             if prompt.recache:
                 self._engine.recache(replace_sink=prompt.replace_sink)
         return control, player
+
+    def _kept_strengths(self) -> StrengthsControl:
+        """The newest strengths, which a new start keeps."""
+        return StrengthsControl(0, self._controls.newest().strengths.values or self._engine.strengths)
+
+    def _use_strengths(self, control: Control) -> None:
+        if control.strengths.values:
+            self._engine.set_strengths(control.strengths.values)
 
     def _fitted(self, tracks: Tracks | None) -> Tracks | None:
         """Tracks as the player plays them; refuses at once what the next chunk could not use."""
@@ -346,6 +381,9 @@ class Stream:
         if player.start > span.first_rgb_frame:
             raise ConfigError(f"the state's tracks start at RGB frame {player.start}, after its next chunk")
         self._fitted(state.pending.tracks.tracks)
+        for control in (state.applied, state.pending):
+            if control.strengths.values or self._engine.strengths:
+                self._engine.check_strengths(control.strengths.values)
         self._engine.check_state(state.engine, span.start)
         return player
 

@@ -101,8 +101,10 @@ def _options(command: ExportCommand) -> ExportOptions:
 
 def _load(command: ExportCommand) -> Student:
     from ms_infer.checkpoint import load_student
+    from ms_infer.demo import demo_checkpoint
 
-    return load_student(_source_file(command), preset=command.preset, vae=command.vae, lora=command.lora)
+    path = demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
+    return load_student(path, preset=command.preset, vae=command.vae, lora=command.lora)
 
 
 def _folder(command: ExportCommand, student: Student) -> Path:

@@ -41,15 +41,27 @@ class Adapters:
     """What the student's weights hold now."""
     base: Mapping[str, Tensor] = field(default_factory=dict)
     """The base's tensors of every weight that an adapter changes, by reference."""
+    dtype: torch.dtype | None = None
+    """Of the weights; None keeps the base's."""
 
-    def weights(self, strengths: Sequence[float]) -> Iterable[tuple[str, Tensor]]:
-        """Every changed weight at these strengths, one at a time; all zero gives the base's own tensors.
+    def weights(
+        self, strengths: Sequence[float], device: torch.device | str | None = None
+    ) -> Iterable[tuple[str, Tensor]]:
+        """Every changed weight at these strengths, one at a time, on the device; all zero gives the base's tensors.
 
-        The sum is float32. ConfigError: as `checked`.
+        The sum is made in float32 and then rounded to the weight's type. ConfigError: as `checked`. CheckpointError:
+        the sum does not fit the type.
         """
         strengths = self.checked(strengths)
         for name, base in self.base.items():
-            yield name, self._sum(name, base, strengths)
+            total = self._sum(name, base.to(device), strengths)
+            yield name, cast(total, self.dtype or base.dtype, f"{name} with the adapters")
+
+    def tensors(self) -> Iterable[Tensor]:
+        """Factors and differences of all adapters."""
+        for adapter in self.entries:
+            yield from (factor for up, down, _ in adapter.factors.values() for factor in (up, down))
+            yield from adapter.diffs.values()
 
     def checked(self, strengths: Sequence[float]) -> tuple[float, ...]:
         """The strengths as given; ConfigError when they are not one finite number an adapter."""
@@ -70,12 +82,10 @@ class Adapters:
         for adapter, strength in active:
             if name in adapter.factors:
                 up, down, scale = adapter.factors[name]
-                matrix = torch.addmm(
-                    total.flatten(1), up.flatten(1).float(), down.flatten(1).float(), alpha=scale * strength
-                )
-                total = matrix.reshape(base.shape)
+                up, down = (factor.to(base.device, torch.float32).flatten(1) for factor in (up, down))
+                total = torch.addmm(total.flatten(1), up, down, alpha=scale * strength).reshape(base.shape)
             if name in adapter.diffs:
-                total = total + strength * adapter.diffs[name].float()
+                total = total + strength * adapter.diffs[name].to(total)
         return total
 
 
@@ -117,10 +127,8 @@ def merge(
     """
     changed = {name for adapter in adapters for name in adapter.names}
     base = {name: tensor for name, tensor in weights.items() if name in changed}
-    kept = Adapters(tuple(adapters), tuple(strengths), base)
-    merged = dict(weights)
-    for name, total in kept.weights(strengths):
-        merged[name] = cast(total, dtype or base[name].dtype, f"{name} with {adapters[0].origin}")
+    kept = Adapters(tuple(adapters), tuple(strengths), base, dtype)
+    merged = {**weights, **dict(kept.weights(strengths))}
     logger.info("merged %d LoRA updates of %s", len(changed), listed(adapter.origin for adapter in adapters))
     return merged, kept
 

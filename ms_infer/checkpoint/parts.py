@@ -6,7 +6,7 @@ import copy
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TypeVar
 
 import torch
@@ -74,11 +74,25 @@ def changed(module: Part, change: Callable[[Part], object]) -> Part:
     That is the module itself where all tensors stay, else a copy that shares the memory of those that do: several
     engines may use one student.
     """
-    held = {id(tensor): nn.Parameter(tensor.data, tensor.requires_grad) for tensor in module.parameters()}
-    twin = copy.deepcopy(module, {**held, **{id(tensor): tensor for tensor in module.buffers()}})  # copies no tensor
+    twin = _twin(module)
     change(twin)
     tensors, twins = ((*one.parameters(), *one.buffers()) for one in (module, twin))
     return module if all(map(_is_same, tensors, twins)) else twin
+
+
+def with_own(module: Part, names: Container[str]) -> Part:
+    """A copy that shares the memory of all tensors but the named parameters, which may be written to."""
+    twin = _twin(module)
+    for name, parameter in twin.named_parameters():
+        if name in names:
+            parameter.data = parameter.data.clone()
+    return twin
+
+
+def _twin(module: Part) -> Part:
+    """A copy with parameters of its own over the same memory."""
+    held = {id(tensor): nn.Parameter(tensor.data, tensor.requires_grad) for tensor in module.parameters()}
+    return copy.deepcopy(module, {**held, **{id(tensor): tensor for tensor in module.buffers()}})  # copies no tensor
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

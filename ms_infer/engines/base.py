@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Placement, StreamConfig
+from ms_infer.errors import ConfigError
 from ms_infer.tracks.player import TrackChunk, TrackPlayer
 
 Array = NDArray[Any]
@@ -97,6 +98,22 @@ class Engine(ABC):
     @abstractmethod
     def commit(self) -> None:
         """Adopt the states staged since `begin`."""
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Strengths of the adapters (LoRA) that can be changed; empty where the weights are fixed."""
+        return ()
+
+    def check_strengths(self, strengths: Sequence[float]) -> tuple[float, ...]:
+        """The strengths as numbers; ConfigError where they do not fit or this engine cannot change them."""
+        raise ConfigError(
+            f"the {self.name} engine runs exported weights, whose adapters are fixed; open the checkpoint with "
+            "engine='torch', or export again with --lora FILE:strength"
+        )
+
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        """Change the strengths of the adapters, between two chunks; the context stays as it is."""
+        self.check_strengths(strengths)
 
     def stage_ms(self) -> Mapping[str, float]:
         """Device milliseconds of stages of the last chunk that the host's clock cannot see; none by default."""

@@ -162,6 +162,10 @@ class FusedEngine(TorchEngine):
             flat = iter(self._static("keys", [tensor for keys in self._keys for tensor in keys]))
             self._keys = [tuple(next(flat) for _ in range(count)) for count in layers]
 
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        with on_stream(self._main):
+            super().set_strengths(strengths)
+
     @torch.no_grad()
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
         with on_stream(self._main):

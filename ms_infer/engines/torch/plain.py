@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint.parts import changed
+from ms_infer.checkpoint.files import cast
+from ms_infer.checkpoint.parts import changed, with_own
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.saved import check_counters, check_packed, kept
 from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
@@ -59,6 +60,10 @@ class TorchEngine(Engine):
             )
         self.config, self._text_encoder = student.config, student.text_encoder
         self.transformer = changed(student.transformer, self._move_)
+        self._adapters, self._strengths = student.adapters, student.adapters.strengths
+        self._text: NDArray[np.float32] | None = None
+        if self._adapters.entries:  # their strengths may change, and other engines may use the same student
+            self.transformer = with_own(self.transformer, self._adapters.base)
         self.vae = changed(student.vae, self._move_)
         self.track_head = changed(student.track_head, self._move_) if student.track_head else None
         self.refiner = changed(student.refiner, self._move_) if student.refiner else None
@@ -110,8 +115,30 @@ class TorchEngine(Engine):
     def embed(self, prompt: str | Array) -> NDArray[np.float32]:
         return embed_prompt(prompt, self.config.model.text, self._text_encoder)
 
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        return self._strengths
+
+    def check_strengths(self, strengths: Sequence[float]) -> tuple[float, ...]:
+        if self.precision == "fp8":
+            raise ConfigError("precision='fp8' keeps quantised weights only, so no strength can change; use bf16")
+        return self._adapters.checked(strengths)
+
+    @torch.no_grad()
+    def set_strengths(self, strengths: Sequence[float]) -> None:
+        wanted = self.check_strengths(strengths)
+        if wanted == self._strengths:
+            return
+        parameters = dict(self.transformer.named_parameters())
+        for name, weight in self._adapters.weights(wanted, self.device):
+            parameters[name].copy_(cast(weight, self.dtype, name))
+        self._strengths = wanted
+        if self._text is not None:
+            self.set_text(self._text)  # the keys and values of the text are products of changed weights
+
     @torch.no_grad()
     def set_text(self, embedding: NDArray[np.float32]) -> None:
+        self._text = embedding
         model = self.config.model
         text = torch.from_numpy(embedding).to(self.device, self.dtype)[None]
         image = self._zeros(1, model.image_tokens, model.image_dim) if model.image_tokens else None
@@ -310,7 +337,8 @@ class TorchEngine(Engine):
 
     def weights_digest(self) -> str:
         if self._digest is None:
-            self._digest = weights_digest([self.transformer, self.vae, self.track_head, self.refiner])
+            modules = [self.transformer, self.vae, self.track_head, self.refiner]
+            self._digest = weights_digest(modules, self._adapters.base, self._adapters.tensors())
         return self._digest
 
     def _caches(self) -> dict[str, Tensor]:

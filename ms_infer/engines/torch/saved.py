@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,20 @@ def from_host(array: Array, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weights_digest(modules: Sequence[nn.Module | None]) -> str:
+def weights_digest(modules: Sequence[nn.Module | None], base: Mapping[str, Tensor], added: Iterable[Tensor]) -> str:
     """sha256 over names, types, shapes and a checksum of every tensor of the modules; computed on their device.
 
     The checksum adds up the tensor's words, each times an odd number of its place, modulo 2**64: any single changed
-    weight changes it, and so do swapped ones.
+    weight changes it, and so do swapped ones. base: tensors of the first module to take instead of its own, whose
+    adapters change them; added: the tensors of the adapters.
     """
     digest = hashlib.sha256()
     for place, module in enumerate(modules):
-        for name, tensor in (module.state_dict() if module else {}).items():
+        state = module.state_dict() if module else {}
+        for name, tensor in ({**state, **base} if place == 0 else state).items():
             digest.update(f"{place} {name} {tensor.dtype} {list(tensor.shape)} {_checksum(tensor)};".encode())
+    for tensor in added:
+        digest.update(f"{list(tensor.shape)} {_checksum(tensor)};".encode())
     return digest.hexdigest()
 
 
