@@ -1,8 +1,7 @@
-"""From a prompt to its text embedding: the small word encoder, umT5 with a cache, or a ready array."""
+"""From a prompt to its text embedding: the small word encoder, or a ready array."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import TextConfig
-from ms_infer.environment import cache_folder
-from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.files import whole_file
+from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-UMT5 = "google/umt5-xxl"
 PADDING = -1
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -32,16 +28,27 @@ def tokenize(prompt: str, config: TextConfig) -> list[int]:
 def embed_prompt(prompt: str | NDArray[Any], config: TextConfig, encoder: nn.Module | None) -> NDArray[np.float32]:
     """Text embedding float32 `[config.tokens, config.dim]`, zero after the prompt's last token.
 
-    A string goes through the checkpoint's word encoder or umT5; an array `[<= tokens, dim]` is a
-    ready embedding. ConfigError for other shapes; MissingExtraError when umT5 is needed but absent.
+    A string goes through the checkpoint's word encoder; an array or torch tensor `[<= tokens, dim]` is a ready
+    embedding. ConfigError: another shape, or a prompt for a model whose text encoder (umT5) was not given.
     """
     if not isinstance(prompt, str):
-        return _padded(np.asarray(prompt, np.float32), config)
+        return _padded(_as_array(prompt), config)
     if encoder is not None:
         return encoder.encode(prompt).detach().float().cpu().numpy()  # type: ignore[no-any-return,operator]
     if not prompt:
         return np.zeros((config.tokens, config.dim), np.float32)
-    return _padded(_umt5_cached(prompt, config.tokens), config)
+    raise ConfigError(
+        "this model reads prompts with umT5: give its encoder as text_encoder= (models_t5_umt5-xxl-enc-bf16.pth of a "
+        f"Wan repository, or text_encoder/ of a diffusers one), or a ready embedding [<= {config.tokens}, {config.dim}]"
+    )
+
+
+def _as_array(prompt: Any) -> NDArray[np.float32]:
+    tensor = prompt.detach().float().cpu() if hasattr(prompt, "detach") else prompt  # numpy has no bfloat16
+    try:
+        return np.asarray(tensor, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a prompt is text or an array of numbers, not {type(prompt).__name__} ({error})") from None
 
 
 def _padded(embedding: NDArray[np.float32], config: TextConfig) -> NDArray[np.float32]:
@@ -52,31 +59,3 @@ def _padded(embedding: NDArray[np.float32], config: TextConfig) -> NDArray[np.fl
     padded = np.zeros((config.tokens, config.dim), np.float32)
     padded[: embedding.shape[0]] = embedding
     return padded
-
-
-def _umt5_cached(prompt: str, tokens: int) -> NDArray[np.float32]:
-    """umT5 embedding of the prompt, read from or written to the user's cache."""
-    folder = cache_folder() / "prompts"
-    path = folder / f"{hashlib.sha256(f'{UMT5}|{tokens}|{prompt}'.encode()).hexdigest()[:32]}.npy"
-    if path.exists():
-        return np.load(path, allow_pickle=False).astype(np.float32)  # type: ignore[no-any-return]
-    embedding = _umt5(prompt, tokens)
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, embedding)
-    return embedding
-
-
-def _umt5(prompt: str, tokens: int) -> NDArray[np.float32]:
-    try:
-        import torch
-        from transformers import AutoTokenizer, UMT5EncoderModel
-    except ImportError:
-        raise MissingExtraError(
-            "this model reads prompts with umT5: pip install 'ms-infer[text]', or pass a ready "
-            f"embedding [<= {tokens}, dim] as the prompt"
-        ) from None
-    words = AutoTokenizer.from_pretrained(UMT5)(prompt, max_length=tokens, truncation=True, return_tensors="pt")
-    model = UMT5EncoderModel.from_pretrained(UMT5, torch_dtype=torch.bfloat16).eval()
-    with torch.no_grad():
-        return model(**words).last_hidden_state[0].float().numpy()  # type: ignore[no-any-return]

@@ -129,9 +129,7 @@ async def _prompt(session: Session, text: str) -> Any:
     model = session.stream.config.model
     if model.text.kind == "words":
         return text
-    from ms_infer.text import embed_prompt
-
-    return await asyncio.to_thread(embed_prompt, text, model.text, None)
+    return await asyncio.to_thread(session.stream.embed, text)
 
 
 async def _switch(session: Session, control: protocol.Switch) -> None:
