@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ms_infer.errors import ConfigError
+
 
 def env(name: str, default: str = "") -> str:
     """Value of MS_INFER_<name>; the only place that reads the environment."""
@@ -12,5 +14,8 @@ def env(name: str, default: str = "") -> str:
 
 
 def cache_folder() -> Path:
-    """Where this SDK keeps what can be made again: MS_INFER_CACHE or ~/.cache/ms_infer."""
-    return Path(env("CACHE") or Path.home() / ".cache" / "ms_infer")
+    """Where this SDK keeps what can be made again: MS_INFER_CACHE or ~/.cache/ms_infer; ConfigError without a home."""
+    try:
+        return Path(env("CACHE") or Path.home() / ".cache" / "ms_infer")
+    except RuntimeError:  # a numeric user of a container, without HOME
+        raise ConfigError("this user has no home folder for a cache; set MS_INFER_CACHE to a folder") from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ms_infer.errors import BundleError, MotionStreamError
+
+_LONGEST = 200
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def whole_file(
     The file gets the permissions of any new file, whatever the block gives it. sync: it is on the disk before it takes
     its name. `failures` are raised as `error`, with the advice, where one is given; an older file is then untouched.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{_shortened(path.name)}.{os.getpid()}.unfinished")
     try:
         unfinished.touch()
         mode = unfinished.stat().st_mode
@@ -42,6 +45,14 @@ def whole_file(
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for more in the 255 bytes that file systems allow."""
+    raw = name.encode()
+    if len(raw) <= _LONGEST:
+        return name
+    return f"{raw[: _LONGEST - 17].decode(errors='ignore')}.{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 TINY96 = GOLDEN / "weights_tiny96.safetensors"
 DIFFUSERS96 = GOLDEN / "weights_tiny96_diffusers.safetensors"
 BIDIRECTIONAL = json.loads((GOLDEN / "diffusers_key_map.json").read_text())
-HEADS = {"num_attention_heads": 3}
+HEADS = {"num_attention_heads": 3, "attention_head_dim": 32, "ffn_dim": 256, "num_layers": 3}
 
 TRACKED = StreamConfig(
     model=ModelConfig(
@@ -199,7 +199,7 @@ def test_every_preset_is_recognised_by_its_shapes(name: str) -> None:
     with torch.device("meta"):
         tensors = Transformer(PRESETS[name].model).state_dict()
 
-    assert stream_config(Sizes.of_tensors(tensors, {}), {}, None) == PRESETS[name]
+    assert stream_config(Sizes.of_tensors(tensors), {}, None) == PRESETS[name]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,9 @@ def test_the_golden_with_48_latent_channels_gets_the_wan_2_2_autoencoder() -> No
     assert (model.vae.kind, model.vae.latent_channels, model.image_input) == ("wan2.2", 48, "pin")
 
 
+TRACKED_SIZES = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 48, "num_layers": 2}
+
+
 def wantrack_tensors(student: Student, *, id_dim: int = 8, bias: bool) -> dict[str, Tensor]:
     tensors = {to_diffusers(name): tensor for name, tensor in student.transformer.state_dict().items()}
     tensors["track_encoder.temporal_conv.weight"] = torch.randn(4, id_dim, 4, 1, 1)
@@ -237,7 +240,7 @@ def test_wantrack_export_gives_the_same_track_latents_as_its_own_convolutions(tm
     tensors = wantrack_tensors(random_student(TRACKED), bias=bias)
     tensors["blocks.0.attn2.norm_added_q.weight"] = torch.zeros(32)  # diffusers has it, Wan does not use it
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 2, "track_config": {"max_track_id": 500}}))
+    (tmp_path / "config.json").write_text(json.dumps({**TRACKED_SIZES, "track_config": {"max_track_id": 500}}))
 
     student = load_student(tmp_path, preset=TRACKED)
 
@@ -332,15 +335,16 @@ def test_weights_are_mapped_from_the_file_and_not_copied(tmp_path: Path, name: s
         assert any(parameter.data_ptr() in addresses for addresses in ranges)
 
 
-def test_dtype_none_keeps_the_most_frequent_one(tmp_path: Path) -> None:
+def test_dtype_none_keeps_that_of_every_tensor(tmp_path: Path) -> None:
     weights = tiny96()
     weights["blocks.0.modulation"] = weights["blocks.0.modulation"].double()
     torch.save(weights, tmp_path / "model.pt")
 
-    kept = load_student(tmp_path / "model.pt", preset=tiny96_config()).transformer
+    kept = load_student(tmp_path / "model.pt", preset=tiny96_config()).transformer.state_dict()
     cast = load_student(tmp_path / "model.pt", preset=tiny96_config(), dtype=torch.float64).transformer
 
-    assert {p.dtype for p in kept.parameters()} == {torch.bfloat16}
+    assert {name: tensor.dtype for name, tensor in kept.items()} == {n: t.dtype for n, t in weights.items()}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in kept.items())
     assert {p.dtype for p in cast.parameters()} == {torch.float64}
 
 
@@ -379,9 +383,10 @@ def test_a_wan_autoencoder_file_is_added_with_its_constants(tmp_path: Path) -> N
     assert vae is not None
     assert vae.config == config
     constants = dict(build_vae(config).named_buffers())
-    assert constants.keys() == {"mean", "std"}
-    for name, buffer in vae.named_buffers():
-        assert torch.equal(buffer, constants[name].bfloat16())
+    assert constants.keys() == {"scale.mean", "scale.std"}
+    for name, buffer in vae.bfloat16().named_buffers():
+        assert buffer.dtype == torch.float32
+        assert torch.equal(buffer, constants[name])
 
 
 def test_an_autoencoder_with_other_latents_is_refused(tmp_path: Path) -> None:

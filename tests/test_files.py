@@ -8,13 +8,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ms_infer import BundleError, ConfigError, Stream
-from ms_infer import text as prompt
 from ms_infer.checkpoint import Student, save_student
-from ms_infer.config import TextConfig
 from ms_infer.files import whole_file, write_text
 from ms_infer.tracks import Tracks
 from tests.tiny import tiny_student
@@ -98,20 +95,3 @@ def test_every_writer_makes_an_ordinary_file_and_nothing_beside_it(tmp_path: Pat
 def test_a_snapshot_into_no_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write .*nowhere.s\.safetensors: No such file"):
         snapshot(tiny_student(), tmp_path / "nowhere" / "s.safetensors")
-
-
-def test_an_embedded_prompt_is_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-
-    def umt5(text: str, tokens: int) -> np.ndarray:
-        made.append(text)
-        return np.full((2, 8), 3, np.float32)
-
-    monkeypatch.setenv("MS_INFER_CACHE", str(tmp_path))
-    monkeypatch.setattr(prompt, "_umt5", umt5)
-    config = TextConfig(kind="umt5", tokens=4, dim=8)
-    first, second = (prompt.embed_prompt("a cat", config, None) for _ in range(2))
-
-    assert made == ["a cat"]
-    np.testing.assert_array_equal(first, second)
-    assert [file.suffix for file in (tmp_path / "prompts").iterdir()] == [".npy"]

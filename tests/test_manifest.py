@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from ms_infer import BundleError
+from ms_infer import BundleError, ConfigError
 from ms_infer.bundle import manifest
 from ms_infer.bundle.digests import file_digest
 from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import stage_specs
+from ms_infer.environment import cache_folder
+from tests.public_checkpoints import hub_cache
 from tests.tiny import tiny_config
 
 Values = dict[str, Any]
@@ -151,6 +153,52 @@ def test_a_link_that_leaves_the_bundle_is_refused(folder: Path, tmp_path: Path) 
     (folder / "onnx" / "weights.bin").symlink_to(outside)
     with pytest.raises(BundleError, match="links to a place outside"):
         load_manifest(folder)
+
+
+def test_a_bundle_in_a_hub_cache_opens_and_is_hashed(folder: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(folder, tmp_path / "hub", "someone/bundle")
+    assert (snapshot / "onnx/weights.bin").is_symlink()
+
+    assert load_manifest(snapshot).path("onnx/weights.bin").read_bytes() == bytes(1000)
+
+    blob = (snapshot / "onnx/weights.bin").resolve()
+    blob.write_bytes(bytes(999) + b"x")
+    with pytest.raises(BundleError, match="was changed after the export"):
+        load_manifest(snapshot).path("onnx/weights.bin")
+
+
+def test_a_bundle_below_a_folder_of_a_hub_cache_opens(folder: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(folder.parent, tmp_path.parent / f"{tmp_path.name} hub", "someone/bundles")
+    assert load_manifest(snapshot / "bundle").path("onnx/weights.bin").is_file()
+
+
+@pytest.mark.parametrize("place", ["other repository", "outside"])
+def test_a_link_that_leaves_the_hub_cache_is_refused(folder: Path, tmp_path: Path, place: str) -> None:
+    snapshot = hub_cache(folder, tmp_path / "hub", "someone/bundle")
+    target = tmp_path / "outside.bin"
+    if place == "other repository":
+        target = tmp_path / "hub/models--someone--other/blobs/outside.bin"
+        target.parent.mkdir(parents=True)
+    target.write_bytes(bytes(1000))
+    link = snapshot / "onnx/weights.bin"
+    link.unlink()
+    link.symlink_to(target)
+
+    with pytest.raises(BundleError, match="links to a place outside"):
+        load_manifest(snapshot)
+
+
+def test_a_digest_needs_no_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MS_INFER_CACHE")
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    assert load_manifest(folder).path("onnx/weights.bin").is_file()
+    with pytest.raises(ConfigError, match="no home folder for a cache; set MS_INFER_CACHE"):
+        cache_folder()
+
+
+def no_home(_: type[Path]) -> Path:
+    """What pathlib does for a numeric user without HOME."""
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ class ExportCommand:
     """Latent frames of chunk, sink and window, such as c3s3w3."""
     writes: Literal["auto", "chunk", "frame"] = "auto"
     """Cache indices per pass: one for the chunk (TensorRT needs it), or one per latent frame (any context)."""
-    vae: str | None = None
-    """TAEHV or Wan VAE file, for checkpoints without an autoencoder."""
+    vae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """TAEHV or Wan VAE file, for checkpoints without an autoencoder; given twice, the first one encodes and the
+    second one decodes."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """FILE or FILE:strength, more than once if you like: adapters to merge."""
     verify: bool = False

@@ -9,7 +9,7 @@ import numpy as np
 
 from ms_export.modules import ATTENTION, DOMAIN
 from ms_infer.bundle.stages import StageSpec
-from ms_infer.errors import MissingExtraError
+from ms_infer.errors import BundleError, MissingExtraError
 
 
 def load_openvino() -> Any:
@@ -74,7 +74,12 @@ def convert_stage(core: Any, graph: Path, spec: StageSpec, target: Path, roll: P
         manager = Manager()
         manager.register_pass(MakeStateful(dict(spec.aliases)))
         manager.run_passes(model)
-    openvino.save_model(model, target, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, target, compress_to_fp16=False)
+    except RuntimeError as error:  # of the stream that writes: a full disk, a file that is too large
+        reason = str(error).strip().splitlines()[0][:160]
+        advice = "free disk space or give another folder"
+        raise BundleError(f"cannot write {target.with_suffix('.bin')}: {reason}; {advice}") from None
 
 
 def _check_names(model: Any, spec: StageSpec) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint.files import cast
 from ms_infer.checkpoint.parts import PARTS
 from ms_infer.errors import BundleError
 from ms_infer.files import whole_file
@@ -77,7 +78,7 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
     with whole_file(path, BundleError, advice=advice, sync=True) as unfinished, unfinished.open("wb") as file:
         for name, tensor in _reported(named_tensors(student), table, path.name):
             place = table.places[name]
-            data = _bytes(tensor, table.dtype)
+            data = _bytes(cast(tensor.detach(), table.dtype, name))
             padding = bytes(-place.nbytes % ALIGNMENT)
             for piece in (data, padding):
                 file.write(piece)
@@ -95,9 +96,9 @@ def _reported(tensors: Iterator[tuple[str, Tensor]], table: WeightTable, file: s
         yield name, tensor
 
 
-def _bytes(tensor: Tensor, dtype: torch.dtype) -> Any:
-    """The values as a buffer, without a copy where the type is right already."""
-    host = tensor.detach().to("cpu", dtype).contiguous().reshape(-1)
+def _bytes(tensor: Tensor) -> Any:
+    """The values as a buffer, without a copy where they lie on the host already."""
+    host = tensor.cpu().contiguous().reshape(-1)
     return host.view(torch.uint8).numpy()
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ms_infer.environment import cache_folder
-from ms_infer.errors import BundleError
+from ms_infer.errors import BundleError, ConfigError
 from ms_infer.files import write_text
 
 
@@ -50,14 +50,14 @@ def _known_digest(path: Path, stamp: list[int]) -> str | None:
     try:
         known = json.loads(_stamp_file(path).read_text(encoding="utf-8"))
         return str(known["sha256"]) if known["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):  # ConfigError, without a home folder, is a ValueError
         return None  # never hashed here, or the cache was cleared
 
 
 def _remember_digest(path: Path, stamp: list[int], digest: str) -> None:
-    file = _stamp_file(path)
     try:
+        file = _stamp_file(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"stamp": stamp, "sha256": digest}))
-    except (OSError, BundleError):
+    except (OSError, BundleError, ConfigError):
         return  # a read-only home only means that the next start hashes again

@@ -217,8 +217,20 @@ def _check_structure(manifest: Manifest) -> None:
         raise BundleError(f"the manifest names files without a digest: {', '.join(missing[:5])}; export again")
 
 
+def _content_root(folder: Path) -> Path:
+    """Where the files of a bundle may lie: in its folder, or among the blobs of the hub cache that holds it.
+
+    A hub cache is `models--ORG--NAME/snapshots/REVISION/...`, whose files are links to `../../blobs/DIGEST`.
+    """
+    for snapshots in folder.absolute().parents:
+        repository = snapshots.parent
+        if snapshots.name == "snapshots" and repository.name.startswith("models--") and (repository / "blobs").is_dir():
+            return repository.resolve()
+    return folder.resolve()
+
+
 def _check_files(manifest: Manifest) -> None:
-    root = manifest.folder.resolve()
+    root = _content_root(manifest.folder)
     for name, spec in manifest.files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:

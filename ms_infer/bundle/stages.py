@@ -93,7 +93,7 @@ def cross_names(config: StreamConfig) -> list[str]:
 def state_shapes(config: StreamConfig, kind: str) -> list[Shape]:
     """Shapes of the autoencoder's "encoder" or "decoder" state."""
     vae, rows, columns = config.model.vae, config.latent_height, config.latent_width
-    if vae.kind != "tiny":
+    if vae.kind != "tiny" or (kind == "encoder" and vae.encoder is not None):
         return _module_state_shapes(config, kind)
     decoder = enumerate(vae.decoder_widths[:3])
     stages = decoder if kind == "decoder" else ((s, vae.encoder_width) for s in (2, 1, 0))
@@ -127,7 +127,7 @@ class _Stages:
         model = self.config.model
         stages = [self.text()] if model.text.kind == "words" else []
         stages.append(self.condition())
-        if "image" in dict(model.layout) or model.image_input != "slot" or self.warps:
+        if model.vae.encodes and ("image" in dict(model.layout) or model.image_input != "slot" or self.warps):
             stages.append(self.encode())
         if model.track_head is not None:
             stages += [self.points(True), self.points(False), self.tracks(True), self.tracks(False)]

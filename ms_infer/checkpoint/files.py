@@ -6,7 +6,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ms_infer.checkpoint.locate import PICKLE_SUFFIXES, check_content, locate
+from ms_infer.checkpoint.names import listed
 from ms_infer.errors import CheckpointError
 
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 WRAPPERS = ("generator_ema", "generator", "model", "state_dict")
@@ -25,7 +26,6 @@ WRAPPERS = ("generator_ema", "generator", "model", "state_dict")
 
 _MAX_JSON_BYTES = 64 << 20
 _MAX_NESTING = 4
-_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ def read_checkpoint(path: str | Path, *, wrappers: Sequence[str] = WRAPPERS) -> 
     CheckpointError: absent, empty, truncated, hostile, not a checkpoint, or with a tensor that is not a plain
     floating-point one.
     """
-    file = _locate(Path(path))
-    if file.stat().st_size == 0:
-        raise CheckpointError(f"{file} is empty (0 bytes); download or copy it again")
+    file = locate(Path(path))
+    check_content(file)
     if file.name.endswith(".safetensors.index.json"):
         found = _described(_read_shards(file))
     elif file.suffix == ".safetensors":
@@ -72,17 +71,10 @@ def read_checkpoint(path: str | Path, *, wrappers: Sequence[str] = WRAPPERS) -> 
         )
     if not found.tensors:
         held = listed(found.ignored) or "metadata"
-        raise CheckpointError(f"{file} holds no tensor (only {held}); expected the weights of a Wan student")
+        raise CheckpointError(f"{file} holds no tensor (only {held}); expected weights")
     for name, tensor in found.tensors.items():
         _check_plain(file, name, tensor)
     return found
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first 8 names and how many there are: `a, b and 3 more (5 in all)`."""
-    names = list(names)
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown}, ... ({len(names)} in all)"
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -128,24 +120,6 @@ def parse_json(text: str, origin: str) -> dict[str, Any]:
     return value
 
 
-def _locate(path: Path) -> Path:
-    """The file to read for a path that names a file or a folder."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist; give a checkpoint file or folder")
-    folder = path / "transformer" if (path / "transformer").is_dir() else path
-    for pattern in ("*.safetensors.index.json", "*.safetensors", *(f"*{suffix}" for suffix in PICKLE_SUFFIXES)):
-        found = sorted(file for file in folder.glob(pattern) if file.is_file())
-        transformer = [file for file in found if file.name.startswith("diffusion_pytorch_model.")]
-        if len(transformer or found) == 1:
-            return (transformer or found)[0]
-        if found:
-            names = listed(file.name for file in found)
-            raise CheckpointError(f"{folder} holds several checkpoints ({names}); name one file")
-    raise CheckpointError(f"{folder} holds no checkpoint (.safetensors, {', '.join(PICKLE_SUFFIXES)}); name the file")
-
-
 def _read_safetensors(file: Path) -> CheckpointFile:
     try:
         with safe_open(file, "pt") as opened:
@@ -179,6 +153,7 @@ def _read_shards(index: Path) -> CheckpointFile:
         raise CheckpointError(f"{index} names shards that are not there: {listed(absent)}; download them")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
+        check_content(index.parent / shard)
         for name, tensor in _read_safetensors(index.parent / shard).tensors.items():
             if name in tensors:
                 raise CheckpointError(f"{index.parent / shard} repeats the tensor {name} of another shard")
@@ -249,7 +224,7 @@ def _check_plain(file: Path, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOATS and not is_number:
         raise CheckpointError(
             f"{file}: {name} has dtype {_dtype_name(tensor.dtype)}; expected float32, bfloat16 or float16 weights "
-            "(convert quantised checkpoints back first)"
+            "(fp8-scaled and other quantised checkpoints have to be converted back first)"
         )
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ms_infer.checkpoint.files import CheckpointFile, check_finite, listed, read_checkpoint, read_json
+from ms_infer.checkpoint.files import CheckpointFile, check_finite, read_checkpoint, read_json
 from ms_infer.checkpoint.lora_settings import LoraSettings, settings_of
-from ms_infer.checkpoint.names import from_underscores, is_diffusers, strip_wrappers, to_original
+from ms_infer.checkpoint.names import from_underscores, is_diffusers, listed, strip_wrappers, to_original
 from ms_infer.errors import CheckpointError, require
 
 _WRAPPERS = ("generator_lora", "state_dict")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ms_infer.checkpoint.files import listed, parse_json
+from ms_infer.checkpoint.files import parse_json
+from ms_infer.checkpoint.names import listed
 from ms_infer.errors import CheckpointError
 
 _HARMLESS = (

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ms_infer.checkpoint.files import cast, listed
+from ms_infer.checkpoint.files import cast
 from ms_infer.checkpoint.lora import Lora
+from ms_infer.checkpoint.names import listed
 from ms_infer.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ms_infer.errors import CheckpointError
 
+_NAMES_SHOWN = 8
+
 WRAPPER_SEGMENTS = frozenset({"module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
 """Segments that DDP, FSDP, activation checkpointing and torch.compile put into names."""
 
@@ -73,6 +75,13 @@ _UNDERSCORED_BLOCK = re.compile(r"blocks_(\d+)_(.+)")
 
 _FUSED = {"to_qkv": ("q", "k", "v"), "to_kv": ("k", "v"), "to_added_kv": ("k_img", "v_img")}
 _FUSED_NAME = re.compile(rf"(.+_attn\.)({'|'.join(_FUSED)})\.(weight|bias)")
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first 8 names and how many there are: `a, b and 3 more (5 in all)`."""
+    names = list(names)
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown}, ... ({len(names)} in all)"
 
 
 def strip_wrappers(name: str) -> str:

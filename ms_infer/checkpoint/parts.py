@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import zlib
-from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ms_infer.checkpoint.files import check_finite, listed
+from ms_infer.checkpoint.files import cast, check_finite
+from ms_infer.checkpoint.names import listed
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
@@ -54,18 +54,30 @@ def make_part(
 ) -> nn.Module:
     """Build a part over tensors, by reference where dtype and device allow; eval mode, no gradients.
 
-    dtype: None keeps the one that most elements have (float64 becomes float32). CheckpointError when a tensor is
-    missing, has another shape or is not finite.
+    dtype: None keeps every tensor's own: engines cast. Constants stay as they are built. CheckpointError when a tensor
+    is missing, has another shape, is not finite or does not fit the dtype.
     """
     wanted = part_shapes(part, config)
     _check_shapes(wanted, tensors, origin)
-    dtype = dtype or _common_dtype(tensors)
-    ready = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
-    check_finite(ready, origin)
+    check_finite({name: tensors[name] for name in wanted}, origin)
+    ready = {name: _placed(tensors[name], dtype, device, f"{origin}: {name}") for name in wanted}
     module = _built(part, config)
     module.load_state_dict(ready, strict=True, assign=True)
-    module.to(device=device, dtype=dtype)  # constant buffers; the weights are there already
+    module.to(device=device)  # constant buffers; the weights are there already
     return module.eval().requires_grad_(False)
+
+
+def convert_(module: nn.Module, device: torch.device, dtype: torch.dtype, origin: str) -> None:
+    """Move and cast all weights; CheckpointError when values became infinite in the new type."""
+    narrowed = [name for name, p in module.named_parameters() if torch.finfo(dtype).max < torch.finfo(p.dtype).max]
+    module.to(device, dtype)
+    if narrowed:
+        parameters = dict(module.named_parameters())
+        check_finite({name: parameters[name] for name in narrowed}, f"{origin} in {dtype}".replace("torch.", ""))
+
+
+def _placed(tensor: Tensor, dtype: torch.dtype | None, device: str | torch.device, origin: str) -> Tensor:
+    return (tensor if dtype is None else cast(tensor, dtype, origin)).to(device)
 
 
 def changed(module: Part, change: Callable[[Part], object]) -> Part:
@@ -190,11 +202,3 @@ def _check_shapes(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
     ]
     if wrong:
         raise CheckpointError(f"{origin}: shapes do not fit: {listed(wrong)}; the file is damaged or of another model")
-
-
-def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    counts: Counter[torch.dtype] = Counter()
-    for tensor in tensors.values():
-        counts[tensor.dtype] += tensor.numel()
-    dtype = counts.most_common(1)[0][0] if counts else torch.float32
-    return torch.float32 if dtype == torch.float64 else dtype

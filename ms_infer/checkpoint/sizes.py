@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ms_infer import config as settings
-from ms_infer.checkpoint.files import listed
+from ms_infer.checkpoint.names import listed
 from ms_infer.config import PATCH, ModelConfig, StreamConfig, TextConfig, VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
@@ -53,12 +53,9 @@ class Sizes:
         )
 
     @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Sizes:
-        """Read the sizes off tensors under original names; `described` is the file's own configuration."""
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Sizes:
+        """Read the sizes off tensors under original names; their shapes do not tell the heads."""
         dim = _size(tensors, "blocks.0.self_attn.q.weight", 0)
-        heads = described.get("num_attention_heads", described.get("num_heads"))
-        if heads is not None and (not isinstance(heads, int) or heads < 1 or dim % heads):
-            raise CheckpointError(f"the configuration names {heads!r} heads, the weights have width {dim}; correct it")
         has_image = "img_emb.proj.1.weight" in tensors
         return cls(
             dim=dim,
@@ -69,8 +66,17 @@ class Sizes:
             freq_dim=_size(tensors, "time_embedding.0.weight", 1),
             text_dim=_size(tensors, "text_embedding.0.weight", 1),
             image_dim=_size(tensors, "img_emb.proj.1.weight", 1) if has_image else 0,
-            heads=heads,
+            heads=None,
         )
+
+    def with_heads(self, described: Mapping[str, Any]) -> Sizes:
+        """The same with the heads that a configuration names; CheckpointError when they cannot be."""
+        heads = described.get("num_attention_heads", described.get("num_heads"))
+        if heads is not None and (not isinstance(heads, int) or heads < 1 or self.dim % heads):
+            raise CheckpointError(
+                f"the configuration names {heads!r} heads, the weights have width {self.dim}; correct it"
+            )
+        return dataclasses.replace(self, heads=heads)
 
     def differences(self, wanted: Sizes) -> list[str]:
         """Sizes that differ, as `dim 96 (wanted 1536)`; an unknown number of heads differs from none."""

@@ -19,12 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ms_infer.checkpoint.files import CheckpointFile, check_finite, listed, read_checkpoint
+from ms_infer.checkpoint.autoencoder import vae_of
+from ms_infer.checkpoint.described import trusted
+from ms_infer.checkpoint.files import CheckpointFile, check_finite, read_checkpoint
+from ms_infer.checkpoint.kinds import STUDENT, kind_of
 from ms_infer.checkpoint.lora import read_lora, with_strength
 from ms_infer.checkpoint.merge import Adapters, fitted, merge
 from ms_infer.checkpoint.names import (
     WANTRACK_PREFIX,
     is_diffusers,
+    listed,
     normalised,
     split_prefix,
     strip_wrappers,
@@ -32,7 +36,7 @@ from ms_infer.checkpoint.names import (
 )
 from ms_infer.checkpoint.parts import PARTS, make_part, part_shapes, parts_of, random_tensors
 from ms_infer.checkpoint.sizes import Sizes, check_sizes, stream_config, with_head_of
-from ms_infer.config import StreamConfig, VaeConfig
+from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
 
@@ -95,7 +99,7 @@ def load_student(
     lora: str | Path | Sequence[str | Path] = (),
     lora_alpha: float | None = None,
     lora_rank: int | None = None,
-    vae: str | Path | None = None,
+    vae: str | Path | Sequence[str | Path] = (),
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> Student:
@@ -104,8 +108,8 @@ def load_student(
     path: .safetensors (one, or an index with shards), .pt/.pth, or a folder. preset: a name or whole settings, for
     files that do not tell them by their shapes; the sizes must agree, and a file of ours keeps its own settings.
     lora: adapters to merge, "FILE" or "FILE:strength" each, with alpha where their files do not state it; without any
-    alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints
-    without an autoencoder. dtype: of all weights; None keeps the file's (the most frequent one of each part).
+    alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints without an autoencoder, or two: the encoder
+    of the first goes with the decoder of the second. dtype: of all weights; None keeps that of every tensor.
     Weights stay memory-mapped where neither dtype nor device changes them.
 
     Raises CheckpointError, with nothing loaded, when the file is broken or hostile, when a weight is missing, has
@@ -115,10 +119,9 @@ def load_student(
     file = read_checkpoint(path)
     files, choices = [*file.files], [f"dtype {dtype}"] if dtype else []
     contents = _contents(file, preset)
-    if vae is not None:
-        file = read_checkpoint(vae)
-        files += file.files
-        contents = _with_vae(contents, file)
+    if vae_files := [read_checkpoint(one) for one in ([vae] if isinstance(vae, str | Path) else vae)]:
+        files += [name for one in vae_files for name in one.files]
+        contents = _with_vae(contents, vae_files)
     adapters = Adapters()
     if given := [with_strength(source) for source in ([lora] if isinstance(lora, str | Path) else lora)]:
         weights = contents.parts["transformer"]
@@ -187,7 +190,7 @@ def _own(file: CheckpointFile, preset: str | StreamConfig | None) -> _Contents:
         inside, rest = split_prefix(rest, f"{part}.")
         if inside:
             parts[part] = inside
-    sizes = dataclasses.replace(Sizes.of_tensors(parts.get("transformer", {}), {}), heads=config.model.heads)
+    sizes = dataclasses.replace(Sizes.of_tensors(parts.get("transformer", {})), heads=config.model.heads)
     check_sizes(sizes, config)
     if preset is not None:
         stream_config(sizes, {}, preset)
@@ -203,14 +206,17 @@ def _own_config(file: CheckpointFile) -> StreamConfig:
 
 def _foreign(file: CheckpointFile, preset: str | StreamConfig | None) -> _Contents:
     names = [strip_wrappers(name) for name in file.tensors]
-    if any(".lora_" in name for name in names):
-        raise CheckpointError(f"{file.path} is a LoRA adapter; open its base model and give this as lora=")
+    kind = kind_of(names)
+    if kind not in (STUDENT, None):
+        raise CheckpointError(f"{file.path} is {kind.words}, not a Wan student; give it as {kind.option}")
     head, tensors = split_prefix(normalised(file.tensors), WANTRACK_PREFIX)
-    sizes = Sizes.of_tensors(tensors, file.config)
-    config = stream_config(sizes, file.config, preset)
+    sizes = Sizes.of_tensors(tensors)
+    described = trusted(file, sizes)
+    sizes = sizes.with_heads(described)
+    config = stream_config(sizes, described, preset)
     parts = {"transformer": tensors}
     if head and config.model.track_head is not None:
-        config = with_head_of(config, head, file.config.get("track_config"))
+        config = with_head_of(config, head, described.get("track_config"))
         parts["track_head"], head = wantrack_head(head)
     left_over = (*file.ignored, *(WANTRACK_PREFIX + name for name in head))
     return _Contents(config, parts, _recognised(file, names), left_over, str(file.path))
@@ -231,30 +237,20 @@ def _recognised(file: CheckpointFile, names: list[str]) -> str:
     return "diffusers WanTransformer3DModel" if naming == "diffusers" else "Wan (original names)"
 
 
-def _with_vae(contents: _Contents, file: CheckpointFile) -> _Contents:
-    """The same contents with the autoencoder of another file."""
-    config, tensors = _vae_of(file)
+def _with_vae(contents: _Contents, files: Sequence[CheckpointFile]) -> _Contents:
+    """The same contents with the autoencoder of another file, or of two."""
+    config, tensors = vae_of(files)
+    origin = " + ".join(str(file.path) for file in files)
     wanted = contents.config.model.latent_channels
     if config.latent_channels != wanted:
         raise CheckpointError(
-            f"{file.path} is an autoencoder with {config.latent_channels} latent channels, the model has {wanted}; "
+            f"{origin} is an autoencoder with {config.latent_channels} latent channels, the model has {wanted}; "
             "use the one of this Wan version"
         )
     model = dataclasses.replace(contents.config.model, vae=config)
     merged = dataclasses.replace(contents.config, model=model)
     parts = {**contents.parts, "vae": tensors}
-    return dataclasses.replace(contents, config=merged, parts=parts, vae_origin=str(file.path))
-
-
-def _vae_of(file: CheckpointFile) -> tuple[VaeConfig, dict[str, Tensor]]:
-    from ms_infer.model.taehv import tiny_vae_config, tiny_vae_weights
-    from ms_infer.model.wan_vae import wan_vae_config, wan_vae_key_map
-
-    if "decoder.1.weight" in file.tensors:
-        config = tiny_vae_config(file.tensors)
-        return config, tiny_vae_weights(file.tensors, config)
-    names = wan_vae_key_map(file.tensors)
-    return wan_vae_config(file.tensors), {names[name]: tensor for name, tensor in file.tensors.items()}
+    return dataclasses.replace(contents, config=merged, parts=parts, vae_origin=origin)
 
 
 def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | torch.device) -> Student:

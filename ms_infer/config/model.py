@@ -78,9 +78,32 @@ class VaeConfig:
     """First width of a Wan VAE."""
     decoder_dim: int | None = None
     """The same of its decoder where it differs; None means base_dim."""
+    latents: Literal["normalised", "raw"] = "normalised"
+    """What a tiny autoencoder reads and writes: the transformer's latents, or Wan's before normalisation (LightTAE)."""
+    part: Literal["both", "encoder", "decoder"] = "both"
+    """What of it there is."""
+    encoder: VaeConfig | None = None
+    """Another autoencoder, whose encoder goes with this one's decoder: the full one beside a tiny decoder."""
 
     def __post_init__(self) -> None:
         require(0 <= self.blocks <= 64, f"blocks must be within 0..64, not {self.blocks}")
+        require(self.latents in ("normalised", "raw"), f"latents are normalised or raw, not {self.latents!r}")
+        require(self.part in ("both", "encoder", "decoder"), f"part is both, encoder or decoder, not {self.part!r}")
+        pair = self.encoder
+        require(
+            pair is None or (self.part, pair.part, pair.encoder) == ("decoder", "encoder", None),
+            "an autoencoder with another one's encoder has part='decoder', and the other one part='encoder'",
+        )
+        require(
+            pair is None or (pair.latent_channels, pair.spatial_stride) == (self.latent_channels, self.spatial_stride),
+            f"encoder and decoder differ: {pair and pair.latent_channels} latent channels and "
+            f"{self.latent_channels}; use those of one Wan version",
+        )
+
+    @property
+    def encodes(self) -> bool:
+        """Whether pictures can be encoded."""
+        return self.part != "decoder" or self.encoder is not None
 
 
 MOTION_LAYERS = 3

@@ -113,7 +113,7 @@ class StreamConfig:
         head = model.get("track_head")
         model["layout"] = tuple((str(s), int(c)) for s, c in model.get("layout", ()))
         model["text"] = _build(TextConfig, _tuples(model.get("text", {}), "vocabulary"))
-        model["vae"] = _build(VaeConfig, _tuples(model.get("vae", {}), "decoder_widths"))
+        model["vae"] = _vae(model.get("vae", {}))
         model["track_head"] = None if head is None else _build(TrackHeadConfig, head)
         refiner = model.get("refiner")
         model["refiner"] = None if refiner is None else _build(RefinerConfig, _tuples(refiner, "widths"))
@@ -129,6 +129,12 @@ class StreamConfig:
                 "schedule": _build(ScheduleConfig, _tuples(values.get("schedule", {}), "timesteps")),
             },
         )
+
+
+def _vae(values: Mapping[str, Any]) -> Any:
+    encoder = values.get("encoder")
+    whole = {**_tuples(values, "decoder_widths"), "encoder": None if encoder is None else _vae(encoder)}
+    return _build(VaeConfig, whole)
 
 
 def _tuples(values: Mapping[str, Any], name: str) -> dict[str, Any]:

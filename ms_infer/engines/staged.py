@@ -122,6 +122,8 @@ class StagedEngine(Engine):
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
         self._image_latent = None
         takes_image = "encode" in self.specs
+        if image is not None and not self.config.model.vae.encodes:
+            raise ConfigError("the autoencoder of this bundle has no encoder: start without an image, or export again")
         if image is None or not takes_image:
             if takes_image:
                 self._named("encode", "image")[...] = 0.5  # what `points` moves when there is no image

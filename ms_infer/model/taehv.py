@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.constants import LatentScale
 from ms_infer.model.vae import Shape, State, Vae
 
 BASE_STRIDE = 8  # spatial stride of the convolutions; a pixel patch of 2 makes it 16
@@ -32,8 +33,11 @@ class TinyVae(Vae):
             raise ConfigError(f"a tiny autoencoder has the spatial stride 8 or 16, not {config.spatial_stride}")
         if config.blocks < 1:
             raise ConfigError(f"a tiny autoencoder needs at least 1 block a stage, not {config.blocks}")
-        self.encoder = _encoder(config, 3 * self.patch**2)
-        self.decoder = _decoder(config, 3 * self.patch**2)
+        if config.part != "decoder":
+            self.encoder = _encoder(config, 3 * self.patch**2)
+        if config.part != "encoder":
+            self.decoder = _decoder(config, 3 * self.patch**2)
+        self.scale = LatentScale(config.latent_channels) if config.latents == "raw" else None
 
     def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]:
         return [
@@ -52,6 +56,7 @@ class TinyVae(Vae):
 
     def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
         batch = latents.shape[0]
+        latents = self.scale.restore(latents) if self.scale else latents
         x, new_state = _run(self.decoder, _flatten(latents), state, batch)
         frames = _unflatten(F.pixel_shuffle(x, self.patch) if self.patch > 1 else x, batch)
         return frames[:, STRIDE - 1 :] if opening else frames, new_state
@@ -62,7 +67,8 @@ class TinyVae(Vae):
             frames = torch.cat([frames[:, :1].expand(-1, STRIDE - 1, -1, -1, -1), frames], dim=1)
         x = _flatten(frames)
         x, new_state = _run(self.encoder, F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x, state, batch)
-        return _unflatten(x, batch), new_state
+        latents = _unflatten(x, batch)
+        return self.scale.normalise(latents) if self.scale else latents, new_state
 
 
 def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
@@ -76,20 +82,21 @@ def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
             "'_super' variants have other blocks and are not supported); use taew2_1 or taew2_2"
         )
     stage = blocks + 3
-    shapes = {n: _shape(state_dict, n) for n in ("decoder.1.weight", "encoder.0.weight")}
-    widths = [shapes["decoder.1.weight"][0]]
+    latent, encoder = _shape(state_dict, "decoder.1.weight"), state_dict.get("encoder.0.weight")
+    widths = [latent[0]]
     widths += [_shape(state_dict, f"decoder.{2 + i * stage}.weight")[0] for i in (1, 2, 3)]
     out_channels = _shape(state_dict, f"decoder.{4 + 3 * stage}.weight")[0]
     patch = math.isqrt(out_channels // 3)
-    if 3 * patch**2 != out_channels or shapes["encoder.0.weight"][1] != out_channels:
+    if 3 * patch**2 != out_channels or (encoder is not None and encoder.shape[1:2] != (out_channels,)):
         raise CheckpointError(f"a TAEHV file makes 3 or 12 channels per pixel, this one {out_channels}")
     return VaeConfig(
         kind="tiny",
-        latent_channels=shapes["decoder.1.weight"][1],
+        latent_channels=latent[1],
         spatial_stride=BASE_STRIDE * patch,
         decoder_widths=(widths[0], widths[1], widths[2], widths[3]),
-        encoder_width=shapes["encoder.0.weight"][0],
+        encoder_width=widths[-1] if encoder is None else encoder.shape[0],
         blocks=blocks,
+        part="both" if encoder is not None else "decoder",
     )
 
 

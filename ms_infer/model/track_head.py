@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import StreamConfig, TrackHeadConfig
 from ms_infer.errors import ConfigError, TrackShapeError
+from ms_infer.model.constants import ExactBuffers
 
 LOW_IDS = 256  # an id is high * 256 + low, see IdEmbedding
 
 
-class IdEmbedding(nn.Module):
+class IdEmbedding(ExactBuffers):
     """Sinusoids of track ids, exact in float32: angle = id * period^(-i / (dim / 2)).
 
     The angle of an id is the sum of the angles of its low and high part; the cosines and sines of both come
@@ -40,14 +40,6 @@ class IdEmbedding(nn.Module):
             self.register_buffer(name, table, persistent=False)
         self.low: Tensor
         self.high: Tensor
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> IdEmbedding:
-        """Move the tables with the module but keep them float32: `.to(bfloat16)` would round the angles."""
-        tables = {"low": self.low, "high": self.high}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, table in tables.items():
-            setattr(self, name, table.to(getattr(self, name).device))
-        return self
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: int64 `[B, N]` in [0, id_range). Returns float32 `[B, N, id_dim]`."""

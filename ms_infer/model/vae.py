@@ -51,6 +51,8 @@ class Vae(nn.Module, abc.ABC):
     ) -> State:
         """Zeros to open an encoded stream with; device and dtype default to those of the weights."""
         self.latent_size(height, width)
+        if not self.config.encodes:
+            return []
         return self._zeros(self._encoder_shapes(batch, height, width), device, dtype)
 
     def decode(self, latents: Tensor, state: Sequence[Tensor], *, opening: bool) -> tuple[Tensor, State]:
@@ -76,6 +78,11 @@ class Vae(nn.Module, abc.ABC):
 
         T is 1 + 4 k when these frames open the stream, else 4 k.
         """
+        if not self.config.encodes:
+            raise ConfigError(
+                "the autoencoder has no encoder, so no picture can be read; give a full one beside it: "
+                "vae=[Wan2.1_VAE.pth, taew2_1.pth], or start without an image"
+            )
         if frames.ndim != 5 or frames.shape[2] != 3:
             raise ConfigError(f"frames have the shape {tuple(frames.shape)}; expected [batch, T, 3, height, width]")
         if frames.shape[1] < 1 or frames.shape[1] % STRIDE != opening:

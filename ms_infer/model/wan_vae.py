@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.constants import LatentScale
 from ms_infer.model.vae import Shape, State, Vae
 from ms_infer.model.wan_vae_blocks import (
     Decoder,
@@ -23,17 +23,6 @@ from ms_infer.model.wan_vae_blocks import (
 
 BLOCKS = 2  # residual blocks of an encoder stage; a decoder stage has one more
 WIDTHS = (1, 2, 4, 4)  # of the encoder's stages, in units of the first; the decoder runs them backwards
-# Per-channel mean and standard deviation of the latents, as published with the model.
-# fmt: off
-LATENT_MEAN = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-)
-LATENT_STD = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-)
-# fmt: on
 
 
 class WanVae(Vae):
@@ -48,25 +37,24 @@ class WanVae(Vae):
 
     kind = "wan2.1"
     patch = 1
-    mean: Tensor
-    std: Tensor
+    channels = 16
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__(config)
-        mean, std = self._statistics()
-        if (config.latent_channels, config.spatial_stride) != (len(mean), 8 * self.patch):
+        if (config.latent_channels, config.spatial_stride) != (self.channels, 8 * self.patch):
             raise ConfigError(
-                f"a {self.kind} autoencoder has {len(mean)} latent channels and the spatial stride {8 * self.patch}, "
-                f"not {config.latent_channels} and {config.spatial_stride}"
+                f"a {self.kind} autoencoder has {self.channels} latent channels and the spatial stride "
+                f"{8 * self.patch}, not {config.latent_channels} and {config.spatial_stride}"
             )
         latent, pixel = config.latent_channels, 3 * self.patch**2
-        self.encoder = Encoder(pixel, 2 * latent, config.base_dim, self._down_stages(config.base_dim))
-        self.conv1 = nn.Conv3d(2 * latent, 2 * latent, 1)
-        self.conv2 = nn.Conv3d(latent, latent, 1)
-        decoder_dim = config.decoder_dim or config.base_dim
-        self.decoder = Decoder(latent, pixel, decoder_dim, self._up_stages(decoder_dim))
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).reshape(1, 1, -1, 1, 1), persistent=False)
+        self.scale = LatentScale(latent)
+        if config.part != "decoder":
+            self.encoder = Encoder(pixel, 2 * latent, config.base_dim, self._down_stages(config.base_dim))
+            self.conv1 = nn.Conv3d(2 * latent, 2 * latent, 1)
+        if config.part != "encoder":
+            self.conv2 = nn.Conv3d(latent, latent, 1)
+            decoder_dim = config.decoder_dim or config.base_dim
+            self.decoder = Decoder(latent, pixel, decoder_dim, self._up_stages(decoder_dim))
 
     def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]:
         return [(batch, *shape) for shape in cache_shapes(self.decoder.layers(), latent_height, latent_width)]
@@ -76,7 +64,7 @@ class WanVae(Vae):
         return [(batch, *shape) for shape in cache_shapes(layers, height // self.patch, width // self.patch)]
 
     def _decode(self, latents: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
-        x = self.conv2((latents * self.std + self.mean).transpose(1, 2))
+        x = self.conv2(self.scale.restore(latents).transpose(1, 2))
         x, state = stream_through(self.decoder.layers(), x, state, opening)
         return self._to_frames(x) / 2 + 0.5, state
 
@@ -84,10 +72,7 @@ class WanVae(Vae):
         x = self._from_frames(frames * 2 - 1)
         x, state = stream_through(self.encoder.layers(), x, state, opening)
         mean_and_variance = self.conv1(x).transpose(1, 2)
-        return (mean_and_variance[:, :, : self.config.latent_channels] - self.mean) / self.std, state
-
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return LATENT_MEAN, LATENT_STD
+        return self.scale.normalise(mean_and_variance[:, :, : self.config.latent_channels]), state
 
     def _to_frames(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
@@ -119,18 +104,20 @@ class WanVae(Vae):
 def wan_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
     """Sizes of a Wan 2.1 or 2.2 state dict (published or diffusers names); CheckpointError when it is neither."""
     shapes = {original: state_dict[name].shape for name, original in wan_vae_key_map(state_dict).items()}
-    needed = ("encoder.conv1.weight", "decoder.conv1.weight", "conv2.weight")
-    missing = [name for name in needed if name not in shapes]
+    encoder, decoder, last = "encoder.conv1.weight", "decoder.conv1.weight", "conv2.weight"
+    missing = [name for name in (decoder, last) if name not in shapes]
     if missing:
         raise CheckpointError(f"this is no Wan VAE file: {', '.join(missing)} missing; use Wan2.1_VAE or Wan2.2_VAE")
-    residual = any(name.startswith("encoder.downsamples.0.downsamples.") for name in shapes)
-    base_dim, decoder_dim = shapes[needed[0]][0], shapes[needed[1]][0] // WIDTHS[-1]
+    residual = any(name.startswith("decoder.upsamples.0.upsamples.") for name in shapes)
+    decoder_dim = shapes[decoder][0] // WIDTHS[-1]
+    base_dim = shapes[encoder][0] if encoder in shapes else decoder_dim
     return VaeConfig(
         kind="wan2.2" if residual else "wan2.1",
-        latent_channels=shapes[needed[2]][0],
+        latent_channels=shapes[last][0],
         spatial_stride=16 if residual else 8,
         base_dim=base_dim,
         decoder_dim=None if decoder_dim == base_dim else decoder_dim,
+        part="both" if encoder in shapes else "decoder",
     )
 
 

@@ -455,6 +455,27 @@ TEST(a_bundle_that_was_changed_is_refused) {
   refused(copy, MS_ERROR_BUNDLE, "leaves the bundle");
 }
 
+TEST(a_bundle_in_a_hub_cache_opens) {
+  const auto root = scratch / "hub" / "models--someone--bundle";
+  const auto snapshot = root / "snapshots" / "0123";
+  fs::create_directories(root / "blobs");
+  fs::create_directories(snapshot);
+  for (const auto& entry : fs::directory_iterator(bundle)) {
+    fs::copy_file(entry.path(), root / "blobs" / entry.path().filename());
+    fs::create_symlink(fs::path("../../blobs") / entry.path().filename(), snapshot / entry.path().filename());
+  }
+  const std::string folder = snapshot.string();
+  auto params = params_of(folder);
+  ms_stream* stream = nullptr;
+  CHECK(ms_stream_create(&params, &stream) == MS_OK);
+  ms_stream_destroy(stream);
+  std::fstream(root / "blobs" / "weights.bin", std::ios::in | std::ios::out | std::ios::binary) << "tampered";
+  refused(snapshot, MS_ERROR_BUNDLE, "changed after the export");
+  fs::remove(snapshot / "weights.bin");
+  fs::create_symlink(bundle / "weights.bin", snapshot / "weights.bin");
+  refused(snapshot, MS_ERROR_BUNDLE, "leaves the bundle");
+}
+
 TEST(an_engine_that_cannot_be_is_refused) {
   const std::string folder = bundle.string();
   auto params = params_of(folder);

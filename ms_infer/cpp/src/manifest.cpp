@@ -92,6 +92,17 @@ bool resolves_inside(const std::filesystem::path& path, const std::filesystem::p
   return std::mismatch(root.begin(), root.end(), resolved.begin(), resolved.end()).first == root.end();
 }
 
+// Where the files of a bundle may lie: in its folder, or among the blobs of the hub cache that holds it
+// (models--ORG--NAME/snapshots/REVISION, whose files are links to ../../blobs/DIGEST).
+std::filesystem::path content_root(const std::filesystem::path& folder) {
+  auto inner = std::filesystem::absolute(folder).lexically_normal();
+  for (auto outer = inner.parent_path(); outer != inner; inner = outer, outer = inner.parent_path())
+    if (outer.filename() == "snapshots" && outer.parent_path().filename().string().starts_with("models--") &&
+        std::filesystem::is_directory(outer.parent_path() / "blobs"))
+      return std::filesystem::canonical(outer.parent_path());
+  return std::filesystem::canonical(folder);
+}
+
 }  // namespace
 
 const TensorSpec* StageSpec::find(const std::string& tensor) const {
@@ -122,7 +133,7 @@ Manifest Manifest::load(const std::filesystem::path& folder) {
 }
 
 void Manifest::check_files() const {
-  const auto root = std::filesystem::canonical(folder);
+  const auto root = content_root(folder);
   for (const auto& [name, spec] : files) {
     require(stays_inside(name) && resolves_inside(folder / name, root), MS_ERROR_BUNDLE,
             "the manifest names the path '", name, "', which leaves the bundle; do not use this bundle");

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.files import cast
-from ms_infer.checkpoint.parts import changed, with_own
+from ms_infer.checkpoint.parts import changed, convert_, with_own
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.saved import check_counters, check_packed, kept
 from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
@@ -90,7 +90,7 @@ class TorchEngine(Engine):
             offset += channels
 
     def _move_(self, module: nn.Module) -> None:
-        module.to(self.device, self.dtype)
+        convert_(module, self.device, self.dtype, f"the {type(module).__name__}")
 
     @property
     def sink_start(self) -> int:  # type: ignore[override]
