@@ -309,5 +309,5 @@ def test_the_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="give this as lora="):
+    with pytest.raises(CheckpointError, match="give it as lora="):
         load_student(write(tmp_path, ADAPTER))
