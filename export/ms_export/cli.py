@@ -108,22 +108,22 @@ def _load(command: ExportCommand) -> Student:
     return load_student(path, preset=command.preset, vae=command.vae, lora=command.lora)
 
 
-def _folder(command: ExportCommand, student: Student) -> Path:
-    from ms_export.options import default_folder
+def _folder(command: ExportCommand, student: Student, options: ExportOptions) -> Path:
+    from ms_export.places import default_folder, origin_of
     from ms_infer.demo import demo_bundle
 
     if command.output is not None:
         return Path(command.output)
     if command.checkpoint == "demo" and not (command.size or command.context):
         return demo_bundle()
-    return default_folder(command.checkpoint, student.config.model.name)
+    return default_folder(command.checkpoint, origin_of(student, options))
 
 
 def _export(command: ExportCommand, student: Student, options: ExportOptions) -> str:
     from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.summaries import bundle_summary
 
-    folder = _folder(command, student)
+    folder = _folder(command, student, options)
     result = export_bundle(student, checkpoint_digest(student), folder, options)
     summary: dict[str, Any] = {"bundle": str(folder), "seconds": result.seconds, "made": list(result.made)}
     if command.verify:
@@ -147,10 +147,10 @@ def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -
 
     plan = describe_plan(student, options)
     if command.json:
-        _print_json(command, {"bundle": str(_folder(command, student)), **plan})
+        _print_json(command, {"bundle": str(_folder(command, student, options)), **plan})
     else:
         print(format_plan(plan))
-    return f"nothing was made; {_folder(command, student)} would hold {len(plan['stages'])} stages"
+    return f"nothing was made; {_folder(command, student, options)} would hold {len(plan['stages'])} stages"
 
 
 def _list(command: ExportCommand) -> str:

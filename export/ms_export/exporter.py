@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from ms_export.options import ExportOptions, configured
+from ms_export.places import origin_of
 from ms_export.plan import check_student, estimate_bytes
 from ms_export.store import Store, graph_path
 from ms_export.weights import WEIGHTS, WeightTable, named_tensors, release_pages, write_weights
@@ -98,7 +99,8 @@ class Exporter:
         self.config = self.student.config
         self.writes = resolve_writes(self.config, self.options.writes)
         self.specs = {d: stage_specs(self.config, dtype=d, writes=self.writes) for d in self.options.graph_dtypes()}
-        self.store = Store(self.folder, self.key)
+        self.origin = origin_of(self.student, self.options)
+        self.store = Store(self.folder, self.key, self.origin)
 
     @property
     def key(self) -> str:
@@ -162,7 +164,12 @@ class Exporter:
         return Manifest(
             config=self.config,
             writes=self.writes,
-            checkpoint={"format": self.student.source, "sha256": self.digest, "name": self.config.model.name},
+            checkpoint={
+                "format": self.student.source,
+                "sha256": self.digest,
+                "name": self.config.model.name,
+                "origin": self.origin,
+            },
             key=self.key,
             stages={d: stage_specs(self.config, dtype=d, writes=self.writes) for d in graphs},
             graphs=graphs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from ms_infer.cli.run import parse_size
@@ -58,8 +57,3 @@ def parse_context(text: str, base: ContextConfig) -> ContextConfig:
         values[names[letter]] = int(digits)
         rest = rest[1 + len(digits) :]
     return replace(base, **values)  # type: ignore[arg-type]  # only the three integer fields
-
-
-def default_folder(source: str, name: str) -> Path:
-    """Where a bundle goes without -o: beside the others under `bundles/`."""
-    return Path("bundles") / f"{Path(source).stem or name}"

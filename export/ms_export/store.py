@@ -27,6 +27,8 @@ class Store:
     folder: Path
     key: str
     """Digest of all inputs: what was made from others is made again."""
+    origin: str = ""
+    """Digest of which files and choices the bundle is made from, whatever the files hold."""
     files: dict[str, FileSpec] = field(default_factory=dict)
     engines: dict[str, EngineSpec] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Store:
     def _save_progress(self) -> None:
         files = {name: vars(spec) for name, spec in self.files.items()}
         engines = {name: dict(vars(engine)) for name, engine in self.engines.items()}
-        record = {"key": self.key, "files": files, "engines": engines}
+        record = {"key": self.key, "origin": self.origin, "files": files, "engines": engines}
         write_text(self.folder / PROGRESS, json.dumps(record))
 
     def _forget_others(self) -> None:

@@ -23,6 +23,7 @@ from ms_infer.checkpoint.autoencoder import vae_of
 from ms_infer.checkpoint.described import trusted
 from ms_infer.checkpoint.files import CheckpointFile, check_finite, read_checkpoint
 from ms_infer.checkpoint.kinds import STUDENT, kind_of
+from ms_infer.checkpoint.known import with_recipe
 from ms_infer.checkpoint.lora import read_lora, with_strength
 from ms_infer.checkpoint.merge import Adapters, fitted, merge
 from ms_infer.checkpoint.names import (
@@ -214,6 +215,8 @@ def _foreign(file: CheckpointFile, preset: str | StreamConfig | None) -> _Conten
     described = trusted(file, sizes)
     sizes = sizes.with_heads(described)
     config = stream_config(sizes, described, preset)
+    if preset is None:
+        config = with_recipe(config, file)
     parts = {"transformer": tensors}
     if head and config.model.track_head is not None:
         config = with_head_of(config, head, described.get("track_config"))

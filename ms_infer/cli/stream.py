@@ -89,11 +89,21 @@ def stream_to_file(options: StreamOptions) -> str:
         example = default_example() if options.source == "demo" and options.image is None else None
         if example is not None:
             options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
-        tracks = make_tracks(options, config, example) if config.model.track_head else None
+        tracks = make_tracks(options, config, example) if can_follow(options, config) else None
         stream.start(options.image, options.prompt, tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
             timings = _write(stream, writer, options, tracks)
     return _report(stream, timings, options)
+
+
+def can_follow(options: StreamOptions, config: StreamConfig) -> bool:
+    """Whether the model has a track head; ConfigError where motion was asked of one without."""
+    if config.model.track_head is not None:
+        return True
+    asked = [f"--{name}" for name in ("tracks", "drag", "camera") if getattr(options, name)]
+    if asked:
+        raise ConfigError(f"the model {config.model.name!r} has no track head; it cannot follow {', '.join(asked)}")
+    return False
 
 
 def make_tracks(options: StreamOptions, config: StreamConfig, example: Example | None = None) -> Tracks:

@@ -21,7 +21,7 @@ from ms_infer.config.model import (
     TrackHeadConfig,
     VaeConfig,
 )
-from ms_infer.config.presets import MODELS, PRESETS, preset
+from ms_infer.config.presets import MODELS, PRESETS, RECIPES, Recipe, preset
 from ms_infer.config.stream import ScheduleConfig, StreamConfig
 
 __all__ = [
@@ -30,12 +30,14 @@ __all__ = [
     "MOTION_LAYERS",
     "PATCH",
     "PRESETS",
+    "RECIPES",
     "RGB_FRAMES_PER_LATENT_FRAME",
     "SLOTS",
     "ContextConfig",
     "LayersConfig",
     "ModelConfig",
     "Placement",
+    "Recipe",
     "RefinerConfig",
     "Rope",
     "ScheduleConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ms_infer.config.context import ContextConfig
 from ms_infer.config.model import LayersConfig, ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
@@ -84,7 +84,7 @@ _SELF_FORCING = ContextConfig(sink_frames=0, window_frames=18, rope="absolute")
 PRESETS: dict[str, StreamConfig] = {
     "wan2.1-1.3b": StreamConfig(model=MODELS["wan2.1-1.3b"], context=_SELF_FORCING, schedule=_FEW_STEP),
     "wan2.1-14b": StreamConfig(model=MODELS["wan2.1-14b"], context=_SELF_FORCING, schedule=_FEW_STEP),
-    "wan2.2-5b": StreamConfig(model=MODELS["wan2.2-5b"], height=704, width=1280, fps=24.0),
+    "wan2.2-5b": StreamConfig(model=MODELS["wan2.2-5b"], schedule=_FEW_STEP, height=704, width=1280, fps=24.0),
     "motionstream-1.3b": StreamConfig(model=MODELS["motionstream-1.3b"]),
     "track-v0": StreamConfig(
         model=MODELS["track-v0"],
@@ -96,8 +96,55 @@ PRESETS: dict[str, StreamConfig] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a published student is run: models of equal sizes differ in this alone."""
+
+    model: str
+    context: ContextConfig
+    schedule: ScheduleConfig
+
+    @property
+    def latent_channels(self) -> int:
+        return MODELS[self.model].latent_channels
+
+
+_UNWARPED = ScheduleConfig(timesteps=(1000.0, 757.0, 522.0), warp=False, shift=8.0)
+_KREA = ScheduleConfig(timesteps=(1000.0, 937.0, 833.0, 625.0), warp=False, shift=5.0)
+_EULER = ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=5.0, renoise="none")
+
+RECIPES: dict[str, Recipe] = {
+    "self-forcing": Recipe(model="wan2.1-1.3b", context=_SELF_FORCING, schedule=_FEW_STEP),
+    "longlive": Recipe(
+        model="wan2.1-1.3b",
+        context=ContextConfig(sink_frames=3, window_frames=6, rope="absolute"),
+        schedule=_FEW_STEP,
+    ),
+    "longlive-2": Recipe(  # its own sampler is UniPC of the same steps
+        model="wan2.2-5b",
+        context=ContextConfig(chunk_frames=8, sink_frames=8, window_frames=16),
+        schedule=_EULER,
+    ),
+    "causvid": Recipe(model="wan2.1-1.3b", context=_SELF_FORCING, schedule=_UNWARPED),
+    "causvid-4step": Recipe(
+        model="wan2.1-1.3b",
+        context=_SELF_FORCING,
+        schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=8.0),
+    ),
+    "krea-14b": Recipe(  # Krea encodes the 3 latent frames before a chunk again; the cache keeps them instead
+        model="wan2.1-14b",
+        context=ContextConfig(sink_frames=0, window_frames=3),
+        schedule=_KREA,
+    ),
+}
+"""Name of a published student -> how it is run."""
+
+
 def preset(name: str) -> StreamConfig:
-    """The settings of a named model; ConfigError lists the names."""
+    """The settings of a named model or published student; ConfigError lists the names."""
+    if name in RECIPES:
+        recipe = RECIPES[name]
+        return replace(PRESETS[recipe.model], context=recipe.context, schedule=recipe.schedule)
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join([*PRESETS, *RECIPES])}")
     return PRESETS[name]
