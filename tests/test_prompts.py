@@ -66,7 +66,7 @@ def tokens_of(made: Published, prompt: str) -> list[int]:
 
 def reference(made: Published, tokens: list[int], length: int = 512) -> torch.Tensor:
     """What transformers makes of the padded tokens."""
-    transformers = pytest.importorskip("transformers", minversion="5.1")
+    transformers = pytest.importorskip("transformers", minversion="5.24")
     config = transformers.UMT5Config.from_pretrained(made.text_encoder)
     model = transformers.UMT5EncoderModel(config).eval()
     weights = pw.random_weights(pw.t5_shapes(made.widths.text), torch.bfloat16)

@@ -18,6 +18,7 @@ from ms_infer.engines.base import Engine
 from ms_infer.engines.torch.captured import FusedEngine
 from ms_infer.engines.torch.plain import TorchEngine
 from tests.public_checkpoints import Published, lora, make, tiny_vae
+from tests.tiny import without_tracks
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +129,27 @@ def test_strengths_that_do_not_fit_are_refused_at_once(made: Published, folder: 
 def test_engines_of_exported_weights_say_so() -> None:
     with pytest.raises(ConfigError, match=r"the openvino engine runs exported weights.*--lora FILE:strength"):
         Engine.check_strengths(SimpleNamespace(name="openvino"), [1.0])  # type: ignore[arg-type]
+
+
+def test_the_command_line_takes_an_autoencoder_an_adapter_and_rows(
+    made: Published, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ms_infer.checkpoint import save_student
+    from ms_infer.cli.stream import StreamOptions, main, open_stream
+
+    np.save(tmp_path / "rows.npy", np.ones((2, 8), np.float32))
+    adapter, vae = f"{folder / '1.safetensors'}:0.5", str(folder / "taew2_1.pth")
+    with open_stream(StreamOptions(source=str(made.student), vae=(vae,), lora=(adapter,))) as stream:
+        assert stream._engine.strengths == (0.5,)
+    save_student(without_tracks(), tmp_path / "plain.safetensors")
+    plain = [str(tmp_path / "plain.safetensors"), "--engine", "torch", "--seconds", "0.1"]
+
+    assert main([*plain, "--prompt-embeds", str(tmp_path / "rows.npy"), "-o", str(tmp_path / "png") + "/"]) == 0
+    assert main([*plain, "--prompt", "a", "--prompt-embeds", "x.npy"]) == 1
+    assert "--prompt and --prompt-embeds say the same thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["vae", "lora"])
+def test_parts_for_a_source_that_has_its_own_are_refused(made: Published, folder: Path, part: str) -> None:
+    with pytest.raises(ConfigError, match=f"{part}= go with a checkpoint"):
+        Stream(opened(made, folder), **{part: "x.pth"})

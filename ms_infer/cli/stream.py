@@ -43,6 +43,14 @@ class StreamOptions:
     """pan=0.2,0.0 zoom=1.2 roll=10 dolly=0.3, joined by blanks or semicolons."""
     prompt: str = ""
     """What the video shows."""
+    prompt_embeds: str | None = None
+    """The prompt, embedded elsewhere: .npy, .safetensors or .pt with [tokens, dim]."""
+    text_encoder: str | None = None
+    """umT5 for models that read prompts with it: Wan's .pth or a diffusers text_encoder/ folder."""
+    vae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """TAEHV or Wan VAE file, for checkpoints without one; given twice, the first encodes and the second decodes."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FILE or FILE:strength, more than once if you like: adapters of the checkpoint."""
     grid: int = 12
     """Rows and columns of the grid of points that drags and camera move."""
     seconds: float = 5.0
@@ -77,23 +85,48 @@ def stream_to_file(options: StreamOptions) -> str:
     """Run the stream; returns the closing words."""
     from ms_infer.demo import default_example
     from ms_infer.media.writers import open_writer
-    from ms_infer.stream import Stream
 
     set_logging(verbose=options.verbose, quiet=options.quiet)
     if options.json and options.output == "-":
         raise ConfigError("--json and -o - both want stdout; write the video to a file")
     if not options.seconds > 0:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
-    with Stream(options.source, engine=options.engine, precision=options.precision, seed=options.seed) as stream:
+    with open_stream(options) as stream:
         config = stream.config
         example = default_example() if options.source == "demo" and options.image is None else None
         if example is not None:
             options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
         tracks = make_tracks(options, config, example) if can_follow(options, config) else None
-        stream.start(options.image, options.prompt, tracks)
+        stream.start(options.image, prompt_of(options), tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
             timings = _write(stream, writer, options, tracks)
     return _report(stream, timings, options)
+
+
+def open_stream(options: StreamOptions) -> Stream:
+    """The stream of the command line: a source and the parts that go with it."""
+    from ms_infer.stream import Stream
+
+    parts: dict[str, Any] = {name: value for name, value in (("vae", options.vae), ("lora", options.lora)) if value}
+    return Stream(
+        options.source,
+        engine=options.engine,
+        precision=options.precision,
+        seed=options.seed,
+        text_encoder=options.text_encoder,
+        **parts,
+    )
+
+
+def prompt_of(options: StreamOptions) -> Any:
+    """The prompt's text, or its rows from a file; ConfigError when both are given."""
+    if options.prompt_embeds is None:
+        return options.prompt
+    if options.prompt:
+        raise ConfigError("--prompt and --prompt-embeds say the same thing; give one")
+    from ms_infer.prompts import read_embedding
+
+    return read_embedding(options.prompt_embeds)
 
 
 def can_follow(options: StreamOptions, config: StreamConfig) -> bool:

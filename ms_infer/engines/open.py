@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
 from ms_infer.demo import demo_bundle, demo_checkpoint
@@ -26,14 +26,21 @@ def open_engine(
     engine: str = "auto",
     device: str | None = None,
     precision: str | None = None,
+    **parts: Any,
 ) -> Engine:
-    """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source."""
+    """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source.
+
+    parts: what `load_student` takes beside the checkpoint (vae, lora, ...); ConfigError for a source that is no file.
+    """
+    if parts and not (isinstance(source, str | Path) and find_bundle(source, "torch", None) is None):
+        names = ", ".join(f"{name}=" for name in parts)
+        raise ConfigError(f"{names} go with a checkpoint; a bundle, an engine and a loaded student have theirs already")
     if isinstance(source, Engine):
         return source
     wanted = engine if engine != "auto" else env("ENGINE", "auto")
     if wanted not in ("auto", *ENGINES):
         raise ConfigError(f"engine {wanted!r} is not one of auto, {', '.join(ENGINES)}")
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path) and not parts:
         bundle = find_bundle(source, wanted, device or env("DEVICE") or None)
         if bundle is not None:
             return open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision)
@@ -41,7 +48,9 @@ def open_engine(
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
     from ms_infer.engines.torch.choose import open_torch_engine
 
-    chosen = open_torch_engine(load_source(source), device=device or env("DEVICE") or None, precision=precision)
+    chosen = open_torch_engine(
+        load_source(source, **parts), device=device or env("DEVICE") or None, precision=precision
+    )
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
     return chosen
 
@@ -88,12 +97,10 @@ def _has_cuda() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def load_source(source: str | Path | Student) -> Student:
-    """The student behind a source that is no bundle."""
+def load_source(source: str | Path | Student, **parts: Any) -> Student:
+    """The student behind a source that is no bundle; parts as in `load_student`."""
     from ms_infer.checkpoint import Student, load_student
 
     if isinstance(source, Student):
         return source
-    if str(source) == "demo":
-        return load_student(demo_checkpoint())
-    return load_student(Path(source))
+    return load_student(demo_checkpoint() if str(source) == "demo" else Path(source), **parts)
