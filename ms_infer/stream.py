@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.clock import Clock
 from ms_infer.config import Span, StreamConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
@@ -315,7 +315,7 @@ class Stream:
 
     def _make_chunk(self) -> Chunk:
         run = self._running()
-        clock = _Clock()
+        clock = Clock()
         control, player = self._apply_controls(run)
         engine = self._engine
         plan = plan_chunk(self.config, run.index, player, run.seed, given=run.given, sink_start=engine.sink_start)
@@ -412,19 +412,3 @@ class _Run:
 def _text(control: Control) -> NDArray[np.float32]:
     assert control.prompt.text is not None, "a started stream has a text"
     return control.prompt.text
-
-
-class _Clock:
-    """Wall-clock milliseconds between laps."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] = (now - self._last) * 1e3
-        self._last = now
-
-    def total(self) -> dict[str, float]:
-        return {**self._laps, "chunk": (time.perf_counter() - self._start) * 1e3}
