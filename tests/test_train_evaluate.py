@@ -169,6 +169,8 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         sheets=tmp_path / "sheets",
         clips=1,
         region_clips=1,
+        rest_frames=45,
+        rest_scenes=1,
         drift_frames=0,
     )
     evaluate(tmp_path / "student.safetensors", assets, config)

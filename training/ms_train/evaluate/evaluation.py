@@ -24,6 +24,7 @@ from ms_train.evaluate.ablation import ablated_rows
 from ms_train.evaluate.drift import measure_drift
 from ms_train.evaluate.measure import held_still, measure_rows, stream_clips, without_tracks
 from ms_train.evaluate.regions import baselines, measure_regions, region_clips, summarise
+from ms_train.evaluate.rest import measure_rest, photographs_at_rest, scenes_at_rest
 from ms_train.evaluate.swaps import make_swaps, measure_swaps
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.trackers import best_tracker
@@ -63,6 +64,10 @@ class EvaluateConfig:
     """Clips whose things and uncovered ground are measured; 0 leaves them out."""
     layers: Path | None = None
     """Layer network (`ms_train layers`), to measure alone."""
+    rest_frames: int = 1000
+    """RGB frames for which pictures are left alone; 0 leaves it out."""
+    rest_scenes: int = 6
+    """Held-out scenes among them, beside the photographs of the assets."""
     drift_frames: int = 2000
     """Length of the long rollout; 0 leaves it out."""
     seed: int = 5
@@ -106,6 +111,10 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         result["regions"] = _region_tables(makers["object drags"], network, decoder, assets, config)
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
+    if config.rest_frames:
+        pictures = scenes_at_rest(held_out, student.config.height, config.rest_scenes, config.seed)
+        pictures += photographs_at_rest(assets / "photos", student.config.height)
+        result["rest"] = measure_rest(student, pictures, config.rest_frames, logger.info)
     if config.drift_frames:
         result["drift"] = measure_drift(student, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)

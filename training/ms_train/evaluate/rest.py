@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ms_infer.checkpoint import Student
+from ms_infer.errors import ConfigError
 from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 from ms_train.data.assets import IMAGE_SUFFIXES, Assets
@@ -21,6 +23,7 @@ from ms_train.data.scene import SceneConfig, draw_scene
 
 Picture = NDArray[np.uint8]
 
+GRID = 10  # points a side
 DRAG_SECONDS = 1.5
 SETTLED = 8  # RGB frames after a drag has ended at which its picture is the one to keep
 LOW, HIGH = 28.0, 34.0  # dB that all, and that nine in ten, have to keep
@@ -67,9 +70,10 @@ def photographs_at_rest(folder: Path, size: int) -> list[Resting]:
     return found
 
 
-def controls_of(picture: Resting) -> dict[str, Tracks | None]:
-    """No tracks, a grid that stands, and a drag that ends after DRAG_SECONDS."""
-    grid = Tracks.grid(10, 10)
+def controls_of(picture: Resting, most: int = GRID**2) -> dict[str, Tracks | None]:
+    """No tracks, a grid of at most `most` points that stands, and a drag that ends after DRAG_SECONDS."""
+    side = min(GRID, math.isqrt(most))
+    grid = Tracks.grid(side, side)
     dragged = grid.grab(picture.grip, picture.target, radius=picture.radius, seconds=DRAG_SECONDS)
     return {"no tracks": None, "standing grid": grid, "drag that ended": dragged}
 
@@ -86,9 +90,11 @@ def measure_rest(
 
     "runs": least and last PSNR of each; "kept": share of runs whose least is at least HIGH; "least": of all.
     """
+    head = student.config.model.track_head
+    assert head is not None, "a student in training has a track head"
     runs = []
     for number, picture in enumerate(pictures):
-        for control, tracks in controls_of(picture).items():
+        for control, tracks in controls_of(picture, head.max_tracks).items():
             for prompt, text in prompts_of(pictures, number).items():
                 least, last = leave_alone(student, picture.image, text, tracks, frames)
                 run = {"picture": picture.name, "control": control, "prompt": prompt}
@@ -105,6 +111,10 @@ def leave_alone(
     with Stream(student, engine="torch", precision="fp32") as stream:
         stream.start(image, prompt, tracks)
         ends = 0 if tracks is None or tracks.rgb_frames == 1 else round(tracks.seconds * stream.config.fps) + SETTLED
+        if ends + 1 >= frames:
+            raise ConfigError(
+                f"{frames} RGB frames are over before {ends + 2}, when the drag has ended; leave it longer"
+            )
         made = 0
         while made < frames:
             chunk = stream.step()

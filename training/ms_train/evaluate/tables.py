@@ -40,6 +40,7 @@ go through the decoder alone. "ids only": the still first frame, valid nowhere, 
 REGION_WORDS = """Held-out drags under a resting camera; PSNR over the second half of 33 frames, mean of the clips: on
 what moves, on the ground that it uncovers, in shadows (there or gone), on the whole picture. Sharpness is relative to
 the truth's. Texture: share of clips whose uncovered ground is nearer to the truth in features of taef2's encoder."""
+RESTED = """Least PSNR in dB, over all frames, to the first frame, or to the one just after the drag has ended."""
 SWAPPED = """Two clips from one first frame, one caption and the same points; the objects go opposite ways. A point
 counts where the two ways lie at least 4 px apart."""
 TRANSFERRED = """Real clips, made again from their first frame and the tracks of a 12 x 12 grid in them (optical flow,
@@ -59,6 +60,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += [f"### {name[0].upper()}{name[1:]}", "", *_table(table, SETS), ""]
     if result["transfer"]:
         lines += _transfer(result["transfer"])
+    if "rest" in result:
+        lines += _rest(result["rest"])
     if "drift" in result:
         lines += _drift(result["drift"])
     return "\n".join(lines).rstrip() + "\n"
@@ -89,6 +92,18 @@ def _transfer(transfer: Mapping[str, Any]) -> list[str]:
         shown = {method: row for method, row in table.items() if method != "truth"}
         lines += [f"{name}:", "", *_table(shown, TRANSFER), ""]
     return lines
+
+
+def _rest(rest: Mapping[str, Any]) -> list[str]:
+    """The least PSNR of every picture, a column for each control and prompt."""
+    ways = sorted({(run["control"], run["prompt"]) for run in rest["runs"]})
+    columns = [(f"{control}/{prompt}", f"{control}, {prompt} prompt") for control, prompt in ways]
+    table: dict[str, dict[str, float]] = {}
+    for run in rest["runs"]:
+        table.setdefault(run["picture"], {})[f"{run['control']}/{run['prompt']}"] = run["least"]
+    total = f"Kept at 34 dB or more: {100 * rest['kept']:.0f} % of the runs; least of all {rest['least']} dB."
+    head = [f"## Left alone for {rest['frames']} frames", "", RESTED, "", total, ""]
+    return [*head, *_table(table, columns, "picture"), ""]
 
 
 def _drift(drift: Mapping[str, Any]) -> list[str]:
