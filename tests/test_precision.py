@@ -109,7 +109,7 @@ def test_a_light_tae_reads_and_writes_raw_latents(tmp_path: Path, channels: int,
         tiny_vae(tmp_path / f"{name}w{version}.safetensors", latent_channels=channels, patch=patch)
         for name in ("tae", "lighttae")
     ]
-    plain, light = (Vaes(*vae_of([read_checkpoint(file)])).vae for file in files)
+    plain, light = (Vaes(*vae_of([(read_checkpoint(file), None)])).vae for file in files)
     mean, std = (torch.tensor(values).reshape(1, 1, -1, 1, 1) for values in LATENT_STATISTICS[channels])
     torch.manual_seed(0)
     latents, picture = torch.randn(1, 1, channels, 2, 2), torch.rand(1, 1, 3, 32, 32)
@@ -178,3 +178,11 @@ def test_a_stream_runs_with_a_decoder_alone_and_with_a_pair(tmp_path: Path) -> N
     with Stream(load_student(made.student, preset=small, vae=[made.vae, alone])) as stream:
         stream.start(picture)
         assert stream.step().frames.shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("ending", "latents"), [(":raw", "raw"), (":normalised", "normalised"), ("", "normalised")])
+def test_the_latents_of_a_tiny_autoencoder_can_be_stated(tmp_path: Path, ending: str, latents: str) -> None:
+    made = make("wan2.1-1.3b", tmp_path)
+    file = tiny_vae(tmp_path / "renamed.pth")
+
+    assert load_student(made.student, vae=f"{file}{ending}").config.model.vae.latents == latents

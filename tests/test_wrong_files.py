@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ms_infer import ConfigError, Stream
 from ms_infer.checkpoint import load_student, random_student, save_student
 from ms_infer.errors import CheckpointError
 from tests.public_checkpoints import Published, fp8_scaled, lfs_pointer, lora, make, tiny_vae, truncate
@@ -206,3 +207,10 @@ def test_a_full_disk_while_an_engine_is_written_is_one_line(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "ms-export: failed: cannot write" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["self_forcing", "wan2.1-1.3b"])
+def test_a_missing_autoencoder_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no autoencoder; give one as vae= \(--vae\)") as caught:
+        Stream(load_student(make(name, tmp_path).student))
+    assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ms_infer.checkpoint.autoencoder import vae_of
+from ms_infer.checkpoint.autoencoder import Latents, vae_of, with_latents
 from ms_infer.checkpoint.described import trusted
 from ms_infer.checkpoint.files import CheckpointFile, check_finite, read_checkpoint
 from ms_infer.checkpoint.kinds import STUDENT, kind_of
@@ -97,10 +97,10 @@ def load_student(
     path: str | Path,
     *,
     preset: str | StreamConfig | None = None,
-    lora: str | Path | Sequence[str | Path] = (),
+    lora: str | Path | Sequence[str | Path] | None = None,
     lora_alpha: float | None = None,
     lora_rank: int | None = None,
-    vae: str | Path | Sequence[str | Path] = (),
+    vae: str | Path | Sequence[str | Path] | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> Student:
@@ -110,7 +110,8 @@ def load_student(
     files that do not tell them by their shapes; the sizes must agree, and a file of ours keeps its own settings.
     lora: adapters to merge, "FILE" or "FILE:strength" each, with alpha where their files do not state it; without any
     alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints without an autoencoder, or two: the encoder
-    of the first goes with the decoder of the second. dtype: of all weights; None keeps that of every tensor.
+    of the first goes with the decoder of the second; "FILE:raw" for a LightTAE without that in its name. dtype: of
+    all weights; None keeps that of every tensor.
     Weights stay memory-mapped where neither dtype nor device changes them.
 
     Raises CheckpointError, with nothing loaded, when the file is broken or hostile, when a weight is missing, has
@@ -120,11 +121,13 @@ def load_student(
     file = read_checkpoint(path)
     files, choices = [*file.files], [f"dtype {dtype}"] if dtype else []
     contents = _contents(file, preset)
-    if vae_files := [read_checkpoint(one) for one in ([vae] if isinstance(vae, str | Path) else vae)]:
-        files += [name for one in vae_files for name in one.files]
-        contents = _with_vae(contents, vae_files)
+    if sources := [with_latents(one) for one in ([vae] if isinstance(vae, str | Path) else vae or ())]:
+        vaes = [(read_checkpoint(source), latents) for source, latents in sources]
+        files += [name for one, _ in vaes for name in one.files]
+        choices += [f"latents {latents}" for _, latents in vaes if latents]
+        contents = _with_vae(contents, vaes)
     adapters = Adapters()
-    if given := [with_strength(source) for source in ([lora] if isinstance(lora, str | Path) else lora)]:
+    if given := [with_strength(source) for source in ([lora] if isinstance(lora, str | Path) else lora or ())]:
         weights = contents.parts["transformer"]
         read = [read_lora(source) for source, _ in given]
         files += [name for one in read for name in one.files]
@@ -240,10 +243,10 @@ def _recognised(file: CheckpointFile, names: list[str]) -> str:
     return "diffusers WanTransformer3DModel" if naming == "diffusers" else "Wan (original names)"
 
 
-def _with_vae(contents: _Contents, files: Sequence[CheckpointFile]) -> _Contents:
+def _with_vae(contents: _Contents, files: Sequence[tuple[CheckpointFile, Latents | None]]) -> _Contents:
     """The same contents with the autoencoder of another file, or of two."""
     config, tensors = vae_of(files)
-    origin = " + ".join(str(file.path) for file in files)
+    origin = " + ".join(str(file.path) for file, _ in files)
     wanted = contents.config.model.latent_channels
     if config.latent_channels != wanted:
         raise CheckpointError(

@@ -55,8 +55,8 @@ class TorchEngine(Engine):
         self.dtype = self.dtypes[self.precision]
         if student.vae is None:
             raise ConfigError(
-                f"the checkpoint ({student.source}) has no autoencoder; give one with "
-                "load_student(..., vae=PATH), for example a TAEHV or a Wan VAE file"
+                f"the checkpoint ({student.source}) has no autoencoder; give one as vae= (--vae), for example "
+                "Wan2.1_VAE.pth or taew2_1.pth"
             )
         self.config, self._text_encoder = student.config, student.text_encoder
         self.transformer = changed(student.transformer, self._move_)
