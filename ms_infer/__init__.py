@@ -23,26 +23,15 @@ if TYPE_CHECKING:
     from ms_infer.stream import Chunk, Stream
     from ms_infer.tracks import Tracks
 
-_HOME = {
-    "Student": "checkpoint",
-    "load_student": "checkpoint",
-    "ContextConfig": "config",
-    "ModelConfig": "config",
-    "ScheduleConfig": "config",
-    "StreamConfig": "config",
-    "preset": "config",
-    "BundleError": "errors",
-    "CheckpointError": "errors",
-    "ConfigError": "errors",
-    "DeviceError": "errors",
-    "EngineMismatchError": "errors",
-    "MissingExtraError": "errors",
-    "MotionStreamError": "errors",
-    "TrackShapeError": "errors",
-    "Chunk": "stream",
-    "Stream": "stream",
-    "Tracks": "tracks",
+_NAMES = {
+    "checkpoint": "Student load_student",
+    "config": "ContextConfig ModelConfig ScheduleConfig StreamConfig preset",
+    "errors": "BundleError CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
+    "MotionStreamError TrackShapeError",
+    "stream": "Chunk Stream",
+    "tracks": "Tracks",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "BundleError",

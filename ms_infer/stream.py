@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ms_infer.controls import Control, Controls
 from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError
+from ms_infer.media.pictures import load_image
 from ms_infer.snapshot import load_snapshot, save_snapshot
 from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
@@ -38,7 +38,7 @@ class Chunk:
     frames: NDArray[np.uint8]
     """RGB frames `[rgb_frames, height, width, 3]`, valid until the next step; `numpy()` copies."""
     first_rgb_frame: int
-    """Place of the first frame in the stream."""
+    """Index of the first frame in the stream."""
     control_id: int
     """Newest control the chunk was made with."""
     timings: dict[str, float]
@@ -92,9 +92,7 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def start(
@@ -109,8 +107,6 @@ class Stream:
         self._check_open()
         first_frame = None
         if image is not None:
-            from ms_infer.media import load_image
-
             first_frame = load_image(image, self.config.height, self.config.width)
         text = self._engine.embed("" if prompt is None else prompt)
         player = TrackPlayer.of(self.config)

@@ -76,7 +76,7 @@ def _umt5(prompt: str, tokens: int) -> NDArray[np.float32]:
             "this model reads prompts with umT5: pip install 'ms-infer[text]', or pass a ready "
             f"embedding [<= {tokens}, dim] as the prompt"
         ) from None
-    words = AutoTokenizer.from_pretrained(UMT5)(prompt, max_length=tokens, truncation=True, return_tensors="pt")
+    tokenized = AutoTokenizer.from_pretrained(UMT5)(prompt, max_length=tokens, truncation=True, return_tensors="pt")
     model = UMT5EncoderModel.from_pretrained(UMT5, torch_dtype=torch.bfloat16).eval()
     with torch.no_grad():
-        return model(**words).last_hidden_state[0].float().numpy()  # type: ignore[no-any-return]
+        return model(**tokenized).last_hidden_state[0].float().numpy()  # type: ignore[no-any-return]

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from ms_infer.checkpoint.files import check_finite, listed
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.autoencoders import build_vae
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.transformer import Transformer
+from ms_infer.model.word_encoder import WordEncoder
 
 Part = TypeVar("Part", bound=nn.Module)
 PARTS = ("transformer", "track_head", "text_encoder", "vae", "refiner")
@@ -91,42 +96,16 @@ def random_tensors(
     return {name: _random(name, like.shape, seed).to(device, dtype) for name, like in wanted.items()}
 
 
-def _transformer(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.transformer import Transformer
-
-    return Transformer(config.model)
-
-
-def _track_head(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.track_head import TrackHead
-
-    return TrackHead(config)
-
-
-def _text_encoder(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.word_encoder import WordEncoder
-
-    return WordEncoder(config.model.text)
-
-
-def _vae(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.autoencoders import build_vae
-
-    return build_vae(config.model.vae)
-
-
 def _refiner(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.refiner import Refiner
-
     assert config.model.refiner is not None, "parts_of names no other parts"
     return Refiner(config.model.refiner)
 
 
-_BUILDERS = {
-    "transformer": _transformer,
-    "track_head": _track_head,
-    "text_encoder": _text_encoder,
-    "vae": _vae,
+_BUILDERS: Mapping[str, Callable[[StreamConfig], nn.Module]] = {
+    "transformer": lambda config: Transformer(config.model),
+    "track_head": TrackHead,
+    "text_encoder": lambda config: WordEncoder(config.model.text),
+    "vae": lambda config: build_vae(config.model.vae),
     "refiner": _refiner,
 }
 

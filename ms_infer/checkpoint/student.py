@@ -11,7 +11,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -33,13 +33,13 @@ from ms_infer.checkpoint.sizes import Sizes, check_sizes, stream_config, with_he
 from ms_infer.config import StreamConfig, VaeConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
-
-if TYPE_CHECKING:
-    from ms_infer.model.refiner import Refiner
-    from ms_infer.model.track_head import TrackHead
-    from ms_infer.model.transformer import Transformer
-    from ms_infer.model.vae import Vae
-    from ms_infer.model.word_encoder import WordEncoder
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.taehv import tiny_vae_config, tiny_vae_weights
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.transformer import Transformer
+from ms_infer.model.vae import Vae
+from ms_infer.model.wan_vae import wan_vae_config, wan_vae_key_map
+from ms_infer.model.word_encoder import WordEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -225,9 +225,6 @@ def _with_vae(contents: _Contents, file: CheckpointFile) -> _Contents:
 
 
 def _vae_of(file: CheckpointFile) -> tuple[VaeConfig, dict[str, Tensor]]:
-    from ms_infer.model.taehv import tiny_vae_config, tiny_vae_weights
-    from ms_infer.model.wan_vae import wan_vae_config, wan_vae_key_map
-
     if "decoder.1.weight" in file.tensors:
         config = tiny_vae_config(file.tensors)
         return config, tiny_vae_weights(file.tensors, config)

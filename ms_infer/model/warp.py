@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ms_infer.config import MOTION_LAYERS
 
-CELL = 4  # pixels between two places where the displacement is worked out
+CELL = 4  # pixels between two positions where the displacement is worked out
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
-NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
+NEAR = 0.25  # least squared distance, so that a track at the very position does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
 SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # of `shared_motion`: residuals at which a track counts a quarter
@@ -23,21 +23,21 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     """Move the first frame along the visible tracks, one RGB frame at a time.
 
     image: float32 `[B, 3, H, W]` in [0, 1], H and W multiples of 4. points: float32 `[B, N, T, 2]` pixels (x, y).
-    visible: bool `[B, N, T]`. anchors: float32 `[B, N, 2]`, each track's place in the first frame, also outside it.
+    visible: bool `[B, N, T]`. anchors: float32 `[B, N, 2]`, each track's position in the first frame, also outside it.
 
     Returns frames float32 `[B, T, 3, H, W]` and valid float32 `[B, T, 1, H, W]`, 1 where the picture is carried by
     tracks. A pixel is not valid where its source lies outside the first frame, or where the source itself moves
-    elsewhere (the place that an object left): these are filled from around. Without a visible track the frame
+    elsewhere (the position that an object left): these are filled from around. Without a visible track the frame
     stands still and nothing is valid. Every frame depends on its own points alone, so chunks can be made one by one.
     """
     batch, _, height, width = image.shape
     frames = points.shape[2]
-    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
+    positions = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     seen = visible.transpose(1, 2).flatten(0, 1)
     starts = anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
-    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
-    moved = places - starts
-    shift = displacement_at(cells, places, moved, seen)  # [B T, cells, 2]
+    cells = _cell_centres(height, width, image).expand(len(positions), -1, -1)
+    moved = positions - starts
+    shift = displacement_at(cells, positions, moved, seen)  # [B T, cells, 2]
     source_shift = displacement_at(cells - shift, starts, moved, seen)
     ghost = ((source_shift - shift).square().sum(-1) + 1e-12).sqrt() - GHOST_PIXELS
     kept = 1 - ghost.clamp(0, 1)
@@ -68,23 +68,23 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     batch, _, height, width = image.shape
     frames = points.shape[2]
     limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
-    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
-    moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+    positions = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
+    moved = positions - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
     terms_at_pixels = _basis(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
-    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
+    cells = _cell_centres(height, width, image).expand(len(positions), -1, -1)
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
-    basis, shifts, shares = _basis(places * (2 / limits) - 1), [], []
+    basis, shifts, shares = _basis(positions * (2 / limits) - 1), [], []
     for layer in range(MOTION_LAYERS):
         count = THING_TERMS if layer else len(STIFFNESS)
         terms, share = shared_motion(basis[..., :count], moved, left)
         shifts.append(terms_at_pixels[:, :count] @ terms)
         shares.append(share)
         left = F.relu(left - share - LEFT_OVER)
-        if layer == 0:  # where the backdrop still shows the things: their places in the first frame, moved along
-            begun = places - moved
+        if layer == 0:  # where the backdrop still shows the things: their positions in the first frame, moved along
+            begun = positions - moved
             ghosts = _support(cells, begun + _basis(begun * (2 / limits) - 1) @ terms, left)
-    supports = [1 - ghosts, *_support(cells, places, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
+    supports = [1 - ghosts, *_support(cells, positions, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
     # All layers are sampled at once, with a fourth channel for the weight: TensorRT cannot fuse sampling with joining.
     source = pixels - torch.stack(shifts, dim=1).view(-1, height, width, 2)
     rgbx = F.pad(image, (0, 0, 0, 0, 0, 1))[:, None].expand(-1, frames * MOTION_LAYERS, -1, -1, -1).flatten(0, 1)
@@ -126,9 +126,9 @@ def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
     return weights / (1 + residual.square().sum(-1, keepdim=True) / width**2).square()
 
 
-def _basis(places: Tensor) -> Tensor:
+def _basis(positions: Tensor) -> Tensor:
     """1, x, y, x^2, x y, y^2 of `[..., 2]`."""
-    x, y = places[..., :1], places[..., 1:]
+    x, y = positions[..., :1], positions[..., 1:]
     return torch.cat([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
 
 
@@ -144,25 +144,25 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     return rows[:, :, size:]
 
 
-def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
-    """Displacement `[R, P, 2]` at `places` `[R, P, 2]`: nearly that of the nearest seen track.
+def displacement_at(positions: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
+    """Displacement `[R, P, 2]` at `positions` `[R, P, 2]`: nearly that of the nearest seen track.
 
     tracks, moved: `[R, N, 2]`; seen: bool `[R, N]`. Shepard's weights (nearest / squared distance)^4: the change
     between two tracks is short but not a step. Zero where nothing is seen.
     """
     shown = seen[..., None].to(tracks.dtype)
-    squared = squared_distances(places, tracks, (1 - shown) * FAR).clamp(min=NEAR)
+    squared = squared_distances(positions, tracks, (1 - shown) * FAR).clamp(min=NEAR)
     weights = (squared.amin(-1, keepdim=True) / squared).square().square()
     summed = weights @ torch.cat([moved * shown, shown], dim=-1)
     return summed[..., :2] / summed[..., 2:].clamp(min=1e-6)
 
 
-def squared_distances(places: Tensor, tracks: Tensor, added: Tensor | float = 0.0) -> Tensor:
-    """`[R, P, N]` between places `[R, P, 2]` and tracks `[R, N, 2]`, plus `added` `[R, N, 1]`, as one product."""
+def squared_distances(positions: Tensor, tracks: Tensor, added: Tensor | float = 0.0) -> Tensor:
+    """`[R, P, N]` between positions `[R, P, 2]` and tracks `[R, N, 2]`, plus `added` `[R, N, 1]`, as one product."""
     length = tracks.square().sum(-1, keepdim=True) + added
     keys = torch.cat([-2 * tracks, length, torch.ones_like(length)], dim=-1)
-    squares = places.square().sum(-1, keepdim=True)
-    queries = torch.cat([places, torch.ones_like(squares), squares], dim=-1)
+    squares = positions.square().sum(-1, keepdim=True)
+    queries = torch.cat([positions, torch.ones_like(squares), squares], dim=-1)
     return queries @ keys.transpose(1, 2)
 
 

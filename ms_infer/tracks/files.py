@@ -36,6 +36,7 @@ _DAMAGED = (
     SyntaxError,
     tokenize.TokenError,  # numpy parses the headers of arrays as Python literals
 )
+_NOT_DATA = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 JSON_FORMAT = "ms-infer tracks"
 
 ATI_FRAMES, ATI_FPS, ATI_SCALE = 121, 24.0, 8  # ATI stores coordinates and visibility times 8
@@ -170,15 +171,7 @@ def _read_ati(path: Path, size: Size, fps: float | None) -> TrackArrays:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except _NOT_DATA as error:
         raise TrackShapeError("not an ATI track file: it cannot be loaded as plain data") from error
     if not isinstance(content, bytes):
         raise TrackShapeError(f"an ATI track file holds the bytes of an .npz, not {type(content).__name__}")

@@ -35,7 +35,7 @@ def track_video(
     `source` is a video file, read at height x width when given, or uint8 [T, H, W, 3]. `fps` is the rate to read a
     file at (default: its own), or the rate of an array (default 16). The flow is DIS (medium preset), chained from
     frame to frame; a point becomes invisible for good where forward and backward flow disagree (occlusion), or where
-    it leaves the picture, and then keeps its last place. Needs the extra [video]; ConfigError for unusable frames.
+    it leaves the picture, and then keeps its last position. Needs the extra [video]; ConfigError for unusable frames.
     """
     try:
         import cv2

@@ -25,7 +25,7 @@ class TrackChunk:
     ids: IntArray
     """int64 [max_tracks]."""
     anchors: FloatArray
-    """float32 [max_tracks, 2]: place of each track in the stream's RGB frame 0, in pixels."""
+    """float32 [max_tracks, 2]: where each track is in the stream's RGB frame 0, in pixels."""
 
 
 class TrackPlayer:
@@ -130,9 +130,9 @@ class TrackPlayer:
         self._control, self._anchors, self._start = control, anchors, int(np.asarray(state["start"]).reshape(-1)[0])
 
     def _new_anchors(self, control: Tracks, at_frame: int) -> FloatArray:
-        places = np.array(control.points[:, 0])
+        anchors = np.array(control.points[:, 0])
         if at_frame == 0:
-            return places
+            return anchors
         old, at = self._control, min(max(at_frame - 1 - self._start, 0), self._control.rgb_frames - 1)
         kept = {one: row for row, one in enumerate(old.ids.tolist())}
         seen = np.flatnonzero(old.visible[:, at])
@@ -140,8 +140,8 @@ class TrackPlayer:
         moved = old.points[seen, at] - self._anchors[seen]
         for row, one in enumerate(control.ids.tolist()):
             if one in kept:
-                places[row] = self._anchors[kept[one]]
+                anchors[row] = self._anchors[kept[one]]
             elif len(seen):
-                dx, dy = (x - places[row, 0]).astype(np.float64), (y - places[row, 1]).astype(np.float64)
-                places[row] -= moved[int((dx * dx + dy * dy).argmin())]
-        return places
+                dx, dy = (x - anchors[row, 0]).astype(np.float64), (y - anchors[row, 1]).astype(np.float64)
+                anchors[row] -= moved[int((dx * dx + dy * dy).argmin())]
+        return anchors

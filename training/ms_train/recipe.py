@@ -122,8 +122,8 @@ def autoencoder(
     assets: Path, out: Path, config: AutoencoderConfig = DEFAULTS.autoencoder, device: str = "cpu", threads: int = 0
 ) -> None:
     """Fit the encoder, train the decoder."""
-    place = _start(device, threads)
-    stage = Autoencoder(config, load_assets(assets).to(place), place)
+    chosen = _start(device, threads)
+    stage = Autoencoder(config, load_assets(assets).to(chosen), chosen)
     run(stage, out)
     parallel.finish()
 
@@ -132,10 +132,10 @@ def render_clips(
     assets: Path, out: Path, vae: Path, first: int = 0, last: int = 400, count: int = 8, seed: int = 1, threads: int = 1
 ) -> None:
     """Render batches first..last-1 of `count` clips into shards, for training on a CPU."""
-    place = _start("cpu", threads)
+    chosen = _start("cpu", threads)
     loaded = load_assets(assets)
     stream = demo_stream(loaded)
-    maker = ClipMaker(stream, loaded, load_vae(vae, stream, place), ClipConfig(), seed)
+    maker = ClipMaker(stream, loaded, load_vae(vae, stream, chosen), ClipConfig(), seed)
     write_shards(maker, out, iter(range(first, last)), count)
 
 
@@ -153,9 +153,9 @@ def adapt(
 
 def distill(common: Common, student: Path, teacher: Path, config: DistillConfig = DEFAULTS.distill) -> None:
     """Self Forcing from the adapted student, scored by the teacher and, where asked, by the rendered clips."""
-    place = _start(common.device, common.threads)
-    source, stream, vae = _source(common, place)
-    stage = Distill(dataclasses.replace(config, stream=stream), source, place, vae)
+    chosen = _start(common.device, common.threads)
+    source, stream, vae = _source(common, chosen)
+    stage = Distill(dataclasses.replace(config, stream=stream), source, chosen, vae)
     stage.start_from(read_average(student), read_average(teacher))
     run(stage, common.out)
     parallel.finish()
@@ -165,11 +165,11 @@ def stream_frames(
     common: Common, student: Path, first: int = 0, last: int = 60, count: int = 4, each: int = 16, seed: int = 2
 ) -> None:
     """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip."""
-    place = _start(common.device, common.threads)
-    assets = load_assets(common.assets).to(place)
+    chosen = _start(common.device, common.threads)
+    assets = load_assets(common.assets).to(chosen)
     stream = demo_stream(assets, common.preset)
-    vae = load_vae(common.vae, stream, place)
-    network = Network(stream).to(place).requires_grad_(False).eval()
+    vae = load_vae(common.vae, stream, chosen)
+    network = Network(stream).to(chosen).requires_grad_(False).eval()
     network.load_state_dict(read_average(student))
     maker = ClipMaker(stream, assets, vae, ClipConfig(), seed)
     write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
@@ -184,8 +184,8 @@ def refine(
     threads: int = 0,
 ) -> None:
     """Train the refiner on frames that the student streamed (`stream-frames`)."""
-    place = _start(device, threads)
-    stage = Refine(config, FrameSource(frames), place)
+    chosen = _start(device, threads)
+    stage = Refine(config, FrameSource(frames), chosen)
     if init is not None:
         stage.start_from_average(_refiner_weights(init))
     run(stage, out)
@@ -269,10 +269,10 @@ def _start(device: str, threads: int) -> torch.device:
     return parallel.start(torch.device(device))
 
 
-def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConfig, TinyVae]:
-    assets = load_assets(common.assets).to(place)
+def _source(common: Common, chosen: torch.device) -> tuple[ClipSource, StreamConfig, TinyVae]:
+    assets = load_assets(common.assets).to(chosen)
     stream = demo_stream(assets, common.preset)
-    vae = load_vae(common.vae, stream, place)
+    vae = load_vae(common.vae, stream, chosen)
     maker = None if common.clips else ClipMaker(stream, assets, vae, ClipConfig(), 1 + parallel.rank())
     return ClipSource(common.clips, maker, pool=common.pool, batch=common.pool_clips), stream, vae
 
@@ -280,13 +280,13 @@ def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConf
 def _run_flow(
     kind: type[FlowStage], common: Common, config: FlowConfig, init: Path | None, teacher: Path | None = None
 ) -> None:
-    place = _start(common.device, common.threads)
-    source, stream, vae = _source(common, place)
-    stage = kind(dataclasses.replace(config, stream=stream), source, place, vae)
+    chosen = _start(common.device, common.threads)
+    source, stream, vae = _source(common, chosen)
+    stage = kind(dataclasses.replace(config, stream=stream), source, chosen, vae)
     if init is not None:
         stage.start_from_average(read_average(init))
     if teacher is not None and isinstance(stage, Adapt):
-        stage.teacher = Network(stream).to(place).requires_grad_(False)
+        stage.teacher = Network(stream).to(chosen).requires_grad_(False)
         stage.teacher.load_state_dict(read_average(teacher))
     run(stage, common.out)
     parallel.finish()
