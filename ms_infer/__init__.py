@@ -47,6 +47,7 @@ _HOME = {
     "StreamState": "state",
     "Tracks": "tracks",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "BundleError",

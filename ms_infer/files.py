@@ -23,7 +23,7 @@ def whole_file(
     failures: tuple[type[Exception], ...] = (OSError,),
     sync: bool = False,
 ) -> Iterator[Path]:
-    """A place beside `path` to write to: it takes the name when the block ends well, and is removed otherwise.
+    """A path beside `path` to write to: it takes the name when the block ends well, and is removed otherwise.
 
     The file gets the permissions of any new file, whatever the block gives it. sync: it is on the disk before it takes
     its name. `failures` are raised as `error`, with the advice, where one is given; an older file is then untouched.

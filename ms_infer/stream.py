@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class Chunk:
     frames: NDArray[np.uint8]
     """RGB frames `[rgb_frames, height, width, 3]`, valid until the next step; `numpy()` copies."""
     first_rgb_frame: int
-    """Place of the first frame in the stream."""
+    """Index of the first frame in the stream."""
     control_id: int
     """Newest control the chunk was made with."""
     timings: dict[str, float]
@@ -103,9 +102,7 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def start(

@@ -24,6 +24,7 @@ from ms_infer.bench.floor import Floor, measure_floor, work_of_pass
 from ms_infer.bench.plot import SIZE, plot_chunks
 from ms_infer.bench.report import compare, document, lines, warnings
 from ms_infer.bench.run import BenchPlan, Measurement, measure
+from ms_infer.bench.work import random_config
 from ms_infer.config import preset
 from ms_infer.engines.torch import TorchEngine
 from tests.tiny import tiny_config, tiny_student, without_tracks
@@ -71,7 +72,7 @@ def test_work_of_a_pass_is_that_of_the_roofline_page() -> None:
 
 def test_the_floor_is_measured_on_this_machine() -> None:
     config = tiny_config(dim=32, ffn_dim=64)
-    floors = [measure_floor(config, torch.device("cpu"), precision) for precision in ("fp32", "fp8")]
+    floors = [measure_floor(config, "cpu", precision) for precision in ("fp32", "fp8")]
 
     for floor in floors:
         assert min(floor.gemm_flops, floor.attention_flops, floor.copy_bytes) > 1e6
@@ -243,7 +244,7 @@ def test_wrong_options_say_what_to_write(arguments: list[str], words: str, capsy
 
 def test_random_weights_take_size_and_decoder_of_the_options() -> None:
     options = bench.BenchOptions(preset="wan2.2-5b", random_weights=True, tiny_decoder=True, size="352x640")
-    config = bench.random_config(options)
+    config = random_config(options)
 
     assert (config.height, config.width) == (352, 640)
     assert (config.model.vae.kind, config.model.vae.latent_channels, config.model.vae.spatial_stride) == (

@@ -94,7 +94,7 @@ def test_weights_are_written_once_and_shared_by_all_graphs(exported: Path, stude
             else:
                 assert len(tensor.raw_data) <= 16 << 10, f"{path.name} carries {tensor.name} itself"
     table = WeightTable.of(student, torch.float32)
-    matrices = {name for name, place in table.places.items() if len(place.shape) > 1}  # equal vectors are merged
+    matrices = {name for name, region in table.regions.items() if len(region.shape) > 1}  # equal vectors are merged
     assert {name for name in matrices if name.startswith(("transformer.", "text_encoder."))} <= named
     assert (exported / "onnx" / "fp32" / weights.WEIGHTS).stat().st_size == table.nbytes
 
@@ -217,8 +217,8 @@ def test_weights_are_those_of_the_student(student: Student, tmp_path: Path) -> N
     content = (tmp_path / "weights.bin").read_bytes()
     assert digest == file_digest(tmp_path / "weights.bin")
     for name, tensor in weights.named_tensors(student):
-        place = table.places[name]
-        stored = torch.frombuffer(bytearray(content[place.offset :][: place.nbytes]), dtype=torch.bfloat16)
+        region = table.regions[name]
+        stored = torch.frombuffer(bytearray(content[region.offset :][: region.nbytes]), dtype=torch.bfloat16)
         assert torch.equal(stored.view(tensor.shape), tensor.bfloat16()), name
 
 
@@ -526,7 +526,7 @@ def test_without_opencv_a_rollout_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     frames = [np.zeros((9, 32, 32, 3), np.uint8)]
     monkeypatch.setattr(verify, "rollout", lambda engine, chunks: iter(frames))
     check = verify.check_rollout(played(tiny_config()), frames)
-    assert (check.passed, check.track_error, check.words) == (True, None, "no OpenCV")
+    assert (check.passed, check.track_error, check.note) == (True, None, "no OpenCV")
     assert "no OpenCV" in verify.format_checks([check])
 
 

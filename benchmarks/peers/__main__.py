@@ -14,9 +14,10 @@ import tyro
 
 from benchmarks.peers.reference import ReferenceEngine
 from ms_infer import Stream
-from ms_infer.bench.cli import BenchOptions, open_source, stream_facts
 from ms_infer.bench.environment import environment
+from ms_infer.bench.options import BenchOptions
 from ms_infer.bench.run import BenchPlan, start
+from ms_infer.bench.work import open_source, stream_facts
 from ms_infer.cli.run import run_command
 from ms_infer.engines.open import load_source
 

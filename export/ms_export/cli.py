@@ -58,7 +58,7 @@ class ExportCommand:
     force: bool = False
     """Make everything again."""
     json: bool = False
-    """Print one JSON document on stdout; words go to stderr."""
+    """Print one JSON document on stdout; messages go to stderr."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
     debug: bool = False
@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def run(command: ExportCommand) -> str:
-    """Do what the command asks for; returns the closing words."""
+    """Do what the command asks for; returns the closing message."""
     set_logging(verbose=command.verbose, quiet=command.quiet)
     if command.verify_chunks < 1:
         raise ConfigError(f"--verify-chunks must be at least 1, not {command.verify_chunks}")
@@ -137,9 +137,9 @@ def _export(command: ExportCommand, student: Student, options: ExportOptions) ->
             _print_json(command, summary)
             raise MotionStreamError(f"verification failed: {', '.join(failed)}")
     _print_json(command, summary)
-    words = bundle_summary(result.manifest)
+    summary_text = bundle_summary(result.manifest)
     done = f"done in {result.seconds:.1f} s" if result.made else "up to date"
-    return f"{done} \N{RIGHTWARDS ARROW} {folder} ({words})"
+    return f"{done} \N{RIGHTWARDS ARROW} {folder} ({summary_text})"
 
 
 def _dry_run(command: ExportCommand, student: Student, options: ExportOptions) -> str:

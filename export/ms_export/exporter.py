@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -15,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from ms_export.modules import resized
 from ms_export.options import ExportOptions, configured
 from ms_export.places import origin_of
 from ms_export.plan import check_student, estimate_bytes
@@ -51,7 +51,7 @@ def export_bundle(student: Student, digest: str, folder: Path, options: ExportOp
     same inputs are kept. Raises ConfigError, MissingExtraError, BundleError (full disk).
     """
     start = time.perf_counter()
-    student = _resized(student, options)
+    student = resized(student, configured(student.config, options))
     check_student(student, options)
     exporter = Exporter(student, digest, folder, options)
     if not options.force and (found := exporter.up_to_date()) is not None:
@@ -69,21 +69,6 @@ def checkpoint_digest(student: Student) -> str:
         return digest.hexdigest()
     parts = [*(cached_digest(file) for file in student.files), *student.choices]
     return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _resized(student: Student, options: ExportOptions) -> Student:
-    """The student with the size and context asked for; only its helpers know the size."""
-    config = configured(student.config, options)
-    if config == student.config:
-        return student
-    head = student.track_head
-    if head is not None:
-        from ms_infer.model.track_head import TrackHead
-
-        head = TrackHead(config)
-        assert student.track_head is not None, "it was there a line ago"
-        head.load_state_dict(student.track_head.state_dict(), assign=True)
-    return dataclasses.replace(student, config=config, track_head=head)
 
 
 @dataclass
@@ -213,9 +198,9 @@ class Exporter:
             precise = module_parts(self.student, torch.float32)
             parts[True] = replace(precise, layer_network=parts[False].layer_network)
         weights = self.folder / f"onnx/{dtype}/{WEIGHTS}"
-        for place, spec in enumerate(specs, 1):
+        for number, spec in enumerate(specs, 1):
             name = graph_path(dtype, spec.name)
-            with self.store.timed(name, place, len(specs)):
+            with self.store.timed(name, number, len(specs)):
                 kind = torch.float32 if spec.precise else table.dtype
                 graph = trace_stage(spec, parts[spec.precise], kind, table, weights)
                 self.store.write(name, graph.SerializeToString())
@@ -231,11 +216,11 @@ class Exporter:
         core = make_core()
         stages: dict[str, str] = {}
         converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise: one model, one state
-        for place, spec in enumerate(converted, 1):
+        for number, spec in enumerate(converted, 1):
             stages[spec.name] = (folder / f"{spec.name}.xml").as_posix()
             if self.store.has(stages[spec.name]) and self.store.has((folder / f"{spec.name}.bin").as_posix()):
                 continue
-            with self.store.timed(stages[spec.name], place, len(converted)):
+            with self.store.timed(stages[spec.name], number, len(converted)):
                 rolls = spec.name == "denoise" and "roll" in specs
                 roll = self.folder / graph_path("fp32", "roll") if rolls else None
                 unfinished = self.folder / folder / f".{spec.name}.unfinished.xml"

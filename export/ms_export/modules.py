@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +194,7 @@ def _state(
 
 
 class RollStage(Stage):
-    """Rotate the sink's keys to their new place; runs once per chunk, before the passes."""
+    """Rotate the sink's keys to their new position; runs once per chunk, before the passes."""
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         start = torch.zeros(1, dtype=torch.int64)
@@ -260,10 +261,20 @@ class _CacheAttention:
     def _write(self, name: str, update: Tensor) -> Tensor:
         """One write for the chunk, or one per latent frame where its slots are not in a row."""
         index, cache = self.inputs["write_index"], self.inputs[name]
-        for place, part in zip(index.split(1), update.chunk(len(index), dim=2), strict=True):
-            cache = scatter_tokens(cache, part, place)
+        for slot, part in zip(index.split(1), update.chunk(len(index), dim=2), strict=True):
+            cache = scatter_tokens(cache, part, slot)
         self.caches[f"{name}_out"] = cache
         return cache
+
+
+def resized(student: Student, config: StreamConfig) -> Student:
+    """The student with other settings of size and context; of its parts only the track head knows the size."""
+    head = student.track_head
+    if head is not None and config != student.config:
+        weights = head.state_dict()
+        head = TrackHead(config)
+        head.load_state_dict(weights, assign=True)
+    return replace(student, config=config, track_head=head)
 
 
 def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:

@@ -53,8 +53,8 @@ def _sink_window_attention(context: Any) -> Any:
 
     q, k, v, n_valid = (context.get_input(i) for i in range(4))
     slots = k.get_partial_shape()[2].get_length()
-    places = ops.constant(np.arange(slots).reshape(1, 1, 1, slots))
-    valid = ops.less(places, ops.unsqueeze(n_valid, ops.constant([1, 2, 3])))
+    numbers = ops.constant(np.arange(slots).reshape(1, 1, 1, slots))
+    valid = ops.less(numbers, ops.unsqueeze(n_valid, ops.constant([1, 2, 3])))
     return ops.scaled_dot_product_attention(q, k, v, valid).outputs()
 
 

@@ -53,7 +53,7 @@ def check_extras(options: ExportOptions) -> None:
 
 def estimate_bytes(config: StreamConfig, table: WeightTable, options: ExportOptions) -> int:
     """Bytes on disk, about: weights once per graph precision, and once per engine."""
-    values = sum(math.prod(place.shape) for place in table.places.values())
+    values = sum(math.prod(region.shape) for region in table.regions.values())
     copies = [ITEM_BYTES[GRAPH_DTYPES[dtype]] for dtype in options.graph_dtypes()]
     copies += [4 if target == "cpu" else 2 for target in options.targets if target != "onnx"]
     return values * sum(copies) + (16 << 20)

@@ -80,10 +80,10 @@ class Store:
         (self.folder / PROGRESS).unlink(missing_ok=True)
 
     @contextmanager
-    def timed(self, name: str, place: int = 1, of: int = 1) -> Iterator[None]:
+    def timed(self, name: str, number: int = 1, of: int = 1) -> Iterator[None]:
         """Log what is being made, as which of how many, and how long it took."""
         start = time.perf_counter()
-        logger.info("%s (%d of %d) ...", name, place, of)
+        logger.info("%s (%d of %d) ...", name, number, of)
         yield
         logger.info("%s  %.1f s", name, time.perf_counter() - start)
 
@@ -107,7 +107,7 @@ class Store:
 
 
 def graph_path(dtype: str, stage: str) -> str:
-    """Place of a stage's graph in the bundle."""
+    """Path of a stage's graph in the bundle."""
     return f"onnx/{dtype}/{stage}.onnx"
 
 

@@ -30,7 +30,7 @@ def describe_plan(student: Student, options: ExportOptions) -> dict[str, Any]:
         "context": vars(config.context),
         "writes": resolve_writes(config, options.writes),
         "sizes": derived_sizes(config),
-        "parameters": sum(place.nbytes for place in table.places.values()) // 4,
+        "parameters": sum(region.nbytes for region in table.regions.values()) // 4,
         "targets": list(options.targets),
         "graphs": list(graphs),
         "stages": {name: _stage(spec) for name, spec in stages.items()},

@@ -118,16 +118,16 @@ def _registry_of(build: Any) -> Any:
 def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> None:
     """Let every initializer that is a weight of the student point into the shared file."""
     for name, value in model.graph.initializers.items():
-        place = table.places.get(name)
-        if place is None or value.dtype is None:
+        region = table.regions.get(name)
+        if region is None or value.dtype is None:
             continue
         assert value.dtype.itemsize == table.dtype.itemsize, f"{name} is {value.dtype}, the file holds {table.dtype}"
         value.const_value = ir.ExternalTensor(
             weights.name,
-            place.offset,
-            place.nbytes,
+            region.offset,
+            region.nbytes,
             value.dtype,
-            shape=ir.Shape(place.shape),
+            shape=ir.Shape(region.shape),
             name=name,
             base_dir=str(weights.parent),
         )

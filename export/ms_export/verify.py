@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ms_export.modules import build_stage
+from ms_export.modules import build_stage, resized
 from ms_export.motion_error import track_errors
 from ms_export.onnx_engine import OnnxEngine, open_session
 from ms_export.rollouts import Frames, chunk_pairs, rollout
@@ -57,13 +57,13 @@ class Check:
     """Mean end-point error in pixels of the engine's frames against the tracks, for rollouts."""
     torch_track_error: float | None = None
     """The same of PyTorch's frames."""
-    words: str = ""
+    note: str = ""
     """Why a rollout has no end-point error."""
 
 
 def verify_bundle(student: Student, manifest: Manifest, *, chunks: int = ROLLOUT_CHUNKS) -> list[Check]:
     """Run every comparison that this machine can run; chunks: length of the free-running rollouts."""
-    student = dataclasses.replace(student, config=manifest.config, track_head=_head(student, manifest))
+    student = resized(student, manifest.config)
     checks = []
     for check in _checks(student, manifest, chunks):
         logger.info("compared %s on %s", check.name, check.engine)
@@ -82,17 +82,6 @@ def _checks(student: Student, manifest: Manifest, chunks: int) -> Iterator[Check
             expected = expected or list(rollout(TorchEngine(student, device="cpu", precision="fp32"), chunks))
             yield check_rollout(engine, expected)
         engine.close()
-
-
-def _head(student: Student, manifest: Manifest) -> Any:
-    """The track head at the bundle's size."""
-    if student.track_head is None or student.config == manifest.config:
-        return student.track_head
-    from ms_infer.model.track_head import TrackHead
-
-    head = TrackHead(manifest.config)
-    head.load_state_dict(student.track_head.state_dict(), assign=True)
-    return head
 
 
 def runnable_engines(manifest: Manifest) -> Iterator[StagedEngine]:
@@ -171,7 +160,7 @@ def _waves(shape: Shape) -> Array:
 
 
 def _paths(shape: Shape, config: StreamConfig) -> Array:
-    """Points `[1, N, T, 2]` that set out from places of their own and drift together, every eighth against them."""
+    """Tracks `[1, N, T, 2]` that set out from points of their own and drift together, every eighth against them."""
     size = np.array([config.width, config.height])
     random = np.random.default_rng(2)
     starts = random.random((*shape[:2], 1, 2)) * size
@@ -198,13 +187,13 @@ def check_rollout(engine: StagedEngine, expected: Sequence[Frames]) -> Check:
     check = _compared(f"{len(expected)} free", engine, list(zip(expected, frames, strict=True)))
     side, player = example_side(engine.config), example_player(engine.config)
     if player is None:
-        return dataclasses.replace(check, words="no tracks")
+        return dataclasses.replace(check, note="no tracks")
     try:
         ours, theirs = track_errors([np.concatenate(frames), np.concatenate(expected)], player, side, side)
     except MissingExtraError:
-        return dataclasses.replace(check, words="no OpenCV")
+        return dataclasses.replace(check, note="no OpenCV")
     if not np.isfinite(theirs):
-        return dataclasses.replace(check, words="nothing to follow")
+        return dataclasses.replace(check, note="nothing to follow")
     close = abs(ours - theirs) <= TRACK_LIMIT * theirs
     return dataclasses.replace(check, passed=close, track_error=ours, torch_track_error=theirs)
 
@@ -237,9 +226,7 @@ def format_checks(checks: Sequence[Check]) -> str:
     ]
     for check in checks:
         quality = "" if check.psnr is None else f"{check.psnr:.1f}"
-        motion = (
-            check.words if check.track_error is None else f"{check.track_error:.3f} ({check.torch_track_error:.3f})"
-        )
+        motion = check.note if check.track_error is None else f"{check.track_error:.3f} ({check.torch_track_error:.3f})"
         verdict = "pass" if check.passed else "FAIL"
         lines.append(
             f"{check.name:<14}{check.engine:<20}{check.max_error:>12.2e}{check.rel_l2:>12.2e}{quality:>10}{motion:>20}"

@@ -1,4 +1,4 @@
-"""The one weights file of a set of graphs: every tensor of the student once, at a place that all stages share."""
+"""The one weights file of a set of graphs: every tensor of the student once, in a region that all stages share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MADV_PAGEOUT = 21  # of Linux 5.4 and later
 
 
 @dataclass(frozen=True)
-class Place:
+class Region:
     """Where a tensor lies in the weights file."""
 
     offset: int
@@ -41,22 +41,22 @@ class Place:
 
 @dataclass(frozen=True)
 class WeightTable:
-    """Places of all tensors by `part.name`, and the type they are stored in."""
+    """Regions of all tensors by `part.name`, and the type they are stored in."""
 
     dtype: torch.dtype
-    places: dict[str, Place]
+    regions: dict[str, Region]
     nbytes: int
 
     @classmethod
     def of(cls, student: Student, dtype: torch.dtype) -> WeightTable:
         """Lay out all tensors of the student; reads no values."""
-        places: dict[str, Place] = {}
+        regions: dict[str, Region] = {}
         end = 0
         for name, tensor in named_tensors(student):
             nbytes = tensor.numel() * dtype.itemsize
-            places[name] = Place(end, nbytes, tuple(tensor.shape))
+            regions[name] = Region(end, nbytes, tuple(tensor.shape))
             end += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        return cls(dtype, places, end)
+        return cls(dtype, regions, end)
 
 
 def named_tensors(student: Student) -> Iterator[tuple[str, Tensor]]:
@@ -92,7 +92,7 @@ def _reported(tensors: Iterator[tuple[str, Tensor]], table: WeightTable, file: s
     for name, tensor in tensors:
         if time.monotonic() - said > SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            logger.info("  %s  %d of %d MiB", file, table.places[name].offset >> 20, table.nbytes >> 20)
+            logger.info("  %s  %d of %d MiB", file, table.regions[name].offset >> 20, table.nbytes >> 20)
         yield name, tensor
 
 

@@ -15,25 +15,17 @@ if TYPE_CHECKING:
     from ms_kernels.track_scatter import scatter_tracks
     from ms_kernels.window_attention import sink_window_attention
 
-_HOME = {
-    "ChunkState": "layout",
-    "LayerCache": "layout",
-    "QKNorm": "layout",
-    "Rotation": "layout",
-    "TrackGrid": "layout",
-    "fp8_linear": "fp8_gemm",
-    "frames_to_uint8": "frames",
-    "gate_residual": "pointwise",
-    "gelu": "pointwise",
-    "gelu_fp8": "pointwise",
-    "norm_modulate": "norm",
-    "norm_modulate_fp8": "norm",
-    "quantise_rows": "fp8_gemm",
-    "roll_sink": "cache",
-    "scatter_tracks": "track_scatter",
-    "sink_window_attention": "window_attention",
-    "write_kv": "cache",
+_NAMES = {
+    "cache": "roll_sink write_kv",
+    "fp8_gemm": "fp8_linear quantise_rows",
+    "frames": "frames_to_uint8",
+    "layout": "ChunkState LayerCache QKNorm Rotation TrackGrid",
+    "norm": "norm_modulate norm_modulate_fp8",
+    "pointwise": "gate_residual gelu gelu_fp8",
+    "track_scatter": "scatter_tracks",
+    "window_attention": "sink_window_attention",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [
     "ChunkState",
     "LayerCache",

@@ -48,12 +48,12 @@ def compile_spec(spec: Spec, arch: int) -> Any:
     if INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it")
     triton.knobs.compilation.disable_line_info = True  # no source paths in what ships; part of Triton's cache key
-    place = {name: index for index, name in enumerate(spec.kernel.arg_names)}
+    index_of = {name: index for index, name in enumerate(spec.kernel.arg_names)}
     source = ASTSource(
         spec.kernel,
         {name: spec.types.get(name, "constexpr") for name in spec.kernel.arg_names},
-        constexprs={(place[name],): value for name, value in spec.constants.items()},
-        attrs={(place[name],): [["tt.divisibility", 16]] for name in spec.aligned},
+        constexprs={(index_of[name],): value for name, value in spec.constants.items()},
+        attrs={(index_of[name],): [["tt.divisibility", 16]] for name in spec.aligned},
     )
     options = {"num_warps": spec.warps, "num_stages": spec.stages, "enable_fp_fusion": spec.fp_fusion}
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

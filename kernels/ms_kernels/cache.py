@@ -28,7 +28,7 @@ _FIRST_SLOT = tl.constexpr(FIRST_SLOT)
 
 @triton.jit
 def _rms(x, weight, count, EPS: tl.constexpr):
-    """x / sqrt(mean(x^2) + EPS) * weight over the whole tile, dead places zero."""
+    """x / sqrt(mean(x^2) + EPS) * weight over the whole tile, dead lanes zero."""
     return x * tl.rsqrt(tl.sum(tl.sum(x * x, 1), 0) / count + EPS) * weight
 
 

@@ -20,12 +20,12 @@ def frames_to_uint8_kernel(frames_ptr, pixels, stride_frame, stride_channel, out
 
     Compile without fused multiply-add: 255 x is rounded to fp32 before the tie is judged."""
     frame = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = place < pixels * 3
-    source = frame * stride_frame + (place % 3).to(tl.int64) * stride_channel + place // 3
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = index < pixels * 3
+    source = frame * stride_frame + (index % 3).to(tl.int64) * stride_channel + index // 3
     x = tl.load(frames_ptr + source, mask=live, other=0.0).to(tl.float32) * 255.0
     x = tl.where(x > 0.0, tl.minimum(x, 255.0), 0.0)
-    tl.store(out_ptr + frame * pixels * 3 + place, round_half_even(x).to(tl.uint8), mask=live)
+    tl.store(out_ptr + frame * pixels * 3 + index, round_half_even(x).to(tl.uint8), mask=live)
 
 
 def frames_to_uint8(frames: Tensor, *, out: Tensor | None = None) -> Tensor:

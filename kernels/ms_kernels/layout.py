@@ -13,8 +13,8 @@ N_VALID = 0
 """Index of the number of valid cache tokens in the state tensor."""
 FIRST_SLOT = 2
 """Index of the slot of the chunk's first latent frame; the others follow."""
-PLACES = 4
-"""RGB frames that one latent frame holds, packed place by place into channels."""
+SUBFRAMES = 4
+"""RGB frames that one latent frame holds, packed one after the other into channels."""
 INT32_MAX = 2**31 - 1
 
 
@@ -28,7 +28,7 @@ class ChunkState:
     """Where one chunk lives in the cache; `to_list` is the int32 tensor that kernels read.
 
     The tensor is `[n_valid_tokens, start_frame, slot_of_frame_0, ..., slot_of_frame_{F-1}]`, int32, contiguous, on the
-    device of the caches. A slot is a latent frame's place: its tokens are the cache rows
+    device of the caches. A slot holds one latent frame: its tokens are the cache rows
     `[slot * tokens_per_frame, (slot + 1) * tokens_per_frame)` of every head; the slot -1 means that the frame only
     asks and is not stored. `n_valid_tokens` counts the chunk itself:
     it is the state *after* the chunk is written, and attention reads the prefix `[0, n_valid_tokens)`.
@@ -121,9 +121,9 @@ class TrackGrid:
     rounding: Literal["floor", "round"] = "floor"
     """floor(x / stride) as in Eq. 1, or round(x / (width - 1) * (columns - 1)), half to even."""
     collision: Literal["sum", "last"] = "sum"
-    """Two points in one cell and one place: add the embeddings, or keep that of the later track."""
+    """Two points in one cell and one subframe: add the embeddings, or keep that of the later track."""
     first_frame: Literal["repeat", "zero_pad"] = "repeat"
-    """RGB frame 0 fills its latent frame four times, or only the last of its four places."""
+    """RGB frame 0 fills its latent frame four times, or only the last of its four subframes."""
     id_order: Literal["cos_sin", "sin_cos"] = "cos_sin"
     """Which half of the id embedding comes first."""
     id_period: float = 10_000.0
@@ -143,11 +143,11 @@ class TrackGrid:
 
     def latent_frames(self, rgb_frames: int) -> tuple[int, bool]:
         """(latent frames, whether they open the stream) for 4 F - 3 (opening) or 4 F (later) RGB frames."""
-        if rgb_frames < 1 or rgb_frames % PLACES not in (0, 1):
+        if rgb_frames < 1 or rgb_frames % SUBFRAMES not in (0, 1):
             raise ValueError(
                 f"tracks have {rgb_frames} RGB frames; a chunk of F latent frames needs 4 F - 3 (opening) or 4 F"
             )
-        return (rgb_frames + PLACES - 1) // PLACES, rgb_frames % PLACES == 1
+        return (rgb_frames + SUBFRAMES - 1) // SUBFRAMES, rgb_frames % SUBFRAMES == 1
 
 
 _CHOICES = {

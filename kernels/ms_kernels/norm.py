@@ -18,7 +18,7 @@ def _modulated_row(  # noqa: PLR0913
     x_stride_batch, x_stride_token, scale_stride_batch, scale_stride_frame, shift_stride_batch, shift_stride_frame,
     EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """(x - mean) / sqrt(var + EPS) * (1 + scale) + shift of this program's token [BLOCK] fp32, dead places zero."""
+    """(x - mean) / sqrt(var + EPS) * (1 + scale) + shift of this program's token [BLOCK] fp32, dead lanes zero."""
     token = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     frame = (tl.program_id(0) // tokens_per_frame).to(tl.int64)
@@ -47,8 +47,8 @@ def norm_modulate_kernel(  # noqa: PLR0913
         scale_stride_batch, scale_stride_frame, shift_stride_batch, shift_stride_frame, EPS, BLOCK,
     )  # fmt: skip
     column = tl.arange(0, BLOCK)
-    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(out_ptr + place * dim + column, row.to(out_ptr.dtype.element_ty), mask=column < dim)
+    token = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(out_ptr + token * dim + column, row.to(out_ptr.dtype.element_ty), mask=column < dim)
 
 
 @triton.jit
@@ -64,10 +64,10 @@ def norm_modulate_fp8_kernel(  # noqa: PLR0913
         scale_stride_batch, scale_stride_frame, shift_stride_batch, shift_stride_frame, EPS, BLOCK,
     )  # fmt: skip
     column = tl.arange(0, BLOCK)
-    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    token = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     scale = row_scale(row)
-    tl.store(out_ptr + place * dim + column, quantised(row, scale), mask=column < dim)
-    tl.store(row_scale_ptr + place, scale)
+    tl.store(out_ptr + token * dim + column, quantised(row, scale), mask=column < dim)
+    tl.store(row_scale_ptr + token, scale)
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-6, out: Tensor | None = None) -> Tensor:

@@ -75,9 +75,9 @@ def _gelu_tanh(x):
 @triton.jit
 def gelu_kernel(x_ptr, count, out_ptr, BLOCK: tl.constexpr):
     """out = gelu(x) over `count` packed elements."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + place, mask=place < count, other=0.0).to(tl.float32)
-    tl.store(out_ptr + place, _gelu_tanh(x).to(out_ptr.dtype.element_ty), mask=place < count)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + index, mask=index < count, other=0.0).to(tl.float32)
+    tl.store(out_ptr + index, _gelu_tanh(x).to(out_ptr.dtype.element_ty), mask=index < count)
 
 
 def gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:

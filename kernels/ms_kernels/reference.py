@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ms_kernels import argument_checks as checks
 from ms_kernels.argument_checks import FP8, FP8_MAX
-from ms_kernels.layout import FIRST_SLOT, N_VALID, PLACES, LayerCache, QKNorm, Rotation, TrackGrid
+from ms_kernels.layout import FIRST_SLOT, N_VALID, SUBFRAMES, LayerCache, QKNorm, Rotation, TrackGrid
 
 SMALLEST_AMAX = 1e-12
 """A row of zeros is quantised with this instead of its largest magnitude."""
@@ -192,25 +192,25 @@ def scatter_tracks(
     """Track latents of a chunk: ids scattered into cells, four RGB frames packed into channels, a 1x1x1 convolution.
 
     points [tracks, rgb_frames, 2] in pixels, visible [tracks, rgb_frames], ids [tracks], weight
-    [channels, 4 * id_dim] (input channel = place * id_dim + dimension), bias [channels]. 4 F - 3 RGB frames open the
+    [channels, 4 * id_dim] (input channel = subframe * id_dim + dimension), bias [channels]. 4 F - 3 RGB frames open the
     stream, 4 F continue it. Points outside the picture are invisible. Returns [F, channels, rows, columns] in the
     weight's dtype. Source: MotionStream Eq. 1 and Fig. 2.
     """
     frames, opening = grid.latent_frames(points.shape[1])
-    embedding = embed_ids(ids, weight.shape[1] // PLACES, grid).to(_wide(weight).dtype)
+    embedding = embed_ids(ids, weight.shape[1] // SUBFRAMES, grid).to(_wide(weight).dtype)
     cells, count = point_cells(points, visible, grid), grid.rows * grid.columns
     cells = torch.where(cells < 0, count, cells)  # one cell more takes what is invisible
-    volume = embedding.new_zeros(frames, PLACES, count + 1, embedding.shape[1])
-    for frame, place in ((f, p) for f in range(frames) for p in range(PLACES)):
-        rgb = frame * PLACES + place - (PLACES - 1) * opening
+    volume = embedding.new_zeros(frames, SUBFRAMES, count + 1, embedding.shape[1])
+    for frame, subframe in ((f, p) for f in range(frames) for p in range(SUBFRAMES)):
+        rgb = frame * SUBFRAMES + subframe - (SUBFRAMES - 1) * opening
         if rgb < 0 and grid.first_frame == "zero_pad":
             continue
         of_frame = cells[:, max(rgb, 0)]
         if grid.collision == "sum":
-            volume[frame, place].index_add_(0, of_frame, embedding)
+            volume[frame, subframe].index_add_(0, of_frame, embedding)
         else:
             for track in range(len(embedding)):
-                volume[frame, place].index_copy_(0, of_frame[track : track + 1], embedding[track : track + 1])
+                volume[frame, subframe].index_copy_(0, of_frame[track : track + 1], embedding[track : track + 1])
     packed = volume[:, :, :count].permute(0, 2, 1, 3).flatten(2)
     latents = packed @ _wide(weight).transpose(0, 1) + (0 if bias is None else _wide(bias))
     return _store(latents.transpose(1, 2).reshape(frames, -1, grid.rows, grid.columns), weight, out)

@@ -20,9 +20,9 @@ from ms_kernels.argument_checks import (
     need_shape,
 )
 from ms_kernels.jit import block_of, dot, launch, round_half_even
-from ms_kernels.layout import PLACES, TrackGrid
+from ms_kernels.layout import SUBFRAMES, TrackGrid
 
-_PLACES = tl.constexpr(PLACES)
+_SUBFRAMES = tl.constexpr(SUBFRAMES)
 EMBED_TRACKS = 32
 CELLS = 64
 TRACKS = 32
@@ -34,10 +34,10 @@ def embed_tracks_kernel(  # noqa: PLR0913
     HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     LOG2_PERIOD: tl.constexpr, SIN_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """table[track, place] = W[:, place] phi(id), phi = [cos a | sin a], a_i = id * 2^(-i LOG2_PERIOD / HALF).
+    """table[track, subframe] = W[:, subframe] phi(id), phi = [cos a | sin a], a_i = id * 2^(-i LOG2_PERIOD / HALF).
 
     The angle is formed and brought to one turn in fp64: ids go up to 1e5 and more."""
-    place = tl.program_id(1)
+    subframe = tl.program_id(1)
     track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i = tl.arange(0, HALF_BLOCK)
     channel = tl.arange(0, CHANNELS)
@@ -45,12 +45,12 @@ def embed_tracks_kernel(  # noqa: PLR0913
     turns = identity[:, None] * tl.exp2(i.to(tl.float64) * (-LOG2_PERIOD / HALF))[None, :] * 0.15915494309189535
     angle = ((turns - tl.floor(turns)) * 6.283185307179586).to(tl.float32)
     live = (i < HALF)[:, None] & (channel < channels)[None, :]
-    first = channel[None, :] * (2 * HALF * _PLACES) + place * (2 * HALF) + i[:, None]
+    first = channel[None, :] * (2 * HALF * _SUBFRAMES) + subframe * (2 * HALF) + i[:, None]
     cos_weight = tl.load(weight_ptr + first + (HALF if SIN_FIRST else 0), mask=live, other=0.0).to(tl.float32)
     sin_weight = tl.load(weight_ptr + first + (0 if SIN_FIRST else HALF), mask=live, other=0.0).to(tl.float32)
     row = dot(tl.cos(angle), cos_weight, tl.zeros([BLOCK, CHANNELS], tl.float32), "tf32x3")
     row = dot(tl.sin(angle), sin_weight, row, "tf32x3")
-    where = (track[:, None] * _PLACES + place) * channels + channel[None, :]
+    where = (track[:, None] * _SUBFRAMES + subframe) * channels + channel[None, :]
     tl.store(table_ptr + where, row, mask=(track < tracks)[:, None] & (channel < channels)[None, :])
 
 
@@ -77,10 +77,10 @@ def scatter_tracks_kernel(  # noqa: PLR0913
     REPEAT: tl.constexpr, ROUND: tl.constexpr, LAST: tl.constexpr, BIAS: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_CELLS: tl.constexpr, BLOCK_TRACKS: tl.constexpr,
 ):  # fmt: skip
-    """out[frame, :, cell] = bias + sum over places and tracks of [point in cell] table[track, place].
+    """out[frame, :, cell] = bias + sum over subframes and tracks of [point in cell] table[track, subframe].
 
     One program a block of cells of one latent frame goes through the tracks in order: no atomics, same bits always.
-    `opening` is 1 when RGB frame 0 is alone in its latent frame. LAST keeps, per place, only the last track in the
+    `opening` is 1 when RGB frame 0 is alone in its latent frame. LAST keeps, per subframe, only the last track in the
     cell. Compile without fused multiply-add (exact cells)."""
     frame = tl.program_id(1)
     cell = tl.program_id(0) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
@@ -89,8 +89,8 @@ def scatter_tracks_kernel(  # noqa: PLR0913
     acc = tl.zeros([BLOCK_CELLS, CHANNELS], tl.float32)
     if BIAS:
         acc += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
-    for place in tl.static_range(_PLACES):
-        rgb = frame * _PLACES + place - (_PLACES - 1) * opening
+    for subframe in tl.static_range(_SUBFRAMES):
+        rgb = frame * _SUBFRAMES + subframe - (_SUBFRAMES - 1) * opening
         counts = (rgb >= 0) | REPEAT
         rgb = tl.maximum(rgb, 0)
         last = tl.full([BLOCK_CELLS], -1, tl.int32)
@@ -106,11 +106,11 @@ def scatter_tracks_kernel(  # noqa: PLR0913
             if LAST:
                 last = tl.maximum(last, tl.max(tl.where(here, track[None, :], -1), 1))
             else:
-                row = (track[:, None] * _PLACES + place) * channels + channel[None, :]
+                row = (track[:, None] * _SUBFRAMES + subframe) * channels + channel[None, :]
                 vectors = tl.load(table_ptr + row, mask=exists[:, None] & known, other=0.0)
                 acc = dot(here.to(tl.float32), vectors, acc, "tf32x3")
         if LAST:
-            row = (last[:, None] * _PLACES + place) * channels + channel[None, :]
+            row = (last[:, None] * _SUBFRAMES + subframe) * channels + channel[None, :]
             acc += tl.load(table_ptr + row, mask=(last >= 0)[:, None] & known, other=0.0)
     cells = rows * columns
     target = (frame.to(tl.int64) * channels + channel[None, :]) * cells + cell[:, None]
@@ -130,8 +130,8 @@ def scatter_tracks(
     """Track latents of a chunk: ids scattered into cells, four RGB frames packed into channels, a 1x1x1 convolution.
 
     points fp32 [tracks, rgb_frames, 2] in pixels (x, y), visible bool or uint8 [tracks, rgb_frames] (both may be
-    slices along time), ids int32 or int64 [tracks], weight [channels, 4 * id_dim] with input channel = place * id_dim
-    + dimension, bias [channels]. 4 F - 3 RGB frames open the stream, 4 F continue it. Points outside the picture, and
+    slices along time), ids int32 or int64 [tracks], weight [channels, 4 * id_dim] (input channel = subframe * id_dim +
+    dimension), bias [channels]. 4 F - 3 RGB frames open the stream, 4 F continue it. Points outside the picture, and
     NaN, are invisible. Returns [F, channels, rows, columns] in the weight's dtype: `out` (contiguous), or a new one.
     The volume of ids is never formed; two launches, no atomics. Source: MotionStream Eq. 1 and Fig. 2.
     """
@@ -140,11 +140,11 @@ def scatter_tracks(
     if out is None:
         out = weight.new_empty(frames, channels, grid.rows, grid.columns)
     need_out(out, (frames, channels, grid.rows, grid.columns), weight=weight)
-    table = torch.empty(tracks, PLACES, channels, dtype=torch.float32, device=weight.device)
-    id_dim = weight.shape[1] // PLACES
+    table = torch.empty(tracks, SUBFRAMES, channels, dtype=torch.float32, device=weight.device)
+    id_dim = weight.shape[1] // SUBFRAMES
     launch(
         embed_tracks_kernel,
-        (triton.cdiv(tracks, EMBED_TRACKS), PLACES),
+        (triton.cdiv(tracks, EMBED_TRACKS), SUBFRAMES),
         ids, weight, tracks, channels, table,
         **embed_constants(id_dim, channels, grid), num_warps=4,
     )  # fmt: skip
@@ -205,7 +205,7 @@ def _checked(
     need_dtype("weight", weight, *FLOATS)
     need_contiguous("weight", weight)
     channels, columns = weight.shape
-    need(columns % (2 * PLACES) == 0, f"weight has {columns} columns, expected 4 places of an even id_dim")
+    need(columns % (2 * SUBFRAMES) == 0, f"weight has {columns} columns, expected 4 subframes of an even id_dim")
     tensors = {"points": points, "visible": visible, "ids": ids, "weight": weight}
     if bias is not None:
         need_shape("bias", bias, (channels,))

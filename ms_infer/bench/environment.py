@@ -18,7 +18,7 @@ THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MS_I
 
 
 def environment() -> dict[str, Any]:
-    """Plain values: machine, CPU, load, GPUs, versions, settings. Nothing that names a person or a place."""
+    """Plain values: machine, CPU, load, GPUs, versions, settings. Nothing that names a person or a path."""
     return {
         "ms_infer": __version__,
         "commit": _command("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"),
@@ -57,9 +57,9 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-def _command(*words: str) -> str:
+def _command(*arguments: str) -> str:
     """Standard output of a command, empty when it is absent or fails."""
-    if shutil.which(words[0]) is None:
+    if shutil.which(arguments[0]) is None:
         return ""
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=20)
     return done.stdout.strip() if done.returncode == 0 else ""

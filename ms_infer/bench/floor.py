@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ms_infer.config import StreamConfig
@@ -57,19 +58,18 @@ def work_of_pass(config: StreamConfig) -> Work:
     )
 
 
-def measure_floor(config: StreamConfig, device: torch.device, precision: str) -> Floor:
+def measure_floor(config: StreamConfig, on: str, precision: str) -> Floor:
     """Ceilings of the device at this stream's shapes; products also at 8192^3 on CUDA (1024^3 on a CPU)."""
     import torch
 
     from ms_infer.engines.torch.plain import DTYPES
 
-    dtype = DTYPES.get(precision, torch.bfloat16)
+    device, dtype = torch.device(on), DTYPES.get(precision, torch.bfloat16)
     cuda = device.type == "cuda"
     side = 8192 if cuda else 1024
     shapes = [(side, side, side), (config.chunk_tokens, config.model.dim, config.model.ffn_dim)]
-    gemm = _fp8_rate if precision == "fp8" else _gemm_rate
     return Floor(
-        gemm_flops=max(gemm(shape, device, dtype) for shape in shapes),
+        gemm_flops=max(_gemm_rate(shape, device, dtype, fp8=precision == "fp8") for shape in shapes),
         attention_flops=_attention_rate(config, device, dtype),
         copy_bytes=_copy_rate((1 << 30) if cuda else (1 << 26), device),
         precision=precision,
@@ -78,35 +78,25 @@ def measure_floor(config: StreamConfig, device: torch.device, precision: str) ->
 
 def _best_s(work: Callable[[], Any], device: torch.device) -> float:
     """Seconds of the fastest of twenty runs."""
-    from ms_infer.engines.torch.timing import clock_of
+    from ms_infer.engines.torch.timing import clock_of, samples_ms
 
-    clock = clock_of(device)
-    for _ in range(3):
-        clock(work)
-    return min(clock(work) for _ in range(20)) / 1e3
+    return min(samples_ms(work, clock_of(device), repeats=20)) / 1e3
 
 
-def _gemm_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
-    import torch
-
-    rows, inner, columns = shape
-    a = torch.randn(rows, inner, device=device).to(dtype)
-    b = torch.randn(columns, inner, device=device).to(dtype)
-    out = torch.empty(rows, columns, device=device, dtype=dtype)
-    return 2.0 * rows * inner * columns / _best_s(lambda: torch.mm(a, b.t(), out=out), device)
-
-
-def _fp8_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+def _gemm_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, *, fp8: bool) -> float:
     import torch
 
     from ms_infer.engines.torch.fused import load_kernels
 
-    kernels = load_kernels(device)
     rows, inner, columns = shape
-    x, x_scale = kernels.quantise_rows(torch.randn(rows, inner, device=device, dtype=torch.bfloat16))
-    weight, weight_scale = kernels.quantise_rows(torch.randn(columns, inner, device=device, dtype=torch.bfloat16))
-    took = _best_s(lambda: kernels.fp8_linear(x, x_scale, weight, weight_scale), device)
-    return 2.0 * rows * inner * columns / took
+    a = torch.randn(rows, inner, device=device).to(dtype)
+    b = torch.randn(columns, inner, device=device).to(dtype)
+    if fp8:
+        kernels = load_kernels(device)
+        product = partial(kernels.fp8_linear, *kernels.quantise_rows(a), *kernels.quantise_rows(b))
+    else:
+        product = partial(torch.mm, a, b.t(), out=torch.empty(rows, columns, device=device, dtype=dtype))
+    return 2.0 * rows * inner * columns / _best_s(product, device)
 
 
 def _attention_rate(config: StreamConfig, device: torch.device, dtype: torch.dtype) -> float:

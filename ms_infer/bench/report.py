@@ -98,7 +98,7 @@ def table(result: dict[str, Any], *, explain: bool = False) -> Any:
     if not result["environment"]["gpus"] or result["device"] == "cpu":
         parts.append(Text("measured on a CPU: not a GPU performance result", style="bold"))
     if explain:
-        parts += [Text(f"{name}: {words}", style="dim") for name, words in EXPLANATIONS.items()]
+        parts += [Text(f"{name}: {text}", style="dim") for name, text in EXPLANATIONS.items()]
     return Group(*parts)
 
 

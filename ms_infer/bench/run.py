@@ -81,7 +81,7 @@ class Measurement:
         self.frames.append(len(chunk.frames))
 
 
-def measure(stream: Stream, plan: BenchPlan, *, progress: Progress = lambda words: None) -> Measurement:
+def measure(stream: Stream, plan: BenchPlan, *, progress: Progress = lambda step: None) -> Measurement:
     """Warm up, start anew (first frame, opening average), fill the context, measure, then controls and memory."""
     progress("warm-up")
     start(stream, plan)
@@ -195,8 +195,8 @@ def python_growth(stream: Stream, chunks: int = PYTHON_CHUNKS) -> float:
 
 def resident_bytes() -> int:
     """Memory of this process that lies in RAM; 0 where the system does not tell."""
-    place = Path("/proc/self/statm")
-    return int(place.read_text().split()[1]) * 4096 if place.exists() else 0
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * 4096 if file.exists() else 0
 
 
 def device_allocated() -> int:

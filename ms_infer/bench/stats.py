@@ -64,19 +64,11 @@ def summarise(samples: Sequence[float] | NDArray[np.float64]) -> Summary:
     """Percentiles (linear between samples), largest, mean and variation of milliseconds."""
     values = np.asarray(samples, np.float64)
     if not len(values):
-        return Summary(p50=0, p90=0, p95=0, p99=0, max=0, mean=0, variation=0, count=0)
-    p50, p90, p95, p99 = (float(point) for point in np.percentile(values, PERCENTILES))
+        return Summary(0, 0, 0, 0, 0, 0, 0, 0)
+    p50, p90, p95, p99 = map(float, np.percentile(values, PERCENTILES))
     mean = float(values.mean())
-    return Summary(
-        p50=p50,
-        p90=p90,
-        p95=p95,
-        p99=p99,
-        max=float(values.max()),
-        mean=mean,
-        variation=float(values.std() / mean) if mean else 0.0,
-        count=len(values),
-    )
+    variation = float(values.std() / mean) if mean else 0.0
+    return Summary(p50, p90, p95, p99, float(values.max()), mean, variation, len(values))
 
 
 def slope(samples: Sequence[float] | NDArray[np.float64]) -> Slope:

@@ -253,7 +253,7 @@ class _Stages:
         ]
 
     def roll(self) -> StageSpec:
-        """The sink's keys at their new place, from the un-rotated ones."""
+        """The sink's keys at their new position, from the un-rotated ones."""
         table = (1, self.config.sink_tokens, self.config.model.head_dim // 2)
         tables = [TensorSpec("sink_cos", table), TensorSpec("sink_sin", table)]
         inputs = self._caches(("k", "sink_k"))

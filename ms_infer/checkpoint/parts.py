@@ -15,6 +15,11 @@ from ms_infer.checkpoint.files import cast, check_finite
 from ms_infer.checkpoint.names import listed
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.autoencoders import build_vae
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.transformer import Transformer
+from ms_infer.model.word_encoder import WordEncoder
 
 Part = TypeVar("Part", bound=nn.Module)
 PARTS = ("transformer", "track_head", "text_encoder", "vae", "layer_network", "refiner")

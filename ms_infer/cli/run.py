@@ -14,7 +14,7 @@ OK, FAILED, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def run_command(program: str, work: Callable[[], str], *, debug: bool = False) -> int:
-    """Run `work` and print its closing words on stderr; errors become one line and an exit code."""
+    """Run `work` and print its closing message on stderr; errors become one line and an exit code."""
     try:
         print(f"{program}: {work()}", file=sys.stderr)
         return OK

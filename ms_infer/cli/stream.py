@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def stream_to_file(options: StreamOptions) -> str:
-    """Run the stream; returns the closing words."""
+    """Run the stream; returns the closing message."""
     from ms_infer.demo import default_example
     from ms_infer.media.writers import open_writer
 
@@ -200,11 +201,11 @@ def parse_camera(text: str) -> dict[str, Any]:
 def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:
     """Make and write every chunk; returns the chunk times in ms."""
     times = []
-    with _Progress(options, round(options.seconds * stream.config.fps)) as advance:
+    with _progress_bar(options, round(options.seconds * stream.config.fps)) as advance:
         for chunk in stream.take(seconds=options.seconds):
             writer.write(_with_tracks(chunk, stream, tracks) if options.show_tracks else chunk.frames)
             times.append(chunk.timings["chunk"])
-            advance(len(chunk.frames), 1e3 * len(chunk.frames) / times[-1], times[-1])
+            advance(len(chunk.frames), times[-1])
     return times
 
 
@@ -225,27 +226,19 @@ def _with_tracks(chunk: Chunk, stream: Stream, tracks: Tracks | None) -> Any:
     return draw_tracks(chunk.frames, shown.points[drawn], shown.visible[drawn], [kinds[row] for row in drawn])
 
 
-class _Progress:
-    """A bar on a terminal's stderr; silent elsewhere."""
+@contextmanager
+def _progress_bar(options: StreamOptions, frames: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar on a terminal's stderr, silent elsewhere; what it gives takes a chunk's frames and milliseconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def __init__(self, options: StreamOptions, frames: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames  {task.description}"))
-        hidden = options.quiet or not sys.stderr.isatty()
-        self._bar = Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
-        self._task = self._bar.add_task("", total=frames)
-
-    def __enter__(self) -> Callable[[int, float, float], None]:
-        self._bar.start()
-        return self._advance
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def _advance(self, frames: int, fps: float, latency_ms: float) -> None:
-        self._bar.update(self._task, advance=frames, description=f"{fps:.1f} FPS  {latency_ms:.0f} ms a chunk")
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames  {task.description}"))
+    hidden = options.quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
+        task = bar.add_task("", total=frames)
+        yield lambda made, ms: bar.update(
+            task, advance=made, description=f"{1e3 * made / ms:.1f} FPS  {ms:.0f} ms a chunk"
+        )
 
 
 def _report(stream: Stream, times: list[float], options: StreamOptions) -> str:

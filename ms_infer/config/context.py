@@ -61,7 +61,7 @@ class Placement:
     """Slots [0, valid_frames) are attended to."""
     sink_position: int
     """Temporal position of the sink's first key: 0 in absolute mode, and in relative mode the
-    place that keeps the sink at a constant distance to the queries."""
+    position that keeps the sink at a constant distance to the queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ContextConfig:
     first_chunk_frames: int | None = None
     """Latent frames of the first chunk; None means chunk_frames."""
     rope: Rope = "relative"
-    """Temporal positions: place in the context, or true latent frame index."""
+    """Temporal positions: slot in the context, or true latent frame index."""
 
     def __post_init__(self) -> None:
         require(self.chunk_frames >= 1, f"chunk_frames must be at least 1, not {self.chunk_frames}")

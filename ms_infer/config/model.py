@@ -32,7 +32,7 @@ class TrackHeadConfig:
     rounding: Literal["floor", "round"] = "floor"
     """Cell of a point: floor(x / stride) as in Eq. 1, or round(x / (W - 1) * (cells - 1))."""
     first_frame: Literal["repeat", "zero_pad"] = "repeat"
-    """RGB frame 0 fills its latent frame four times, or only the last of four places."""
+    """RGB frame 0 fills its latent frame four times, or only the last of four subframes."""
     bias: bool = True
     """Whether the 1x1x1 convolutions have a bias."""
     convs: int = 1

@@ -26,7 +26,7 @@ class ChunkPlan:
     opening: bool
     """Whether the chunk's first latent frame is the stream's first: it decodes to one RGB frame."""
     placement: Placement
-    """Latent frames of the chunk and their place in the context."""
+    """Latent frames of the chunk and their slots in the context."""
     tracks: TrackChunk | None
     """Points of the chunk's RGB frames; None for models without a track head."""
     seed: int

@@ -62,7 +62,7 @@ def _check(frames: NDArray[np.uint8], points: NDArray[np.float32], visible: NDAr
 
 
 def guess_kinds(points: NDArray[np.float32], visible: NDArray[np.bool_]) -> list[Kind]:
-    """What each track looks like: "static" when it never leaves its place, else "drag"."""
+    """What each track looks like: "static" when it never moves, else "drag"."""
     kinds: list[Kind] = []
     for path, seen in zip(points, visible, strict=True):
         shown = path[seen]
@@ -79,8 +79,8 @@ def _tail(pen: ImageDraw, path: NDArray[np.float32], seen: NDArray[np.bool_], at
         pen.line([(float(x), float(y)) for x, y in path[first : at + 1]], fill=COLOURS[kind], width=2)
 
 
-def _mark(pen: ImageDraw, place: NDArray[np.float32], kind: Kind, radius: int) -> None:
-    x, y = float(place[0]), float(place[1])
+def _mark(pen: ImageDraw, point: NDArray[np.float32], kind: Kind, radius: int) -> None:
+    x, y = float(point[0]), float(point[1])
     box = (x - radius, y - radius, x + radius, y + radius)
     if kind == "static":
         pen.rectangle(box, fill=COLOURS[kind], outline="white")

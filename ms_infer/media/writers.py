@@ -132,8 +132,7 @@ class VideoWriter(ABC):
     def _finish(self) -> None:
         """Complete the file and give it its name."""
 
-    @abstractmethod
-    def _salvage(self) -> None:
+    def _salvage(self) -> None:  # noqa: B027  (pipes and folders need nothing)
         """Make what is there playable under the partial name."""
 
 
@@ -146,9 +145,6 @@ class _Pipe(VideoWriter):
 
     def _finish(self) -> None:
         self._out.flush()
-
-    def _salvage(self) -> None:
-        pass
 
     def _failure(self, error: OSError) -> MotionStreamError:
         return MotionStreamError(
@@ -180,9 +176,6 @@ class _Folder(VideoWriter):
         if self.target.exists():
             self.target.rmdir()
         os.replace(self.partial, self.target)
-
-    def _salvage(self) -> None:
-        pass
 
     def _discard(self) -> None:
         shutil.rmtree(self.partial)

@@ -3,7 +3,7 @@
 A chunk's keys overwrite the oldest ring slots; nothing is moved, concatenated or re-allocated.
 Keys are rotated once, at their true latent frame. In relative mode the sink alone is re-rotated
 once per chunk from an un-rotated copy, which keeps its distance to the queries constant; only
-position differences matter to rotary attention, so this equals positions by place in the context
+position differences matter to rotary attention, so this equals positions by slot in the context
 (MotionStream section 3.2). Softmax does not care about key order: valid slots are a prefix.
 """
 
@@ -19,7 +19,7 @@ from ms_infer.model.transformer import SelfAttention, merge_heads
 
 
 class ContextCache:
-    """Keys and values of every layer, and the place of the current pass in them.
+    """Keys and values of every layer, and the slots of the current pass in them.
 
     `k`, `v`: `[layers, batch, heads, cache_tokens, head_dim]`, allocated once.
     Use: `place_()` for a chunk, then any number of passes with the cache as the transformer's

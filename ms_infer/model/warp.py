@@ -10,9 +10,9 @@ from ms_infer.config import MOTION_LAYERS
 from ms_infer.model.gaps import fill_gaps
 from ms_infer.model.motions import LEFT_OVER, STIFFNESS, THING_TERMS, quadratic, shared_motion, squared_distances
 
-CELL = 4  # pixels between two places where the displacement is worked out
+CELL = 4  # pixels between two positions where the displacement is worked out
 GHOST_PIXELS = 2.0  # a source whose own motion differs by more than this is a ghost
-NEAR = 0.25  # least squared distance, so that a track on the very place does not divide by zero
+NEAR = 0.25  # least squared distance, so that a track at the very position does not divide by zero
 FAR = 1e9  # squared distance of an invisible track
 SUPPORT = 10.0  # pixels around a track within which a thing's layer is likely to show it
 
@@ -21,21 +21,21 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     """Move the first frame along the visible tracks, one RGB frame at a time.
 
     image: float32 `[B, 3, H, W]` in [0, 1], H and W multiples of 4. points: float32 `[B, N, T, 2]` pixels (x, y).
-    visible: bool `[B, N, T]`. anchors: float32 `[B, N, 2]`, each track's place in the first frame, also outside it.
+    visible: bool `[B, N, T]`. anchors: float32 `[B, N, 2]`, each track's position in the first frame, also outside it.
 
     Returns frames float32 `[B, T, 3, H, W]` and valid float32 `[B, T, 1, H, W]`, 1 where the picture is carried by
     tracks. A pixel is not valid where its source lies outside the first frame, or where the source itself moves
-    elsewhere (the place that an object left): these are filled from around. Without a visible track the frame
+    elsewhere (the position that an object left): these are filled from around. Without a visible track the frame
     stands still and nothing is valid. Every frame depends on its own points alone, so chunks can be made one by one.
     """
     batch, _, height, width = image.shape
     frames = points.shape[2]
-    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
+    positions = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     seen = visible.transpose(1, 2).flatten(0, 1)
     starts = anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
-    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
-    moved = places - starts
-    shift = displacement_at(cells, places, moved, seen)  # [B T, cells, 2]
+    cells = _cell_centres(height, width, image).expand(len(positions), -1, -1)
+    moved = positions - starts
+    shift = displacement_at(cells, positions, moved, seen)  # [B T, cells, 2]
     source_shift = displacement_at(cells - shift, starts, moved, seen)
     ghost = ((source_shift - shift).square().sum(-1) + 1e-12).sqrt() - GHOST_PIXELS
     kept = 1 - ghost.clamp(0, 1)
@@ -66,8 +66,8 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     batch, _, height, width = image.shape
     frames = points.shape[2]
     limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
-    places = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
-    moved = places - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+    positions = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
+    moved = positions - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
     terms_at_pixels = quadratic(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
     cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
@@ -107,7 +107,7 @@ def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor)
     between two tracks is short but not a step. Zero where nothing is seen.
     """
     shown = seen[..., None].to(tracks.dtype)
-    squared = squared_distances(places, tracks, (1 - shown) * FAR).clamp(min=NEAR)
+    squared = squared_distances(positions, tracks, (1 - shown) * FAR).clamp(min=NEAR)
     weights = (squared.amin(-1, keepdim=True) / squared).square().square()
     summed = weights @ torch.cat([moved * shown, shown], dim=-1)
     return summed[..., :2] / summed[..., 2:].clamp(min=1e-6)

@@ -30,9 +30,9 @@ def sigma_of(timestep: float, shift: float) -> float:
 
 
 def warp(timestep: float, shift: float) -> float:
-    """A uniform timestep moved by the shift: 1000 x the sigma at place 1000 - timestep."""
-    place = TRAIN_STEPS - round(timestep)
-    return float(sigma_table(shift)[place] * np.float32(TRAIN_STEPS)) if place < TRAIN_STEPS else 0.0
+    """A uniform timestep moved by the shift: 1000 x the sigma at index 1000 - timestep."""
+    index = TRAIN_STEPS - round(timestep)
+    return float(sigma_table(shift)[index] * np.float32(TRAIN_STEPS)) if index < TRAIN_STEPS else 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.serve.movers import Array, Field, Path, Place, Pointer, Stick
+from ms_infer.serve.movers import Array, Field, Path, Point, Pointer, Stick
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.tracks import RIM
 
@@ -94,23 +94,23 @@ class Board:
         self._played = 0
         self._stick_before = Stick()
         self._ids = np.zeros(0, np.int64)
-        self._place = np.zeros((0, 2))
+        self._points = np.zeros((0, 2))
         self._rest = np.zeros((0, 2))
         self._kind = np.zeros(0, np.uint8)
         self._free = np.zeros(0, np.bool_)
         self._grouped = np.zeros(0, np.bool_)
         self._add(self._cells(), Kind.GRID)
 
-    def pointer(self, number: int, phase: str, place: Place, time_ms: float, radius: float) -> None:
+    def pointer(self, number: int, phase: str, point: Point, time_ms: float, radius: float) -> None:
         """A pointer goes down, moves or comes up; `time_ms` is on the clock of `advance`."""
         if phase == "down":
-            held = self._grab(place, radius, Kind.DRAG)
+            held = self._grab(point, radius, Kind.DRAG)
             if held is not None and len(self._pointers) < 16:
-                self._pointers[number] = _Hold(Pointer(place, time_ms), *held)
+                self._pointers[number] = _Hold(Pointer(point, time_ms), *held)
         elif number in self._pointers:
             mover = self._pointers[number].mover
             assert isinstance(mover, Pointer)
-            mover.move(place, time_ms)
+            mover.move(point, time_ms)
             if phase == "up":
                 mover.release()
                 self._pointers[-1 - self._next] = self._pointers.pop(number)  # the number may come again
@@ -122,23 +122,23 @@ class Board:
             if isinstance(hold.mover, Pointer):
                 hold.mover.release()
 
-    def static(self, places: Sequence[Place]) -> None:
+    def static(self, points: Sequence[Point]) -> None:
         """Add points that must not move."""
-        self._add(np.array(places, np.float64), Kind.STATIC)
+        self._add(np.array(points, np.float64), Kind.STATIC)
 
-    def brush(self, places: Sequence[Place]) -> None:
+    def brush(self, points: Sequence[Point]) -> None:
         """Add points that move together when one of them is dragged."""
-        painted = np.array(places, np.float64)
+        painted = np.array(points, np.float64)
         added = self._add(painted, Kind.DRAG)
         self._grouped[np.isin(self._ids, added)] = True
         gap = (self._rest[:, None] - painted[None]) * (self._cols, self._rows)
         self._free |= (self._kind == Kind.GRID) & (np.hypot(gap[..., 0], gap[..., 1]).min(1) < RIM)
 
-    def path(self, places: Sequence[Place], seconds: float, radius: float) -> None:
+    def path(self, points: Sequence[Point], seconds: float, radius: float) -> None:
         """Take the points near the path's start along it, from the next chunk on."""
-        held = self._grab(places[0], radius, Kind.PATH)
+        held = self._grab(points[0], radius, Kind.PATH)
         if held is not None and len(self._paths) < 64:
-            self._paths.append(_Hold(Path(places, seconds), *held))
+            self._paths.append(_Hold(Path(points, seconds), *held))
 
     def transfer(self, tracks: Tracks | None, fps: float) -> None:
         """Play tracks instead of the grid; None goes back to the grid."""
@@ -161,11 +161,11 @@ class Board:
         pushes, held = self._pushes(now_ms, frames, fps)
         for frame in range(frames):
             part = (frame + 1) / frames
-            before = self._place.copy()
-            self._place = before + pushes[:, frame]
+            before = self._points.copy()
+            self._points = before + pushes[:, frame]
             self._move_camera(held, part, 1 / fps)
             self._play_transfer(frame)
-            points[:, frame] = self._place
+            points[:, frame] = self._points
             visible[:, frame] = self._seen(frame)
         self._stick_before, self._last_ms = replace(self.stick), now_ms
         self._played += frames
@@ -188,32 +188,34 @@ class Board:
         if self.webcam is not None:
             loose = np.flatnonzero((self._kind == Kind.GRID) & (held == 0))
             movement = self.webcam.take(self._rest[loose]) / frames
-            back = (self._rest - self._place)[loose] * Field.SPRING
+            back = (self._rest - self._points)[loose] * Field.SPRING
             pushes[loose] += (movement + back)[:, None]
         held[self._kind == Kind.STATIC] = 1
         return pushes, held
 
     def _rows_of(self, hold: _Hold) -> tuple[NDArray[np.int64], Array]:
-        place = {int(one): row for row, one in enumerate(self._ids)}
-        kept = [(place[int(one)], weight) for one, weight in zip(hold.ids, hold.weights, strict=True) if one in place]
+        row_of = {int(one): row for row, one in enumerate(self._ids)}
+        kept = [(row_of[int(one)], weight) for one, weight in zip(hold.ids, hold.weights, strict=True) if one in row_of]
         return np.array([row for row, _ in kept], np.int64), np.array([weight for _, weight in kept])
 
     def _move_camera(self, held: Array, part: float, seconds: float) -> None:
         if self.stick.moving or self._stick_before.moving:
-            moved = self.stick.moved(self._place, self._stick_before, part, seconds, self.aspect)
-            self._place += (moved - self._place) * (1 - held[:, None])
+            moved = self.stick.moved(self._points, self._stick_before, part, seconds, self.aspect)
+            self._points += (moved - self._points) * (1 - held[:, None])
 
     def _play_transfer(self, frame: int) -> None:
         if self._transfer is not None:
             tracks, ids = self._transfer
             rows = np.isin(self._ids, ids)
-            self._place[rows] = tracks.points[np.isin(ids, self._ids), min(self._played + frame, tracks.rgb_frames - 1)]
+            self._points[rows] = tracks.points[
+                np.isin(ids, self._ids), min(self._played + frame, tracks.rgb_frames - 1)
+            ]
 
     def _seen(self, frame: int) -> NDArray[np.bool_]:
         seen = ~self._free & (
             (self._kind != Kind.GRID) | self.hold_rest | self.stick.moving | (self.webcam is not None)
         )
-        seen &= (self._place >= 0).all(-1) & (self._place < 1).all(-1)
+        seen &= (self._points >= 0).all(-1) & (self._points < 1).all(-1)
         seen &= ~self._covered()
         if self._transfer is not None:
             tracks, ids = self._transfer
@@ -228,14 +230,14 @@ class Board:
         resting = np.flatnonzero(self._kind == Kind.GRID)
         moving = np.flatnonzero((self._kind == Kind.DRAG) | (self._kind == Kind.PATH))
         if len(resting) and len(moving) and self._transfer is None:
-            gap = (self._place[resting][:, None] - self._place[moving][None]) * (self._cols, self._rows)
+            gap = (self._points[resting][:, None] - self._points[moving][None]) * (self._cols, self._rows)
             covered[resting] = np.hypot(gap[..., 0], gap[..., 1]).min(1) < COVER
         return covered
 
-    def _grab(self, place: Place, radius: float, kind: Kind) -> tuple[NDArray[np.int64], Array] | None:
-        """Ids and weights of the points that a mover at `place` takes along; one right there is added if need be."""
+    def _grab(self, point: Point, radius: float, kind: Kind) -> tuple[NDArray[np.int64], Array] | None:
+        """Ids and weights of the points that a mover at `point` takes along; one right there is added if need be."""
         shape = np.array([self.aspect, 1.0])
-        distance = np.hypot(*((self._place - place) * shape).T)
+        distance = np.hypot(*((self._points - point) * shape).T)
         movable = (self._kind != Kind.STATIC) & (distance < np.inf)
         group = movable & self._grouped
         if group.any() and distance[group].min() < max(NEAR, radius / 2):
@@ -246,7 +248,7 @@ class Board:
             self._free[loose] = True
         taken = weights > 0.02
         if not (weights[taken] > 0.99).any():
-            self._add(np.array([place]), kind)
+            self._add(np.array([point]), kind)
             if len(self._ids) > len(weights):
                 weights, taken = np.append(weights, 1.0), np.append(taken, True)
         if not taken.any():
@@ -267,12 +269,12 @@ class Board:
 
     def _tidy(self) -> None:
         """Drop points far outside and, when the camera moves, put new ones into cells that became empty."""
-        outside = np.any((self._place < -MARGIN) | (self._place > 1 + MARGIN), axis=-1)
+        outside = np.any((self._points < -MARGIN) | (self._points > 1 + MARGIN), axis=-1)
         if outside.any() and self._transfer is None:
             self._keep(~outside)
         if not self.stick.moving or self._rows * self._cols == 0 or self._transfer is not None:
             return
-        cell = np.floor(self._place * (self._cols, self._rows)).astype(np.int64)
+        cell = np.floor(self._points * (self._cols, self._rows)).astype(np.int64)
         inside = ((cell >= 0) & (cell < (self._cols, self._rows))).all(-1)
         empty = np.ones(self._rows * self._cols, np.bool_)
         empty[(cell[:, 1] * self._cols + cell[:, 0])[inside]] = False
@@ -282,25 +284,25 @@ class Board:
         y, x = np.meshgrid((np.arange(self._rows) + 0.5), (np.arange(self._cols) + 0.5), indexing="ij")
         return np.stack([x / max(self._cols, 1), y / max(self._rows, 1)], -1).reshape(-1, 2)
 
-    def _add(self, places: Array, kind: Kind) -> NDArray[np.int64]:
+    def _add(self, points: Array, kind: Kind) -> NDArray[np.int64]:
         """Append points, as many as fit; returns their ids."""
-        places = places.reshape(-1, 2)[: self.capacity - len(self._ids)]
+        points = points.reshape(-1, 2)[: self.capacity - len(self._ids)]
         used = set(self._ids.tolist())
         fresh: list[int] = []
-        while len(fresh) < len(places):
+        while len(fresh) < len(points):
             one = self._next * ID_STRIDE % ID_RANGE
             self._next += 1
             if one not in used:
                 fresh.append(one)
-        count = len(places)
+        count = len(points)
         self._ids = np.concatenate([self._ids, np.array(fresh, np.int64)])
-        self._place = np.concatenate([self._place, places])
-        self._rest = np.concatenate([self._rest, places])
+        self._points = np.concatenate([self._points, points])
+        self._rest = np.concatenate([self._rest, points])
         self._kind = np.concatenate([self._kind, np.full(count, kind, np.uint8)])
         self._free = np.concatenate([self._free, np.zeros(count, np.bool_)])
         self._grouped = np.concatenate([self._grouped, np.zeros(count, np.bool_)])
         return np.array(fresh, np.int64)
 
     def _keep(self, mask: NDArray[np.bool_]) -> None:
-        self._ids, self._place, self._rest = self._ids[mask], self._place[mask], self._rest[mask]
+        self._ids, self._points, self._rest = self._ids[mask], self._points[mask], self._rest[mask]
         self._kind, self._free, self._grouped = self._kind[mask], self._free[mask], self._grouped[mask]

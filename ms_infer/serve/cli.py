@@ -31,7 +31,7 @@ def with_token(arguments: list[str]) -> list[str]:
 
 
 def serve(config: ServeConfig) -> str:
-    """Run until interrupted; returns the closing words."""
+    """Run until interrupted; returns the closing message."""
     set_logging()
     try:
         from ms_infer.serve.app import create_app

@@ -69,9 +69,9 @@ async def _apply(session: Session, control: protocol.Control) -> None:
 def _edit(session: Session, control: protocol.Control) -> None:
     """Controls that change the points."""
     match control:
-        case protocol.Places(do="static"):
+        case protocol.Points(do="static"):
             session.edit(lambda board: board.static(control.points))
-        case protocol.Places():
+        case protocol.Points():
             session.edit(lambda board: board.brush(control.points))
         case protocol.Path():
             session.edit(lambda board: board.path(control.points, control.seconds, control.radius))

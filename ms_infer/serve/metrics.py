@@ -37,8 +37,8 @@ class Metrics:
         self.clients = Gauge("ms_infer_clients", "Open WebSockets", registry=self.registry)
         Info("ms_infer_build", "Version of the server", registry=self.registry).info({"version": __version__})
 
-    def _counter(self, name: str, words: str) -> Counter:
-        return Counter(f"ms_infer_{name}", words, registry=self.registry)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"ms_infer_{name}", text, registry=self.registry)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Place = tuple[float, float]
+Point = tuple[float, float]
 
 MAX_SAMPLES = 512  # pointer positions kept between two chunks: 2 s of a 240 Hz mouse
 PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.12, 0.22, 0.25  # picture widths, e-folds and radians per second at full stick
@@ -19,16 +19,16 @@ PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.12, 0.22, 0.25  # picture widths, e-folds 
 class Pointer:
     """A drag. Its history between two chunks is replayed on the RGB frames of the next one."""
 
-    def __init__(self, place: Place, time_ms: float) -> None:
-        self._times, self._places = [time_ms], [place]
-        self._applied = np.array(place, np.float64)
+    def __init__(self, point: Point, time_ms: float) -> None:
+        self._times, self._points = [time_ms], [point]
+        self._applied = np.array(point, np.float64)
         self._up, self._fresh = False, True
 
-    def move(self, place: Place, time_ms: float) -> None:
+    def move(self, point: Point, time_ms: float) -> None:
         self._times.append(max(time_ms, self._times[-1]))
-        self._places.append(place)
+        self._points.append(point)
         if len(self._times) > MAX_SAMPLES:
-            del self._times[1:3], self._places[1:3]
+            del self._times[1:3], self._points[1:3]
 
     def release(self) -> None:
         self._up = True
@@ -36,33 +36,33 @@ class Pointer:
     def steps(self, last_ms: float, now_ms: float, frames: int, max_step: float) -> Array:
         """Movement `[frames, 2]` of each RGB frame: the history of [last_ms, now_ms], at most `max_step` a frame.
 
-        The first RGB frame of all shows the place that was grabbed: a new point's anchor is where it begins.
+        The first RGB frame of all shows the point that was grabbed: a new point's anchor is where it begins.
         """
         begin = max(last_ms, self._times[0])
         parts = np.arange(frames) / max(frames - 1, 1) if self._fresh else (np.arange(frames) + 1.0) / frames
         at = begin + (now_ms - begin) * parts
         self._fresh = False
-        history = np.array(self._places)
+        history = np.array(self._points)
         wanted = np.stack([np.interp(at, self._times, history[:, axis]) for axis in (0, 1)], -1)
         steps = np.empty((frames, 2))
         for frame in range(frames):
             step = wanted[frame] - self._applied
             steps[frame] = step * min(1.0, max_step / max(float(np.hypot(*step)), 1e-9))
             self._applied += steps[frame]
-        del self._times[:-1], self._places[:-1]
+        del self._times[:-1], self._points[:-1]
         return steps
 
     @property
     def done(self) -> bool:
         """Whether it was released and has arrived."""
-        return self._up and bool(np.hypot(*(np.array(self._places[-1]) - self._applied)) < 1e-4)
+        return self._up and bool(np.hypot(*(np.array(self._points[-1]) - self._applied)) < 1e-4)
 
 
 class Path:
     """A polyline, followed at constant speed over `seconds` of video."""
 
-    def __init__(self, places: Sequence[Place], seconds: float) -> None:
-        self._corners = np.array(places, np.float64)
+    def __init__(self, points: Sequence[Point], seconds: float) -> None:
+        self._corners = np.array(points, np.float64)
         lengths = np.hypot(*np.diff(self._corners, axis=0).T)
         self._along = np.concatenate([[0.0], np.cumsum(lengths)])
         self._seconds, self._elapsed = seconds, 0.0
@@ -71,9 +71,9 @@ class Path:
         """Movement `[frames, 2]` of each RGB frame."""
         times = self._elapsed + (np.arange(frames + 1) - (self._elapsed == 0)) / fps
         at = np.clip(times / self._seconds, 0.0, 1.0) * self._along[-1]
-        places = np.stack([np.interp(at, self._along, self._corners[:, axis]) for axis in (0, 1)], -1)
+        points = np.stack([np.interp(at, self._along, self._corners[:, axis]) for axis in (0, 1)], -1)
         self._elapsed = float(times[-1])
-        return np.asarray(np.diff(places, axis=0))
+        return np.asarray(np.diff(points, axis=0))
 
     @property
     def done(self) -> bool:
@@ -93,8 +93,8 @@ class Stick:
     def moving(self) -> bool:
         return any((self.x, self.y, self.zoom, self.roll))
 
-    def moved(self, places: Array, before: Stick, part: float, seconds: float, aspect: float) -> Array:
-        """Places `[N, 2]` after `seconds`; the speed is `part` (0..1) of the way from `before` to this.
+    def moved(self, points: Array, before: Stick, part: float, seconds: float, aspect: float) -> Array:
+        """Points `[N, 2]` after `seconds`; the speed is `part` (0..1) of the way from `before` to this.
 
         The content moves against the camera: to the right means that the picture slides to the left.
         """
@@ -108,7 +108,7 @@ class Stick:
             )
         )
         scale, angle = math.exp(zoom * ZOOM_SPEED), -roll * ROLL_SPEED
-        across, down = (places[:, 0] - 0.5) * aspect * scale, (places[:, 1] - 0.5) * scale
+        across, down = (points[:, 0] - 0.5) * aspect * scale, (points[:, 1] - 0.5) * scale
         turned = np.stack(
             [
                 (across * math.cos(angle) - down * math.sin(angle)) / aspect,
@@ -120,9 +120,9 @@ class Stick:
 
 
 class Field:
-    """Movement of places seen by a webcam, gathered between two chunks."""
+    """Movement of points seen by a webcam, gathered between two chunks."""
 
-    SPRING = 0.02  # share of the way back to its place of rest that a point goes in each RGB frame
+    SPRING = 0.02  # share of the way back to its point of rest that a point goes in each RGB frame
 
     def __init__(self) -> None:
         self._sum: Array | None = None
@@ -133,13 +133,13 @@ class Field:
             self._sum = np.zeros(flow.shape)
         self._sum += flow
 
-    def take(self, places: Array) -> Array:
-        """Movement `[N, 2]` at places `[N, 2]` since the last call."""
+    def take(self, points: Array) -> Array:
+        """Movement `[N, 2]` at points `[N, 2]` since the last call."""
         if self._sum is None:
-            return np.zeros_like(places)
+            return np.zeros_like(points)
         rows, cols = self._sum.shape[:2]
-        row = np.clip((places[:, 1] * rows).astype(np.int64), 0, rows - 1)
-        col = np.clip((places[:, 0] * cols).astype(np.int64), 0, cols - 1)
+        row = np.clip((points[:, 1] * rows).astype(np.int64), 0, rows - 1)
+        col = np.clip((points[:, 0] * cols).astype(np.int64), 0, cols - 1)
         movement = self._sum[row, col]
         self._sum = None
         return np.asarray(movement)

@@ -37,16 +37,16 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def _text(words: str) -> dict[str, Any]:
-    return {"description": words}
+def _text(summary: str) -> dict[str, Any]:
+    return {"description": summary}
 
 
-def _operation(words: str) -> dict[str, Any]:
-    return {"summary": words, "responses": _OK}
+def _operation(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "responses": _OK}
 
 
-def _json(words: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": words, "content": {"application/json": {"schema": schema}}}
+def _json(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": summary, "content": {"application/json": {"schema": schema}}}
 
 
 def _ref_list(name: str) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def _ref_list(name: str) -> dict[str, Any]:
     return {"type": "object", "properties": {"sessions": items}, "required": ["sessions"]}
 
 
-def _upload(words: str) -> dict[str, Any]:
+def _upload(summary: str) -> dict[str, Any]:
     refusals = {"413": _text("too large"), "422": _text("unreadable"), **_NOT_FOUND}
     return {
-        "summary": words,
+        "summary": summary,
         "parameters": _OWNER,
         "requestBody": {"required": True, "content": {"application/octet-stream": {}}},
         "responses": {**_OK, **refusals},

@@ -53,7 +53,7 @@ def pack_json(kind: Type, content: dict[str, Any]) -> bytes:
 def pack_frame(
     picture: bytes, codec: Codec, size: tuple[int, int], chunk: int, frame: int, control: int, made_ms: float
 ) -> bytes:
-    """A frame message. `size` is (height, width), `frame` the RGB frame's place in the stream, `control` the newest
+    """A frame message. `size` is (height, width), `frame` the RGB frame's index in the stream, `control` the newest
     control it was made with, `made_ms` the server's clock when its chunk was finished."""
     height, width = size
     head = FRAME_HEAD.pack(Type.FRAME, codec, width, height, chunk, frame & 0xFFFFFFFF, control, made_ms)
@@ -85,7 +85,7 @@ def pack_ack(
 Unit = Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False)]
 Stick = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Time = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Place = tuple[Unit, Unit]
+Point = tuple[Unit, Unit]
 Radius = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PointerEvent = tuple[Annotated[int, Field(ge=0, le=1 << 40)], Literal["down", "move", "up"], Time, Unit, Unit]
 
@@ -139,18 +139,18 @@ class Pointers(Message):
     radius: Radius = 0.15
 
 
-class Places(Message):
+class Points(Message):
     """static: points that must not move; brush: points that move together."""
 
     do: Literal["static", "brush"]
-    points: Annotated[list[Place], Field(min_length=1, max_length=64)]
+    points: Annotated[list[Point], Field(min_length=1, max_length=64)]
 
 
 class Path(Message):
     """A drawn path that the points near its start follow from the next chunk on."""
 
     do: Literal["path"]
-    points: Annotated[list[Place], Field(min_length=2, max_length=256)]
+    points: Annotated[list[Point], Field(min_length=2, max_length=256)]
     seconds: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = 2.0
     radius: Radius = 0.15
 
@@ -186,7 +186,7 @@ class Switch(Message):
     on: bool
 
 
-Control = Join | Start | Simple | Prompt | Pointers | Places | Path | Camera | Grid | Options | Switch
+Control = Join | Start | Simple | Prompt | Pointers | Points | Path | Camera | Grid | Options | Switch
 _CONTROLS: TypeAdapter[Control] = TypeAdapter(Annotated[Control, Field(discriminator="do")])
 KNOWN = frozenset(name for control in get_args(Control) for name in get_args(control.model_fields["do"].annotation))
 

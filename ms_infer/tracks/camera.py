@@ -83,11 +83,11 @@ class Scene:
         return sample(depth.astype(np.float64), points / self.extent)
 
 
-def sample(values: DoubleArray, places: DoubleArray) -> DoubleArray:
-    """Bilinear samples [N] of a map [H, W] at places [N, 2] = (x, y) in 0..1, clamped at the border."""
+def sample(values: DoubleArray, points: DoubleArray) -> DoubleArray:
+    """Bilinear samples [N] of a map [H, W] at points [N, 2] = (x, y) in 0..1, clamped at the border."""
     height, width = values.shape
-    x = np.clip(places[:, 0] * width - 0.5, 0, width - 1)
-    y = np.clip(places[:, 1] * height - 0.5, 0, height - 1)
+    x = np.clip(points[:, 0] * width - 0.5, 0, width - 1)
+    y = np.clip(points[:, 1] * height - 0.5, 0, height - 1)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     upper = values[top, left] + (values[top, right] - values[top, left]) * (x - left)
@@ -101,7 +101,7 @@ def apply(
     """Points [N, T, 2] after the move and whether each [N, T] is still before the camera.
 
     p' = centre + u * pan + R(u * roll) * zoom^u * Z / (Z - u * dolly) * (p - centre) with u = progress [T] and Z the
-    distance at the point's place in RGB frame `first` (pinhole camera that looks along the centre of the picture).
+    distance at the point's position in RGB frame `first` (pinhole camera that looks along the centre of the picture).
     """
     before = np.asarray(points, np.float64)
     centre = np.asarray(scene.extent) / 2

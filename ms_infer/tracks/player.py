@@ -28,7 +28,7 @@ class TrackChunk:
     ids: IntArray
     """int64 [max_tracks]."""
     anchors: FloatArray
-    """float32 [max_tracks, 2]: place of each track in the stream's RGB frame 0, in pixels."""
+    """float32 [max_tracks, 2]: where each track is in the stream's RGB frame 0, in pixels."""
 
 
 class TrackPlayer:
@@ -152,9 +152,9 @@ class TrackPlayer:
         self._control, self._anchors, self._start = control, anchors, int(start[0])
 
     def _new_anchors(self, control: Tracks, at_frame: int) -> FloatArray:
-        places = np.array(control.points[:, 0])
+        anchors = np.array(control.points[:, 0])
         if at_frame == 0:
-            return places
+            return anchors
         old, at = self._control, min(max(at_frame - 1 - self._start, 0), self._control.rgb_frames - 1)
         kept = {one: row for row, one in enumerate(old.ids.tolist())}
         rows = np.array([kept.get(one, -1) for one in control.ids.tolist()], np.int64)

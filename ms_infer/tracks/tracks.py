@@ -289,11 +289,11 @@ class Tracks:
         if ids is None:
             return self._rows(np.flatnonzero(self.visible.any(1)))
         wanted = np.asarray(ids, np.int64).reshape(-1)
-        place = {int(known): row for row, known in enumerate(self.ids)}
-        missing = [int(one) for one in wanted if int(one) not in place]
+        row_of = {int(known): row for row, known in enumerate(self.ids)}
+        missing = [int(one) for one in wanted if int(one) not in row_of]
         if missing:
             raise TrackShapeError(f"no track has the id {missing[0]}; there are {self.count} tracks")
-        return self._rows(np.array([place[int(one)] for one in wanted], np.int64))
+        return self._rows(np.array([row_of[int(one)] for one in wanted], np.int64))
 
     # ---- helpers
 

@@ -186,7 +186,7 @@ def _mixing() -> Tensor:
 
 
 def _features(vae: TinyVae, layers: nn.Sequential, frames: Tensor) -> Tensor:
-    """[places, 28] of all latent pixels."""
+    """[pixels, 28] of all latent pixels."""
     batch, _, _, height, width = frames.shape
     padded = torch.cat([frames[:, :1].expand(-1, 3, -1, -1, -1), frames], dim=1)
     x = padded.transpose(0, 1).flatten(0, 1)

@@ -126,7 +126,7 @@ def load_state_(part: Any, state: dict[str, Any]) -> None:
 
 
 def _cut(state: Any, like: Any) -> Any:
-    """Tensors of `state` sharded as the tensor at the same place of `like`, or the one that stands for all below it."""
+    """Tensors of `state` sharded as the tensor in its position in `like`, or the one that stands for all below it."""
     if isinstance(state, dict):
         return {name: _cut(value, like.get(name) if isinstance(like, dict) else like) for name, value in state.items()}
     if isinstance(state, Tensor) and isinstance(like, DTensor) and state.shape == like.shape:

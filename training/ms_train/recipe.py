@@ -129,8 +129,8 @@ def autoencoder(
     assets: Path, out: Path, config: AutoencoderConfig = DEFAULTS.autoencoder, device: str = "cpu", threads: int = 0
 ) -> None:
     """Fit the encoder, train the decoder."""
-    place = _start(device, threads)
-    stage = Autoencoder(config, load_assets(assets).to(place), place)
+    chosen = _start(device, threads)
+    stage = Autoencoder(config, load_assets(assets).to(chosen), chosen)
     run(stage, out)
     parallel.finish()
 
@@ -190,9 +190,9 @@ def adapt(
 
 def distill(common: Common, student: Path, teacher: Path, config: DistillConfig = DEFAULTS.distill) -> None:
     """Self Forcing from the adapted student, scored by the teacher and, where asked, by the rendered clips."""
-    place = _start(common.device, common.threads)
-    source, stream, vae = _source(common, place)
-    stage = Distill(dataclasses.replace(config, stream=stream), source, place, vae)
+    chosen = _start(common.device, common.threads)
+    source, stream, vae = _source(common, chosen)
+    stage = Distill(dataclasses.replace(config, stream=stream), source, chosen, vae)
     stage.start_from(read_average(student), read_average(teacher))
     run(stage, common.out)
     parallel.finish()
@@ -212,8 +212,8 @@ def stream_frames(
     place = _start(common.device, common.threads)
     assets = load_assets(common.assets, size=preset(common.preset).height).to(place)
     stream = demo_stream(assets, common.preset)
-    vae = load_vae(common.vae, stream, place)
-    network = Network(stream).to(place).requires_grad_(False).eval()
+    vae = load_vae(common.vae, stream, chosen)
+    network = Network(stream).to(chosen).requires_grad_(False).eval()
     network.load_state_dict(read_average(student))
     maker = _maker(stream, assets, vae, common.layers, seed, chunks)
     write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
@@ -228,8 +228,8 @@ def refine(
     threads: int = 0,
 ) -> None:
     """Train the refiner on frames that the student streamed (`stream-frames`)."""
-    place = _start(device, threads)
-    stage = Refine(config, FrameSource(frames), place)
+    chosen = _start(device, threads)
+    stage = Refine(config, FrameSource(frames), chosen)
     if init is not None:
         stage.start_from_average(_refiner_weights(init))
     run(stage, out)
@@ -344,13 +344,13 @@ def _maker(
 def _run_flow(
     kind: type[FlowStage], common: Common, config: FlowConfig, init: Path | None, teacher: Path | None = None
 ) -> None:
-    place = _start(common.device, common.threads)
-    source, stream, vae = _source(common, place)
-    stage = kind(dataclasses.replace(config, stream=stream), source, place, vae)
+    chosen = _start(common.device, common.threads)
+    source, stream, vae = _source(common, chosen)
+    stage = kind(dataclasses.replace(config, stream=stream), source, chosen, vae)
     if init is not None:
         stage.start_from_average(read_average(init))
     if teacher is not None and isinstance(stage, Adapt):
-        stage.teacher = Network(stream).to(place).requires_grad_(False)
+        stage.teacher = Network(stream).to(chosen).requires_grad_(False)
         stage.teacher.load_state_dict(read_average(teacher))
     run(stage, common.out)
     parallel.finish()

@@ -224,10 +224,10 @@ def build_engines(
     scales = _scales(student) if options.dtype == "fp8" else None
     stages = {}
     wanted = specs[GRAPHS[options.dtype]].values()
-    for place, spec in enumerate(wanted, 1):
+    for number, spec in enumerate(wanted, 1):
         path = stages[spec.name] = (folder / f"{spec.name}.plan").as_posix()
         if not store.has(path):
-            with store.timed(path, place, len(wanted)):
+            with store.timed(path, number, len(wanted)):
                 _build_stage(store, library, spec, options, scales, path)
     entry = EngineSpec(
         kind="tensorrt",
@@ -258,7 +258,7 @@ def _build_stage(
 
 
 def _attention_of(writes: str, library: TensorRt) -> Literal["native", "plugin"]:
-    """Native, unless the caches are written in several places per pass, which only a plugin can do in place."""
+    """Native, unless the caches are written in several runs per pass, which only a plugin can do in place."""
     plugin = library.has_plugins and writes == "frame"
     return "plugin" if plugin or env("TRT_ATTENTION") == "plugin" else "native"
 

@@ -119,9 +119,9 @@ def quantise(library: TensorRt, network: Network, graph: Path, scales: Fp8Scales
         if layer.type != library.module.LayerType.MATRIX_MULTIPLY or name not in scales.inputs:
             continue
         rows = scales.weights[name]
-        for place, values, axis in ((0, np.float32(scales.inputs[name]), None), (1, rows, -1)):
-            tensor = layer.get_input(place)
-            layer.set_input(place, _rounded(library, network, tensor, np.asarray(values), axis, kept))
+        for index, values, axis in ((0, np.float32(scales.inputs[name]), None), (1, rows, -1)):
+            tensor = layer.get_input(index)
+            layer.set_input(index, _rounded(library, network, tensor, np.asarray(values), axis, kept))
         done.add(name)
     missing = sorted(set(scales.inputs) - done)
     if missing:

@@ -57,7 +57,7 @@ def layer_type(layer: Any) -> str:
 def parse(library: TensorRt, graph: Path, *, plugins: bool = False) -> Network:
     """Read an ONNX file whose weights lie beside it. BundleError with the parser's words when it refuses.
 
-    plugins: those of `ms_export.tensorrt.plugin` are registered; writes in several places become one of them.
+    plugins: those of `ms_export.tensorrt.plugin` are registered; several writes become one of them.
     """
     trt, log = library.module, log_of(library.kind)
     with listening(library.kind) as messages:

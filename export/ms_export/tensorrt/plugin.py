@@ -76,9 +76,9 @@ def _launch(aot: Any, spec: Any, arch: int, grid: tuple[int, int], integers: tup
     meta = kernel.metadata
     text = ptx.drop_hidden_parameters(meta.name, kernel.asm["ptx"])
     kinds = list(spec.types.values())
-    places = [i for i, kind in enumerate(kinds) if kind.startswith("*")]
-    inputs = len(places) - 1
-    ordered = places == [*range(inputs), len(kinds) - 1] and len(integers) == len(kinds) - 1 - inputs
+    pointers = [i for i, kind in enumerate(kinds) if kind.startswith("*")]
+    inputs = len(pointers) - 1
+    ordered = pointers == [*range(inputs), len(kinds) - 1] and len(integers) == len(kinds) - 1 - inputs
     if not ordered or len(ptx.parameters(meta.name, text)) != len(kinds) or max(integers) >= 1 << 31:
         raise BundleError(
             f"the kernel {meta.name} takes {kinds} and {integers}; TensorRT passes input pointers, int32, one output"
@@ -198,9 +198,9 @@ def _run_of(last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> list[
 
 def _cache_write(run: list[onnx.NodeProto], makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
     wholes = []
-    for place in (1, 2):  # update and index: the parts of one split each, in order
-        split = makers.get(run[0].input[place])
-        parts = [node.input[place] for node in run]
+    for index in (1, 2):  # update and index: the parts of one split each, in order
+        split = makers.get(run[0].input[index])
+        parts = [node.input[index] for node in run]
         if split is None or split.op_type != "Split" or list(split.output) != parts:
             raise BundleError(f"the writes of {run[0].input[0]} are not the parts of one chunk; export the graph again")
         wholes.append(split.input[0])

@@ -38,7 +38,7 @@ def _attribute(node: onnx.NodeProto, name: str) -> object:
 
 
 def _as_products(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> list[onnx.NodeProto]:
-    data, places, values = node.input
+    data, indices, values = node.input
     size = shapes.get(data, [])
     if _attribute(node, "reduction") != b"add" or _attribute(node, "axis") not in (2, -2) or len(size) != 4:
         raise BundleError(
@@ -49,7 +49,7 @@ def _as_products(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> list[
     work = _Nodes(node.output[0])
     zero, one = work.constant("zero", [0]), work.constant("one", [1])
     last = work.constant("last", [3])
-    turned = work.add("Transpose", [work.add("Slice", [places, zero, one, last])], perm=[0, 1, 3, 2])  # [1, T, 1, N]
+    turned = work.add("Transpose", [work.add("Slice", [indices, zero, one, last])], perm=[0, 1, 3, 2])  # [1, T, 1, N]
     every_cell = work.constant("cells", np.arange(cells).reshape(1, 1, cells, 1))
     sums = []
     for frame in range(frames):

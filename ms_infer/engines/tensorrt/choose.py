@@ -1,4 +1,4 @@
-"""Which of a bundle's TensorRT engines run here; words for those that do not."""
+"""Which of a bundle's TensorRT engines run here; why the others do not."""
 
 from __future__ import annotations
 

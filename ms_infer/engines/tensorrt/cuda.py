@@ -100,7 +100,7 @@ class Cuda:
         return int(handle)
 
     def copy(self, target: int, source: int, nbytes: int, cuda_stream: int) -> None:
-        """Copy between any two places, host or device, in stream order."""
+        """Copy between any two addresses, host or device, in stream order."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         self.call("cudaMemcpyAsync", target, source, nbytes, kind, cuda_stream)
 
@@ -108,7 +108,7 @@ class Cuda:
         self.call("cudaMemsetAsync", target, 0, nbytes, cuda_stream)
 
     def record(self, event: int, cuda_stream: int, *, external: bool = False) -> None:
-        """Mark a place of the stream. `external`: inside a capture, for waiters outside of the graph."""
+        """Mark a point of the stream. `external`: inside a capture, for waiters outside of the graph."""
         flags = self._runtime.cudaEventRecordExternal if external else self._runtime.cudaEventRecordDefault
         self.call("cudaEventRecordWithFlags", event, cuda_stream, flags)
 
@@ -171,25 +171,25 @@ class Arena:
 
     def __init__(self, cuda: Cuda, specs: Iterable[tuple[str, TensorSpec]], *, twin: bool = False) -> None:
         self._cuda = cuda
-        self._places: dict[str, tuple[int, TensorSpec]] = {}
+        self._offsets: dict[str, tuple[int, TensorSpec]] = {}
         end = 0
         for name, spec in specs:
-            if name not in self._places:
-                self._places[name] = (end, spec)
+            if name not in self._offsets:
+                self._offsets[name] = (end, spec)
                 end += -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
         self.nbytes = max(end, ALIGNMENT)
         self.address = cuda.allocate(self.nbytes)
         self._twin = cuda.allocate_host(self.nbytes) if twin else None
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._offsets
 
     def names(self) -> list[str]:
-        return list(self._places)
+        return list(self._offsets)
 
     def at(self, name: str) -> int:
         """Device address of a tensor."""
-        return self.address + self._places[name][0]
+        return self.address + self._offsets[name][0]
 
     @property
     def host_address(self) -> int:
@@ -200,7 +200,7 @@ class Arena:
     def host(self, name: str) -> NDArray[Any]:
         """The tensor in the twin, as an array of its type."""
         assert self._twin is not None, "only arenas with a twin are filled by the host"
-        start, spec = self._places[name]
+        start, spec = self._offsets[name]
         view = self._twin[start : start + spec.nbytes].view(np.dtype(spec.dtype))
         return view.reshape(spec.shape)
 

@@ -8,6 +8,7 @@ level of the context. PyTorch's SDPA needs that number on the host: with it each
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ms_infer.config import StreamConfig
-from ms_infer.engines.torch.timing import Clock, clock_of, median_ms
+from ms_infer.engines.torch.timing import Clock, clock_of, samples_ms
 from ms_infer.errors import DeviceError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.rope import Rotation
@@ -130,7 +131,7 @@ def _measure(one: Implementation, arguments: tuple[Tensor, Tensor, Tensor, Tenso
     exact = torch.softmax(wide[0] @ wide[1].transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ wide[2]
     try:
         got = one.run(*arguments)[:, :1, :CHECKED_QUERIES].double()
-        ms = median_ms(lambda: one.run(*arguments), clock)
+        ms = statistics.median(samples_ms(lambda: one.run(*arguments), clock, repeats=10))
     except _failures() as error:  # the backend does not take this shape, dtype or device
         logger.debug("attention %s cannot run: %s", one.name, error)
         return Measured(one.name, float("inf"), float("inf"))

@@ -125,8 +125,9 @@ class FusedEngine(TorchEngine):
         index, full = 0, False
         while not full:
             plan = plan_chunk(config, index, player, seed=0)
-            place = plan.placement
-            full = place.valid_frames == context.cache_frames and place.frames == context.chunk_frames and index > 0
+            placement = plan.placement
+            whole = placement.frames == context.chunk_frames and index > 0
+            full = whole and placement.valid_frames == context.cache_frames
             self.begin(plan)
             for step in range(len(self.steps)):
                 self.denoise(step)
@@ -283,7 +284,7 @@ class FusedEngine(TorchEngine):
 
     @torch.no_grad()
     def decode(self) -> NDArray[np.uint8]:
-        """The frames' place on the host; they are there once `commit` returns."""
+        """The frames' memory on the host; they are there once `commit` returns."""
         count = rgb_frames(self._x.shape[1], first=self._opening)
         self._marks.wait("denoised", self._side)
         with on_stream(self._side):

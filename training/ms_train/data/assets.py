@@ -35,7 +35,7 @@ class Assets:
     sprites: Tensor
     """uint8 [S, 4, side, side]; colour is not premultiplied."""
     sprite_points: Tensor
-    """float32 [S, 96, 2]: opaque places of each sprite, in units of its half size."""
+    """float32 [S, 96, 2]: opaque points of each sprite, in units of its half size."""
     textures: Tensor
     """uint8 [X, 3, side, side]; without any, scenes have no solids."""
     panorama_names: list[str]
@@ -134,5 +134,5 @@ def opaque_points(alpha: Tensor) -> Tensor:
         return torch.zeros(SPRITE_POINTS, 2)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(rows)))
     order = order.repeat(-(-SPRITE_POINTS // len(order)))[:SPRITE_POINTS]
-    places = torch.stack([columns[order], rows[order]], dim=-1).float()
-    return (places + 0.5) * (2.0 / alpha.shape[0]) - 1.0
+    points = torch.stack([columns[order], rows[order]], dim=-1).float()
+    return (points + 0.5) * (2.0 / alpha.shape[0]) - 1.0

@@ -89,7 +89,7 @@ class Rendered:
     moved_valid: Tensor
     """float32 [B, T, 1, H, W]."""
     anchors: Tensor
-    """float32 [B, N, 2]: places of the tracks in the first frame."""
+    """float32 [B, N, 2]: points of the tracks in the first frame."""
     owner: Tensor
     """int64 [B, N]: object number, or -1 for the background."""
 

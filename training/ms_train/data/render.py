@@ -135,7 +135,7 @@ def lift(scene: Scene, pixels: Tensor) -> Tensor:
 def cover(assets: Assets, scene: Scene, times: Tensor, points: Tensor, first: int) -> Tensor:
     """Opacity [B, N, T] of the objects from number `first` on, at pixels `points` [B, N, T, 2]."""
     covered = torch.zeros(points.shape[:-1], device=points.device)
-    places = points.transpose(1, 2)
+    samples = points.transpose(1, 2)
     for thing in scene.things[first:]:
         alpha = _surface(assets, thing, pose_at(scene, thing, times), places)[..., 3]
         covered = torch.maximum(covered, alpha.transpose(1, 2))
@@ -145,7 +145,7 @@ def cover(assets: Assets, scene: Scene, times: Tensor, points: Tensor, first: in
 def object_points(assets: Assets, scene: Scene, thing: Thing, times: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels [B, K, T, 2] of points that an object carries, and whether they face the camera.
 
-    `choice`: float [B, K, 3] in [0, 1), which places of the object to follow.
+    `choice`: float [B, K, 3] in [0, 1), which samples of the object to follow.
     """
     pose = pose_at(scene, thing, times)
     if thing.kind == "sprite":

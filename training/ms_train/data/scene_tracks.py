@@ -35,7 +35,7 @@ class SceneTracks:
     visible: Tensor
     """bool [B, N, T]."""
     anchors: Tensor
-    """float32 [B, N, 2]: place at frame 0, possibly outside the picture."""
+    """float32 [B, N, 2]: point at frame 0, possibly outside the picture."""
     owner: Tensor
     """int64 [B, N]: object number, or -1 for the background."""
     usable: Tensor
@@ -49,7 +49,7 @@ class SceneTracks:
 def draw_tracks(
     assets: Assets, scene: Scene, times: Tensor, generator: torch.Generator, layout: TrackLayout | None = None
 ) -> SceneTracks:
-    """Follow a jittered grid of the background and random places of every object over `times` [B, T]."""
+    """Follow a jittered grid of the background and random points of every object over `times` [B, T]."""
     layout = layout or TrackLayout()
     stamps = torch.cat([torch.zeros(scene.batch, 1, device=times.device), times], dim=1)
     groups = [_follow_background(assets, scene, stamps, generator, layout)]

@@ -98,7 +98,7 @@ def error_numbers(kind: str, values: list[float]) -> Row:
 
 
 def wanted(tracker: Tracker, data: Rendered, row: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Wanted places [N, hops, 2] and visibility of the tracks that start visible, at the looked-at frames."""
+    """Wanted points [N, hops, 2] and visibility of the tracks that start visible, at the looked-at frames."""
     starts = _starts(data, row)
     points = data.clips.points[row, starts][:, :: tracker.hop].float().numpy()
     visible = np.logical_and.accumulate(data.clips.visible[row, starts].numpy(), axis=1)
@@ -112,7 +112,7 @@ def object_points(data: Rendered, row: int) -> NDArray[np.bool_]:
 
 
 def follow(tracker: Tracker, data: Rendered, row: int, frames: Tensor) -> Floats:
-    """Places [N, hops, 2] of the tracks that start visible, as the tracker finds them in frames [B, T, 3, H, W]."""
+    """Points [N, hops, 2] of the tracks that start visible, as the tracker finds them in frames [B, T, 3, H, W]."""
     points, _ = wanted(tracker, data, row)
     return tracker.follow(to_bytes(frames[row]), points[:, 0])
 

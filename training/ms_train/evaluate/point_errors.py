@@ -40,18 +40,18 @@ class FlowTracker:
         return small
 
     def follow(self, frames: Pictures, starts: Floats) -> Floats:
-        """Places [N, T, 2] of points `starts` [N, 2] of frame 0 through frames [T, H, W, 3]."""
-        places = [starts]
+        """Paths [N, T, 2] of points `starts` [N, 2] of frame 0 through frames [T, H, W, 3]."""
+        path = [starts]
         for before, now in itertools.pairwise(frames):
-            places.append(places[-1] + sample_flow(self.between(before, now), places[-1]))
-        return np.stack(places, axis=1)
+            path.append(path[-1] + sample_flow(self.between(before, now), path[-1]))
+        return np.stack(path, axis=1)
 
 
-def sample_flow(flow: Floats, places: Floats) -> Floats:
+def sample_flow(flow: Floats, points: Floats) -> Floats:
     """Bilinear values [N, 2] of a flow [H, W, 2] at pixels [N, 2]; pixel centres lie at halves."""
     height, width = flow.shape[:2]
-    x = np.clip(places[:, 0] - 0.5, 0, width - 1.001)
-    y = np.clip(places[:, 1] - 0.5, 0, height - 1.001)
+    x = np.clip(points[:, 0] - 0.5, 0, width - 1.001)
+    y = np.clip(points[:, 1] - 0.5, 0, height - 1.001)
     left, top = x.astype(int), y.astype(int)
     fx, fy = (x - left)[:, None], (y - top)[:, None]
     upper = flow[top, left] * (1 - fx) + flow[top, left + 1] * fx
@@ -63,7 +63,7 @@ def sample_flow(flow: Floats, places: Floats) -> Floats:
 def track_errors(
     followed: Floats, points: Floats, visible: NDArray[np.bool_], allowed: NDArray[np.bool_] | None = None
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Distances [N, T] of followed from wanted places, and where they count: visible from frame 0 without a gap.
+    """Distances [N, T] of followed from wanted points, and where they count: visible from frame 0 without a gap.
 
     followed, points: [N, T, 2]; allowed: bool [N, T], further left out, for instance where the tracker fails on
     the true video.

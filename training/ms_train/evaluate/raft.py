@@ -157,7 +157,7 @@ def _grid(like: Tensor) -> Tensor:
 
 
 def _pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
-    """Correlations [B h w, 1, h', w'] of every place with all places of the second picture, four scales."""
+    """Correlations [B h w, 1, h', w'] of every position with all positions of the second picture, four scales."""
     batch, channels, height, width = first.shape
     volume = first.flatten(2).transpose(1, 2) @ second.flatten(2) / channels**0.5
     levels = [volume.reshape(batch * height * width, 1, height, width)]
@@ -166,16 +166,16 @@ def _pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
     return levels
 
 
-def _look_up(pyramid: list[Tensor], places: Tensor) -> Tensor:
-    """Correlations [B, 196, h, w] in a window round `places` [B, 2, h, w]."""
-    batch, _, height, width = places.shape
-    offset = torch.arange(-RADIUS, RADIUS + 1, device=places.device, dtype=places.dtype)
+def _look_up(pyramid: list[Tensor], positions: Tensor) -> Tensor:
+    """Correlations [B, 196, h, w] in a window round `positions` [B, 2, h, w]."""
+    batch, _, height, width = positions.shape
+    offset = torch.arange(-RADIUS, RADIUS + 1, device=positions.device, dtype=positions.dtype)
     first, second = torch.meshgrid(offset, offset, indexing="ij")
     window = torch.stack([first, second], dim=-1)  # x runs along the first axis, as in the published model
-    centre = places.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
+    centre = positions.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
     parts = []
     for level, volume in enumerate(pyramid):
-        size = torch.tensor([volume.shape[3] - 1, volume.shape[2] - 1], device=places.device)
+        size = torch.tensor([volume.shape[3] - 1, volume.shape[2] - 1], device=positions.device)
         grid = 2 * (centre / 2**level + window) / size - 1
         sampled = F.grid_sample(volume, grid, align_corners=True)
         parts.append(sampled.view(batch, height, width, -1))

@@ -77,7 +77,7 @@ def measure_swaps(
 def swapped_errors(
     tracker: Tracker, data: Rendered, other: Rendered, row: int, frames: Tensor, truth: Tensor
 ) -> tuple[Floats, Floats]:
-    """Distances of object points in `frames` from the places of `data` and from those of `other`, one each [K].
+    """Distances of object points in `frames` from the points of `data` and from those of `other`, one each [K].
 
     Points count where both motions show them, want them apart, and the tracker is right on `truth`.
     """

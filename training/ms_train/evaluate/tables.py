@@ -80,7 +80,7 @@ def _points(table: Table) -> str:
     """How many points the table's errors are taken over."""
     first = next(iter(table.values()))
     kinds = {"points_object": "on objects", "points_background": "on the background", "points_own": "on objects"}
-    counted = [f"{first[key]} {place}" for key, place in kinds.items() if key in first]
+    counted = [f"{first[key]} {label}" for key, label in kinds.items() if key in first]
     return f"Points that count: {', '.join(counted) or 'none'}."
 
 

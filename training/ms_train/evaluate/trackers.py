@@ -23,7 +23,7 @@ class Tracker(Protocol):
     """RGB frames between two looked-at frames."""
 
     def follow(self, frames: Pictures, starts: Floats) -> Floats:
-        """Places [N, 1 + hops, 2] of points `starts` [N, 2] of frame 0 at frames 0, hop, 2 hop, ..."""
+        """Paths [N, 1 + hops, 2] of points `starts` [N, 2] of frame 0 at frames 0, hop, 2 hop, ..."""
 
 
 class RaftTracker:
@@ -40,10 +40,10 @@ class RaftTracker:
         large = F.interpolate(picked, size=(self.size, self.size), mode="bicubic").clamp(0, 1)
         flows = self.model(large[:-1], large[1:], iterations=8)
         small = F.interpolate(flows, size=frames.shape[1:3], mode="area") * (frames.shape[1] / self.size)
-        places = [starts]
+        path = [starts]
         for flow in small.permute(0, 2, 3, 1).numpy():
-            places.append(places[-1] + sample_flow(flow, places[-1]))
-        return np.stack(places, axis=1)
+            path.append(path[-1] + sample_flow(flow, path[-1]))
+        return np.stack(path, axis=1)
 
 
 def best_tracker(assets: Path) -> Tracker:
