@@ -25,27 +25,14 @@ if TYPE_CHECKING:
     from ms_infer.stream import Chunk, Stream
     from ms_infer.tracks import Tracks
 
-_HOME = {
-    "Student": "checkpoint",
-    "load_student": "checkpoint",
-    "ContextConfig": "config",
-    "ModelConfig": "config",
-    "ScheduleConfig": "config",
-    "StreamConfig": "config",
-    "preset": "config",
-    "BundleError": "errors",
-    "CheckpointError": "errors",
-    "ConfigError": "errors",
-    "DeviceError": "errors",
-    "EngineMismatchError": "errors",
-    "MissingExtraError": "errors",
-    "MotionStreamError": "errors",
-    "StateError": "errors",
-    "TrackShapeError": "errors",
-    "Chunk": "stream",
-    "Stream": "stream",
-    "StreamState": "state",
-    "Tracks": "tracks",
+_NAMES = {
+    "checkpoint": "Student load_student",
+    "config": "ContextConfig ModelConfig ScheduleConfig StreamConfig preset",
+    "errors": "BundleError CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
+    "MotionStreamError StateError TrackShapeError",
+    "state": "StreamState",
+    "stream": "Chunk Stream",
+    "tracks": "Tracks",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -77,9 +77,9 @@ def write_weights(student: Student, table: WeightTable, path: Path) -> str:
     digest = hashlib.sha256()
     with whole_file(path, BundleError, advice=advice, sync=True) as unfinished, unfinished.open("wb") as file:
         for name, tensor in _reported(named_tensors(student), table, path.name):
-            place = table.places[name]
+            region = table.regions[name]
             data = _bytes(cast(tensor.detach(), table.dtype, name))
-            padding = bytes(-place.nbytes % ALIGNMENT)
+            padding = bytes(-region.nbytes % ALIGNMENT)
             for piece in (data, padding):
                 file.write(piece)
                 digest.update(piece)

@@ -124,25 +124,21 @@ def random_tensors(
 
 
 def _transformer(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.transformer import Transformer
 
     return Transformer(config.model)
 
 
 def _track_head(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.track_head import TrackHead
 
     return TrackHead(config)
 
 
 def _text_encoder(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.word_encoder import WordEncoder
 
     return WordEncoder(config.model.text)
 
 
 def _vae(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.autoencoders import build_vae
 
     return build_vae(config.model.vae)
 
@@ -156,7 +152,6 @@ def _layer_network(config: StreamConfig) -> nn.Module:
 
 def _refiner(config: StreamConfig) -> nn.Module:
     from ms_infer.model.layer_refiner import LayerRefiner
-    from ms_infer.model.refiner import Refiner
 
     assert config.model.refiner is not None, "parts_of names no other parts"
     return Refiner(config.model.refiner) if config.model.layer_network is None else LayerRefiner(config.model.refiner)

@@ -40,15 +40,13 @@ from ms_infer.checkpoint.sizes import Sizes, check_sizes, stream_config, with_he
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
-
-if TYPE_CHECKING:
-    from ms_infer.model.layer_refiner import LayerRefiner
-    from ms_infer.model.layers import LayerNetwork
-    from ms_infer.model.refiner import Refiner
-    from ms_infer.model.track_head import TrackHead
-    from ms_infer.model.transformer import Transformer
-    from ms_infer.model.vae import Vae
-    from ms_infer.model.word_encoder import WordEncoder
+from ms_infer.model.layer_refiner import LayerRefiner
+from ms_infer.model.layers import LayerNetwork
+from ms_infer.model.refiner import Refiner
+from ms_infer.model.track_head import TrackHead
+from ms_infer.model.transformer import Transformer
+from ms_infer.model.vae import Vae
+from ms_infer.model.word_encoder import WordEncoder
 
 logger = logging.getLogger(__name__)
 

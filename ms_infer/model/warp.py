@@ -70,19 +70,19 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     moved = positions - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
     terms_at_pixels = quadratic(pixels * (2 / limits) - 1).flatten(0, 1)  # [H W, 6]
-    cells = _cell_centres(height, width, image).expand(len(places), -1, -1)
+    cells = _cell_centres(height, width, image).expand(len(positions), -1, -1)
     left = visible.transpose(1, 2).flatten(0, 1).to(image.dtype)[..., None]
-    basis, shifts, shares = quadratic(places * (2 / limits) - 1), [], []
+    basis, shifts, shares = quadratic(positions * (2 / limits) - 1), [], []
     for layer in range(MOTION_LAYERS):
         count = THING_TERMS if layer else len(STIFFNESS)
         terms, share = shared_motion(basis[..., :count], moved, left)
         shifts.append(terms_at_pixels[:, :count] @ terms)
         shares.append(share)
         left = F.relu(left - share - LEFT_OVER)
-        if layer == 0:  # where the backdrop still shows the things: their places in the first frame, moved along
-            begun = places - moved
+        if layer == 0:  # where the backdrop still shows the things: their positions in the first frame, moved
+            begun = positions - moved
             ghosts = _support(cells, begun + quadratic(begun * (2 / limits) - 1) @ terms, left)
-    supports = [1 - ghosts, *_support(cells, places, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
+    supports = [1 - ghosts, *_support(cells, positions, torch.cat(shares[1:], dim=-1)).split(1, dim=-1)]
     # All layers are sampled at once, with a fourth channel for the weight: TensorRT cannot fuse sampling with joining.
     source = pixels - torch.stack(shifts, dim=1).view(-1, height, width, 2)
     rgbx = F.pad(image, (0, 0, 0, 0, 0, 1))[:, None].expand(-1, frames * MOTION_LAYERS, -1, -1, -1).flatten(0, 1)
@@ -100,8 +100,8 @@ def _support(cells: Tensor, tracks: Tensor, shares: Tensor) -> Tensor:
     return (near @ shares).clamp(max=1)
 
 
-def displacement_at(places: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
-    """Displacement `[R, P, 2]` at `places` `[R, P, 2]`: nearly that of the nearest seen track.
+def displacement_at(positions: Tensor, tracks: Tensor, moved: Tensor, seen: Tensor) -> Tensor:
+    """Displacement `[R, P, 2]` at `positions` `[R, P, 2]`: nearly that of the nearest seen track.
 
     tracks, moved: `[R, N, 2]`; seen: bool `[R, N]`. Shepard's weights (nearest / squared distance)^4: the change
     between two tracks is short but not a step. Zero where nothing is seen.

@@ -158,9 +158,9 @@ class TrackPlayer:
         old, at = self._control, min(max(at_frame - 1 - self._start, 0), self._control.rgb_frames - 1)
         kept = {one: row for row, one in enumerate(old.ids.tolist())}
         rows = np.array([kept.get(one, -1) for one in control.ids.tolist()], np.int64)
-        places[rows >= 0] = self._anchors[rows[rows >= 0]]
+        anchors[rows >= 0] = self._anchors[rows[rows >= 0]]
         seen = np.flatnonzero(old.visible[:, at])
         now = old.points[seen, at]
         tolerance = (self.height + self.width) / FIT_ERROR
-        places[rows < 0] = anchors_of(places[rows < 0], now, now - self._anchors[seen], tolerance)
-        return places
+        anchors[rows < 0] = anchors_of(anchors[rows < 0], now, now - self._anchors[seen], tolerance)
+        return anchors

@@ -209,8 +209,8 @@ def stream_frames(
     chunks: int = ClipConfig.chunks,
 ) -> None:
     """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip."""
-    place = _start(common.device, common.threads)
-    assets = load_assets(common.assets, size=preset(common.preset).height).to(place)
+    chosen = _start(common.device, common.threads)
+    assets = load_assets(common.assets, size=preset(common.preset).height).to(chosen)
     stream = demo_stream(assets, common.preset)
     vae = load_vae(common.vae, stream, chosen)
     network = Network(stream).to(chosen).requires_grad_(False).eval()

@@ -206,7 +206,7 @@ class Arena:
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and type of a tensor."""
-        return self._places[name][1]
+        return self._offsets[name][1]
 
     def fetch(self, name: str, cuda_stream: int) -> NDArray[Any]:
         """A copy of a tensor (bfloat16 as its bits), when the work of the stream is done."""

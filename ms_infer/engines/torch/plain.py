@@ -20,7 +20,6 @@ from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
 from ms_infer.model.transformer import PLAIN, Attend, Operations
-from ms_infer.model.warp import motion_layers, warp_first_frame
 from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt

@@ -137,7 +137,7 @@ def cover(assets: Assets, scene: Scene, times: Tensor, points: Tensor, first: in
     covered = torch.zeros(points.shape[:-1], device=points.device)
     samples = points.transpose(1, 2)
     for thing in scene.things[first:]:
-        alpha = _surface(assets, thing, pose_at(scene, thing, times), places)[..., 3]
+        alpha = _surface(assets, thing, pose_at(scene, thing, times), samples)[..., 3]
         covered = torch.maximum(covered, alpha.transpose(1, 2))
     return covered
 
