@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.config import StreamConfig
+from ms_infer.config import Span, StreamConfig
 from ms_infer.controls import Control
 from ms_infer.engines.saved import check_array
 from ms_infer.errors import ConfigError, require
+from ms_infer.tracks.player import TrackPlayer
 
 Arrays = Mapping[str, NDArray[Any]]
 MOST_CHUNKS = 1 << 40
@@ -71,6 +72,23 @@ class StreamState:
         for text in (self.applied.prompt.text, self.pending.prompt.text):
             check_array(text, "text", np.float32, (config.model.text.tokens, config.model.text.dim))
             require(text is not None and bool(np.isfinite(text).all()), "the state's text holds NaN or infinite values")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Where a started stream stands; every chunk makes a new one, when it is done."""
+
+    index: int
+    given: int
+    seed: int
+    image: NDArray[np.uint8] | None
+    control: Control
+    """What the newest chunk was made with."""
+    player: TrackPlayer
+
+    def span(self, config: StreamConfig) -> Span:
+        """Frames of the next chunk."""
+        return config.context.span(self.index, self.given)
 
 
 def checked_seed(seed: Any) -> int:

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.clock import Clock
-from ms_infer.config import Span, StreamConfig
+from ms_infer.config import StreamConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_engine
 from ms_infer.errors import ConfigError, StateError
 from ms_infer.prompts import PromptEncoder, prompt_encoder
 from ms_infer.snapshot import load_snapshot, save_snapshot
-from ms_infer.state import StreamState, checked_seed, state_digest
+from ms_infer.state import Run, StreamState, checked_seed, state_digest
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
@@ -86,7 +86,7 @@ class Stream:
         self._controls = Controls()
         self._paused = threading.Event()
         self._turn = threading.Lock()  # of the one thread that may use the engine
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._closed = self._lost = False
 
     @property
@@ -248,7 +248,7 @@ class Stream:
                 self._engine.set_text(_text(applied))
                 self._engine.set_image(state.image)
                 self._engine.restore(state.engine)
-                self._run = _Run(state.index, state.given, state.seed, state.image, applied, player)
+                self._run = Run(state.index, state.given, state.seed, state.image, applied, player)
             self._controls.begin(pending)
 
     def snapshot(self, path: str | Path) -> None:
@@ -294,13 +294,13 @@ class Stream:
             self._use_strengths(control)
             self._engine.set_text(_text(control))
             self._engine.set_image(image)
-            run = _Run(0, self._engine.given_frames(), seed, image, control, TrackPlayer.of(self.config))
+            run = Run(0, self._engine.given_frames(), seed, image, control, TrackPlayer.of(self.config))
             if control.tracks.tracks is not None:
                 run.player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
             self._run = run
         self._controls.begin(control)
 
-    def _running(self) -> _Run:
+    def _running(self) -> Run:
         """The stream that runs; the first step starts one from nothing, below the controls that were set before."""
         if self._lost:
             raise StateError("the stream was lost when a start or a restore failed; start or restore it again")
@@ -330,7 +330,7 @@ class Stream:
         self._run = replace(run, index=run.index + 1, control=control, player=player)
         return Chunk(run.index, frames, run.span(self.config).first_rgb_frame, control.id, timings)
 
-    def _apply_controls(self, run: _Run) -> tuple[Control, TrackPlayer]:
+    def _apply_controls(self, run: Run) -> tuple[Control, TrackPlayer]:
         """The newest control and a player that plays it; the current ones stay as they are."""
         control, player = self._controls.newest(), run.player.copy()
         if control.tracks.id != run.control.tracks.id:
@@ -387,23 +387,6 @@ class Stream:
     def _check_open(self) -> None:
         if self._closed:
             raise StateError("the stream is closed; open a new Stream")
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """Where a started stream stands; every chunk makes a new one, when it is done."""
-
-    index: int
-    given: int
-    seed: int
-    image: NDArray[np.uint8] | None
-    control: Control
-    """What the newest chunk was made with."""
-    player: TrackPlayer
-
-    def span(self, config: StreamConfig) -> Span:
-        """Frames of the next chunk."""
-        return config.context.span(self.index, self.given)
 
 
 def _text(control: Control) -> NDArray[np.float32]:

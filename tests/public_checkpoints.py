@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch import Tensor
 from ms_infer.config import VaeConfig
 from ms_infer.model.autoencoders import build_vae
 from tests import public_weights as pw
+from tests.public_encoders import write_clip, write_json, write_shards, write_t5, write_tokenizer
 from tests.public_weights import Widths
 
 BF16 = torch.bfloat16
@@ -42,7 +42,6 @@ VAE21 = VaeConfig(kind="wan2.1", base_dim=8)
 VAE22 = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=8, decoder_dim=12)
 T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
-SHARD = "diffusion_pytorch_model"
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,13 @@ def _wan_a14b(made: Published) -> Published:
 
 
 def _diffusers(made: Published) -> Published:
-    _write_json(made.root / "model_index.json", {"_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0"})
-    _write_json(made.root / "scheduler/scheduler_config.json", {"_class_name": "UniPCMultistepScheduler"})
+    write_json(made.root / "model_index.json", {"_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0"})
+    write_json(made.root / "scheduler/scheduler_config.json", {"_class_name": "UniPCMultistepScheduler"})
     _write_diffusers_transformer(made, made.root / "transformer")
     vae = _write_diffusers_vae(made.root / "vae", VAE22 if made.widths.out_channels == 48 else VAE21)
-    text = _write_transformers_t5(made.root / "text_encoder", made.widths.text)
+    text = write_t5(made.root / "text_encoder", made.widths.text)
     tokenizer = write_tokenizer(made.root / "tokenizer")
-    image = _write_transformers_clip(made.root / "image_encoder", made.widths.image) if made.widths.image else None
+    image = write_clip(made.root / "image_encoder", made.widths.image) if made.widths.image else None
     return dataclasses.replace(made, vae=vae, text_encoder=text, tokenizer=tokenizer, image_encoder=image)
 
 
@@ -217,7 +216,7 @@ def _wan_folder(made: Published, folder: Path, vae: VaeConfig) -> Published:
 
 def _write_wan(made: Published, folder: Path, shards: int) -> None:
     kind = "i2v" if made.widths.image else "ti2v" if made.widths.out_channels == 48 else "t2v"
-    _write_json(
+    write_json(
         folder / "config.json",
         {
             "_class_name": "WanModel",
@@ -260,23 +259,8 @@ def _write_diffusers_transformer(
         "rope_max_seq_len": 1024,
         "text_dim": made.widths.text,
     }
-    _write_json(folder / "config.json", {**config, **(changes or {})})
+    write_json(folder / "config.json", {**config, **(changes or {})})
     write_shards(folder, {**pw.diffusers_named(made.weights()), **(extra or {})}, 2)
-
-
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int, stem: str = SHARD) -> None:
-    """One safetensors file, or shards and their index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if shards == 1:
-        save_file(dict(tensors), folder / f"{stem}.safetensors", {"format": "pt"})
-        return
-    names = list(tensors)
-    files = [f"{stem}-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
-    placed = {name: files[i * shards // len(names)] for i, name in enumerate(names)}
-    for file in files:
-        save_file({n: tensors[n] for n in names if placed[n] == file}, folder / file, {"format": "pt"})
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
 
 
 def vae_weights(config: VaeConfig, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -288,102 +272,9 @@ def vae_weights(config: VaeConfig, dtype: torch.dtype = torch.float32) -> dict[s
 
 def _write_diffusers_vae(folder: Path, config: VaeConfig) -> Path:
     nested = config.kind == "wan2.2"
-    _write_json(folder / "config.json", {"_class_name": "AutoencoderKLWan", "z_dim": config.latent_channels})
+    write_json(folder / "config.json", {"_class_name": "AutoencoderKLWan", "z_dim": config.latent_channels})
     renamed = {pw.vae_to_diffusers(name, nested=nested): t for name, t in vae_weights(config).items()}
     write_shards(folder, renamed, 1)
-    return folder
-
-
-def _write_transformers_t5(folder: Path, dim: int) -> Path:
-    config = {
-        "architectures": ["UMT5EncoderModel"],
-        "model_type": "umt5",
-        "d_model": dim,
-        "d_kv": pw.TEXT_HEAD_DIM,
-        "d_ff": 96,
-        "num_heads": pw.TEXT_HEADS,
-        "num_layers": 2,
-        "vocab_size": len(pw.VOCABULARY),
-        "feed_forward_proj": "gated-gelu",
-        "is_gated_act": True,
-        "dense_act_fn": "gelu_new",
-        "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128,
-        "layer_norm_epsilon": 1e-6,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
-    _write_json(folder / "config.json", config)
-    weights = pw.random_weights(pw.t5_shapes(dim), BF16)
-    write_shards(folder, {pw.t5_to_transformers(name): t for name, t in weights.items()}, 2, "model")
-    return folder
-
-
-def _write_transformers_clip(folder: Path, dim: int) -> Path:
-    config = {
-        "architectures": ["CLIPVisionModel"],
-        "model_type": "clip_vision_model",
-        "hidden_act": "gelu",
-        "hidden_size": dim,
-        "image_size": 224,
-        "intermediate_size": 4 * dim,
-        "num_attention_heads": dim // pw.CLIP_HEAD_DIM,
-        "num_hidden_layers": 2,
-        "patch_size": pw.CLIP_PATCH,
-    }
-    _write_json(folder / "config.json", config)
-    tensors = pw.clip_to_transformers(pw.random_weights(pw.clip_shapes(dim), torch.float16))
-    write_shards(folder, tensors, 1, "model")
-    _write_json(folder.parent / "image_processor/preprocessor_config.json", _CLIP_PROCESSOR)
-    return folder
-
-
-_CLIP_PROCESSOR = {
-    "crop_size": {"height": 224, "width": 224},
-    "do_center_crop": True,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "size": {"shortest_edge": 224},
-}
-
-
-def write_tokenizer(folder: Path) -> Path:
-    """A tokenizer.json of umT5's kind with `public_weights.VOCABULARY`, and the files beside it."""
-    special = [
-        {"id": i, "content": piece, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False}
-        for i, piece in enumerate(pw.SPECIAL)
-    ]  # fmt: skip
-    scores = [0.0 if i < len(pw.SPECIAL) else -2.0 - 0.01 * i for i in range(len(pw.VOCABULARY))]
-    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": special,
-        "normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
-        "pre_tokenizer": metaspace,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, end, {"Sequence": {"id": "B", "type_id": 0}}, end],
-            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
-        },
-        "decoder": metaspace,
-        "model": {"type": "Unigram", "unk_id": 3, "byte_fallback": False,
-                  "vocab": [list(pair) for pair in zip(pw.VOCABULARY, scores, strict=True)]},
-    }  # fmt: skip
-    named = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    _write_json(folder / "tokenizer.json", tokenizer)
-    _write_json(folder / "special_tokens_map.json", named)
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "T5Tokenizer", **named})
     return folder
 
 
@@ -452,8 +343,3 @@ def fp8_scaled(made: Published, file: Path) -> Path:
             tensors[f"model.diffusion_model.{name.removesuffix('.weight')}.scale_weight"] = torch.ones(())
     save_file(tensors, file)
     return file
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value, indent=2), encoding="utf-8")

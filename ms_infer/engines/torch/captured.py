@@ -228,7 +228,8 @@ class FusedEngine(TorchEngine):
 
     def _keep_references(self, *references: Tensor) -> None:
         pictures = [picture.to(self.dtype) for picture in references]
-        self._references = tuple(self._static(f"references {len(pictures[0][0])}", pictures))
+        if pictures:  # without a refiner there are none
+            self._references = tuple(self._static(f"references {len(pictures[0][0])}", pictures))
 
     def _place_tracks(self, plan: ChunkPlan) -> None:
         """Track latents into the transformer's input: one captured kernel for the paper's head, else the module."""

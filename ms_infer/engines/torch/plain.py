@@ -337,7 +337,7 @@ class TorchEngine(Engine):
 
     def weights_digest(self) -> str:
         if self._digest is None:
-            modules = [self.transformer, self.vae, self.track_head, self.refiner]
+            modules = [self.transformer, self.vae, self.track_head, self.refiner, self.layer_network]
             self._digest = weights_digest(modules, self._adapters.base, self._adapters.tensors())
         return self._digest
 
