@@ -21,10 +21,10 @@ from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import changed
 from ms_infer.config import RefinerConfig, TrackHeadConfig
+from ms_infer.engines.open import open_torch_engine
 from ms_infer.engines.torch import TorchEngine, attention, graphs
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.captured import FusedEngine, _channels_last_
-from ms_infer.engines.torch.choose import open_torch_engine
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, join_layers, load_kernels
 from ms_infer.model.context import ContextCache
 from ms_infer.model.transformer import PLAIN, Transformer, full_attention

@@ -11,13 +11,15 @@ from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
 from ms_infer.demo import demo_bundle, demo_checkpoint
 from ms_infer.engines.base import Engine
 from ms_infer.environment import env
-from ms_infer.errors import ConfigError
+from ms_infer.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
+    from ms_infer.engines.torch import TorchEngine
 
 logger = logging.getLogger(__name__)
 ENGINES = ("torch", "openvino", "tensorrt")
+HEAD_DIMS = range(32, 129, 8)  # of the kernels
 
 
 def open_engine(
@@ -46,13 +48,29 @@ def open_engine(
             return open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision)
     if wanted in ("openvino", "tensorrt"):
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
-    from ms_infer.engines.torch.choose import open_torch_engine
-
     chosen = open_torch_engine(
         load_source(source, **parts), device=device or env("DEVICE") or None, precision=precision
     )
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
     return chosen
+
+
+def open_torch_engine(student: Student, *, device: str | None = None, precision: str | None = None) -> TorchEngine:
+    """The fused engine on CUDA, the plain one on a CPU and for head sizes that no kernel takes."""
+    from ms_infer.engines.torch.captured import FusedEngine
+    from ms_infer.engines.torch.plain import TorchEngine, check_device
+
+    chosen = check_device(device)
+    if precision == "fp8" and chosen.type != "cuda":
+        raise DeviceError("precision='fp8' needs a CUDA device of sm_89 or later; use fp32 or bf16 on a CPU")
+    if chosen.type != "cuda" or precision == "fp64":
+        return TorchEngine(student, device=device, precision=precision)
+    if student.config.model.head_dim not in HEAD_DIMS:
+        logger.warning("no kernel for head_dim %d: running without fusion", student.config.model.head_dim)
+        return TorchEngine(student, device=device, precision=precision)
+    engine = FusedEngine(student, device=device, precision=precision)
+    engine.warm_up()
+    return engine
 
 
 def find_bundle(source: str | Path, engine: str, device: str | None) -> Path | None:

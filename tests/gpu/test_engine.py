@@ -14,10 +14,10 @@ from ms_infer import Stream, Tracks
 from ms_infer.bench.run import device_allocated
 from ms_infer.checkpoint import Student
 from ms_infer.config import TrackHeadConfig
+from ms_infer.engines.open import open_torch_engine
 from ms_infer.engines.torch import TorchEngine, attention
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.captured import FusedEngine
-from ms_infer.engines.torch.choose import open_torch_engine
 from ms_infer.engines.torch.fused import load_kernels
 from ms_infer.numerics import noise
 from tests.tiny import tiny_student, without_tracks
