@@ -415,7 +415,7 @@ def test_a_bundle_is_listed(copied: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code(copied, "--list") == 0
     assert "onnx/fp32/denoise.onnx" in capsys.readouterr().out
     assert code(copied, "--list", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["format"] == 1
+    assert json.loads(capsys.readouterr().out)["format"] == 2
 
 
 def test_listing_needs_a_folder(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -581,6 +581,23 @@ def test_the_demo_takes_its_bundle_where_there_is_one(
     monkeypatch.setattr(source, "_has_cuda", lambda: True)
     assert source.find_bundle("demo", "auto", None) is None
     assert source.find_bundle("demo", "openvino", None) == folder
+
+
+def test_a_demo_bundle_of_an_older_format_is_passed_over_unless_it_is_asked_for(
+    copied: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ms_infer.engines import open as source
+
+    folder = source.demo_bundle()
+    folder.parent.mkdir(parents=True)
+    copied.rename(folder)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    monkeypatch.setattr(source, "_has_cuda", lambda: False)
+    assert source.find_bundle("demo", "auto", None) is None
+    assert "older format 1" in caplog.text
+    with pytest.raises(BundleError, match="run the same ms-export"):
+        source.open_engine("demo", engine="openvino")
 
 
 def test_a_bundle_holds_no_pytorch_model(copied: Path) -> None:

@@ -76,7 +76,62 @@ def test_what_was_saved_is_loaded(folder: Path) -> None:
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
     edit(folder, format=manifest.FORMAT + 1)
-    with pytest.raises(BundleError, match=r"format 2, this ms-infer reads up to 1; update ms-infer"):
+    with pytest.raises(BundleError, match=r"format 3, this ms-infer reads 2; update ms-infer"):
+        load_manifest(folder)
+
+
+def test_an_older_format_is_refused_with_what_to_run(folder: Path) -> None:
+    edit(folder, format=1)
+    with pytest.raises(BundleError, match=r"older format 1, this ms-infer reads 2; run the same ms-export"):
+        load_manifest(folder)
+
+
+def edit_tensor(folder: Path, stage: str, name: str, **changes: Any) -> None:
+    """Change entries of one tensor; None removes an entry."""
+    stages = values(folder)["stages"]
+    tensors = stages["fp32"][stage]["inputs"] + stages["fp32"][stage]["outputs"]
+    tensor = next(t for t in tensors if t["name"] == name)
+    tensor |= changes
+    for key in [key for key, value in changes.items() if value is None]:
+        del tensor[key]
+    edit(folder, stages=stages)
+
+
+def test_every_tensor_has_a_role_and_its_bytes(folder: Path) -> None:
+    stages = load_manifest(folder).stages["fp32"]
+    roles = {f"{stage}.{t.name}": t.role for stage, spec in stages.items() for t in spec.tensors}
+    expected = {
+        "text.words": "host",
+        "condition.cross_k_0": "device",
+        "points.points": "host",
+        "points.image": "device",
+        "tracks.encoder_0_out": "state",
+        "denoise.x": "host",
+        "denoise.image": "host",
+        "denoise.track": "device",
+        "denoise.sigma": "pass",
+        "denoise.k_cache_0": "cache",
+        "roll.sink_k_0": "cache",
+        "denoise.x_next": "device",
+        "decode.decoder_0": "state",
+        "decode.frames": "host",
+    }
+    assert {name: roles[name] for name in expected} == expected
+    tensor = next(t for t in stages["decode"].tensors if t.name == "frames")
+    assert tensor.nbytes == 12 * 32 * 32 * 3
+
+
+@pytest.mark.parametrize(
+    ("tensor", "role", "words"),
+    [
+        ("sigma", "pas", r"the role 'pas'; known: host, pass"),
+        ("sigma", None, r"damaged \(KeyError: 'role'\)"),
+        ("k_cache_0", "state", r"pairs k_cache_0 \(state\) and k_cache_0_out \(cache\)"),
+    ],
+)
+def test_roles_that_cannot_be_are_refused(folder: Path, tensor: str, role: str | None, words: str) -> None:
+    edit_tensor(folder, "denoise", tensor, role=role)
+    with pytest.raises(BundleError, match=words):
         load_manifest(folder)
 
 

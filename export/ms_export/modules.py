@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ms_infer.bundle.stages import StageSpec, relative_sink
+from ms_infer.bundle.stages import StageSpec, cross_names, relative_sink
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig
 from ms_infer.model.layer_refiner import LayerRefiner
@@ -232,7 +232,7 @@ class DenoiseStage(Stage):
         embedded_time = transformer.time_embedding(inputs["time"].to(self.dtype))
         modulation = transformer.time_projection(embedded_time).unflatten(-1, (6, -1))
         tokens = transformer.patchify(torch.cat(slots, dim=2).to(self.dtype))
-        cross = [tensor for name, tensor in inputs.items() if name.startswith("cross_")]
+        cross = [inputs[name] for name in cross_names(self.config)]
         each = len(cross) // self.config.model.layers
         for layer, block in enumerate(transformer.blocks):
             keys = cross[layer * each : (layer + 1) * each]

@@ -61,8 +61,7 @@ def estimate_bytes(config: StreamConfig, table: WeightTable, options: ExportOpti
 
 def cache_bytes(spec: StageSpec) -> int:
     """Bytes of the caches of a stage."""
-    names = {old for old, _ in spec.aliases}
-    return sum(i.nbytes for i in spec.inputs if i.name in names)
+    return sum(tensor.nbytes for tensor in spec.inputs if tensor.role == "cache")
 
 
 def planned(config: StreamConfig, options: ExportOptions) -> dict[str, dict[str, StageSpec]]:

@@ -48,7 +48,7 @@ def _stage(spec: StageSpec) -> dict[str, Any]:
     described: dict[str, Any] = {
         side: {t.name: f"{t.dtype} {list(t.shape)}" for t in tensors} for side, tensors in sides.items()
     }
-    described["bytes"] = sum(t.nbytes for t in spec.inputs)
+    described["bytes"] = sum(tensor.nbytes for tensor in spec.inputs)
     return described
 
 

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_infer.bundle.digests import cached_digest, file_digest
-from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, TensorSpec
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, ROLES, StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
 from ms_infer.errors import BundleError, ConfigError
 from ms_infer.files import write_text
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-"""Bundles of this and older formats are read."""
+FORMAT = 2
+"""Bundles of this format are read: since 2 every tensor has its role."""
 
 _MAX_BYTES = 16 << 20
 
@@ -126,19 +126,15 @@ def derived_sizes(config: StreamConfig) -> dict[str, int]:
 def load_manifest(folder: str | Path) -> Manifest:
     """Read and check the manifest of a bundle, and that every file is there with the right size.
 
-    Reads no content of the files: `Manifest.path` hashes each before its first use. BundleError: not a bundle, a
-    newer format, a path that leaves the folder, a missing file, a wrong size.
+    Reads no content of the files: `Manifest.path` hashes each before its first use. BundleError: not a bundle, another
+    format, a tensor without its role, a path that leaves the folder, a missing file, a wrong size.
     """
     folder = Path(folder)
     values = _read_json(folder / MANIFEST)
     found = values.get("format")
     if not isinstance(found, int) or isinstance(found, bool):
         raise BundleError(f"{folder / MANIFEST} has the format {found!r}; expected a number, so this is no bundle")
-    if found > FORMAT:
-        raise BundleError(
-            f"{folder} is a bundle of format {found}, this ms-infer reads up to {FORMAT}; update ms-infer or run "
-            "ms-export again with this version"
-        )
+    _check_format(found, folder)
     try:
         manifest = _parse(values, folder)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -147,6 +143,19 @@ def load_manifest(folder: str | Path) -> Manifest:
         raise BundleError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); export again") from None
     _check_files(manifest)
     return manifest
+
+
+def _check_format(found: int, folder: Path) -> None:
+    if found > FORMAT:
+        raise BundleError(
+            f"{folder} is a bundle of format {found}, this ms-infer reads {FORMAT}; update ms-infer or run ms-export "
+            "again with this version"
+        )
+    if found < FORMAT:
+        raise BundleError(
+            f"{folder} is a bundle of the older format {found}, this ms-infer reads {FORMAT}; run the same ms-export "
+            "command into this folder again: graphs and engines that still fit are kept"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -187,7 +196,7 @@ def _parse(values: Mapping[str, Any], folder: Path) -> Manifest:
 
 
 def _stage(values: Mapping[str, Any]) -> StageSpec:
-    return StageSpec(
+    stage = StageSpec(
         name=str(values["name"]),
         inputs=tuple(_tensor(v) for v in values["inputs"]),
         outputs=tuple(_tensor(v) for v in values["outputs"]),
@@ -195,13 +204,32 @@ def _stage(values: Mapping[str, Any]) -> StageSpec:
         states=tuple((str(a), str(b)) for a, b in values["states"]),
         precise=bool(values["precise"]),
     )
+    _check_pairs(stage, stage.aliases, "cache")
+    _check_pairs(stage, stage.states, "state")
+    return stage
+
+
+def _check_pairs(stage: StageSpec, pairs: tuple[tuple[str, str], ...], role: str) -> None:
+    """BundleError unless both tensors of a pair are there, alike, and of the role that pairs of this kind have."""
+    tensors = {tensor.name: tensor for tensor in stage.tensors}
+    for old, new in pairs:
+        if old not in tensors or new not in tensors:
+            raise BundleError(f"the manifest pairs {old} and {new} of {stage.name}, which has no such tensors")
+        one, other = tensors[old], tensors[new]
+        if (one.shape, one.dtype, one.role) != (other.shape, other.dtype, role) or other.role != role:
+            raise BundleError(
+                f"the manifest pairs {old} ({one.role}) and {new} ({other.role}) of {stage.name}, which are not two "
+                f"tensors of one shape with the role {role}; export again"
+            )
 
 
 def _tensor(values: Mapping[str, Any]) -> TensorSpec:
     shape = tuple(int(n) for n in values["shape"])
     if values["dtype"] not in ITEM_BYTES or not shape or min(shape) < 1:
         raise BundleError(f"the manifest describes an impossible tensor: {values}")
-    return TensorSpec(str(values["name"]), shape, str(values["dtype"]))
+    if values["role"] not in ROLES:
+        raise BundleError(f"the manifest gives {values['name']} the role {values['role']!r}; known: {', '.join(ROLES)}")
+    return TensorSpec(str(values["name"]), shape, str(values["dtype"]), values["role"])
 
 
 def _check_structure(manifest: Manifest) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
 
@@ -14,19 +15,30 @@ GRAPH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "int64": 8, "uint8": 1}
-"""Types of inputs and outputs (numpy names, and bfloat16) -> bytes of one number."""
+"""Every type of a tensor -> bytes of one value."""
+
+Role = Literal["host", "pass", "state", "cache", "device"]
+"""Who fills a tensor and how long it lives.
+
+host: filled or read by the host, at most once for a chunk. pass: filled by the host for every pass over the
+transformer. state: what a stage gives is what it takes in the next chunk. cache: keys and values, written in place.
+device: handed from stage to stage, never seen by the host.
+"""
+ROLES: tuple[str, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its name, static shape and type."""
+    """One input or output: its name, static shape, type (numpy names, and bfloat16) and role."""
 
     name: str
     shape: Shape
     dtype: str = "float32"
+    role: Role = "host"
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
@@ -43,6 +55,11 @@ class StageSpec:
     """(input, output) pairs where the output is the input of the next chunk: encoder and decoder states."""
     precise: bool = False
     """Whether the stage is always float32: its coordinates do not survive rounding."""
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Inputs, then outputs."""
+        return self.inputs + self.outputs
 
 
 def contiguous_writes(config: StreamConfig, given: int = 0) -> bool:
@@ -155,7 +172,7 @@ class _Stages:
         model = self.config.model
         sizes = {True: model.image_tokens, False: model.text.tokens}
         shape = {image: (1, model.heads, tokens, model.head_dim) for image, tokens in sizes.items()}
-        return tuple(TensorSpec(n, shape["_image_" in n], self.dtype) for n in cross_names(self.config))
+        return tuple(TensorSpec(n, shape["_image_" in n], self.dtype, "device") for n in cross_names(self.config))
 
     def encode(self) -> StageSpec:
         image = TensorSpec("image", (1, 3, self.config.height, self.config.width))
@@ -179,18 +196,18 @@ class _Stages:
             TensorSpec("ids", (1, head.max_tracks), "int64"),
         ]
         packed = RGB_FRAMES_PER_LATENT_FRAME * head.id_dim
-        outputs = [TensorSpec("track_ids", (1, frames, packed, *self.latent))]
+        outputs = [TensorSpec("track_ids", (1, frames, packed, *self.latent), role="device")]
         if self.warps:
             inputs.append(TensorSpec("anchors", (1, head.max_tracks, 2)))
-            inputs.append(TensorSpec("image", (1, 3, config.height, config.width)))
+            inputs.append(TensorSpec("image", (1, 3, config.height, config.width), role="device"))  # that of `encode`
             outputs.append(self._picture("moved", count, 3))
-            outputs.append(TensorSpec("validity", (1, frames, 1, *self.latent)))
+            outputs.append(TensorSpec("validity", (1, frames, 1, *self.latent), role="device"))
         if config.model.refiner is not None:
             outputs += self.references(count)
         return StageSpec(f"points{suffix}", tuple(inputs), tuple(outputs), precise=True)
 
     def _picture(self, name: str, count: int, channels: int) -> TensorSpec:
-        return TensorSpec(name, (1, count, channels, self.config.height, self.config.width))
+        return TensorSpec(name, (1, count, channels, self.config.height, self.config.width), role="device")
 
     def references(self, count: int) -> list[TensorSpec]:
         """What the refiner sees beside the decoded and the moved frames."""
@@ -205,7 +222,7 @@ class _Stages:
         assert head is not None, "only models with a track head have this stage"
         suffix, frames = self._opening(opening)
         inputs = [o for o in self.points(opening).outputs if o.name in ("track_ids", "moved", "validity")]
-        outputs = [TensorSpec("track", (1, frames, head.channels, *self.latent))]
+        outputs = [TensorSpec("track", (1, frames, head.channels, *self.latent), role="device")]
         shapes = state_shapes(self.config, "encoder") if self.warps else []
         return self._streaming(f"tracks{suffix}", inputs, outputs, "encoder", shapes, opening)
 
@@ -216,7 +233,7 @@ class _Stages:
         return self._decode("decode", self.frames, False)
 
     def _decode(self, name: str, frames: int, opening: bool) -> StageSpec:
-        latents = TensorSpec("latents", (1, frames, *self.x[2:]))
+        latents = TensorSpec("latents", (1, frames, *self.x[2:]), role="device")
         count = rgb_frames(frames, first=opening)
         inputs = [latents]
         if self.config.model.refiner is not None:
@@ -234,8 +251,8 @@ class _Stages:
         opening: bool,
     ) -> StageSpec:
         """A stage with a state: an opening one starts from zeros of its own."""
-        states = [TensorSpec(f"{kind}_{i}", shape, self.dtype) for i, shape in enumerate(shapes)]
-        news = [TensorSpec(f"{kind}_{i}_out", shape, self.dtype) for i, shape in enumerate(shapes)]
+        states = [TensorSpec(f"{kind}_{i}", shape, self.dtype, "state") for i, shape in enumerate(shapes)]
+        news = [TensorSpec(f"{kind}_{i}_out", shape, self.dtype, "state") for i, shape in enumerate(shapes)]
         if opening:
             return StageSpec(name, tuple(inputs), tuple(outputs + news))
         pairs = tuple((old.name, new.name) for old, new in zip(states, news, strict=True))
@@ -247,7 +264,7 @@ class _Stages:
         tokens = {"k": config.cache_tokens, "v": config.cache_tokens, "sink_k": sink}
         heads, width = config.model.heads, config.model.head_dim
         return [
-            TensorSpec(cache_name(kind, layer), (1, heads, tokens[kind], width), self.dtype)
+            TensorSpec(cache_name(kind, layer), (1, heads, tokens[kind], width), self.dtype, "cache")
             for layer in range(config.model.layers)
             for kind in kinds
         ]
@@ -256,22 +273,20 @@ class _Stages:
         """The sink's keys at their new position, from the un-rotated ones."""
         table = (1, self.config.sink_tokens, self.config.model.head_dim // 2)
         tables = [TensorSpec("sink_cos", table), TensorSpec("sink_sin", table)]
-        inputs = self._caches(("k", "sink_k"))
-        written = [spec for spec in inputs if spec.name.startswith("k_cache")]
-        return _aliased("roll", tables + inputs, [], written)
+        return _aliased("roll", tables + self._caches(("k", "sink_k")), [], self._caches(("k",)))
 
     def denoise(self) -> StageSpec:
         model = self.config.model
         table = (1, self.config.chunk_tokens, model.head_dim // 2)
-        slots = [TensorSpec(s, (1, self.frames, c, *self.latent)) for s, c in model.layout if s != "noise"]
+        slots = [self._slot(slot, channels) for slot, channels in model.layout if slot != "noise"]
         relative = relative_sink(self.config)
         inputs = [
             TensorSpec("x", self.x),
             *slots,
-            TensorSpec("time", (1, self.frames, model.freq_dim)),
-            TensorSpec("sigma", (1, self.frames)),
-            TensorSpec("next_sigma", (1, self.frames)),
-            TensorSpec("noise", self.x),
+            TensorSpec("time", (1, self.frames, model.freq_dim), role="pass"),
+            TensorSpec("sigma", (1, self.frames), role="pass"),
+            TensorSpec("next_sigma", (1, self.frames), role="pass"),
+            TensorSpec("noise", self.x, role="pass"),
             TensorSpec("cos", table),
             TensorSpec("sin", table),
             TensorSpec("write_index", (self.frames if self.writes == "frame" else 1,), "int64"),
@@ -280,10 +295,15 @@ class _Stages:
             *self._cross(),
         ]
         caches = self._caches(("k", "v", "sink_k") if relative else ("k", "v"))
-        return _aliased("denoise", inputs + caches, [TensorSpec("x_next", self.x)], caches)
+        return _aliased("denoise", inputs + caches, [TensorSpec("x_next", self.x, role="device")], caches)
+
+    def _slot(self, slot: str, channels: int) -> TensorSpec:
+        """A slot of the transformer's input; that of the tracks is filled by a stage where there is a head."""
+        made = slot == "track" and self.config.model.track_head is not None
+        return TensorSpec(slot, (1, self.frames, channels, *self.latent), role="device" if made else "host")
 
 
 def _aliased(name: str, inputs: list[TensorSpec], outputs: list[TensorSpec], caches: list[TensorSpec]) -> StageSpec:
-    news = [TensorSpec(f"{c.name}_out", c.shape, c.dtype) for c in caches]
+    news = [replace(cache, name=f"{cache.name}_out") for cache in caches]
     pairs = tuple((old.name, new.name) for old, new in zip(caches, news, strict=True))
     return StageSpec(name, tuple(inputs), tuple(outputs + news), aliases=pairs)

@@ -11,7 +11,7 @@ from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
 from ms_infer.demo import demo_bundle, demo_checkpoint
 from ms_infer.engines.base import Engine
 from ms_infer.environment import env
-from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.errors import BundleError, ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
@@ -81,10 +81,20 @@ def find_bundle(source: str | Path, engine: str, device: str | None) -> Path | N
         return None
     folder = demo_bundle()
     if (folder / MANIFEST).is_file() and (engine != "auto" or (find_spec("openvino") and not _has_cuda())):
-        return folder
+        return folder if engine != "auto" or _is_usable(folder) else None
     if engine == "auto":
         logger.info("for a faster engine, make a bundle once with: ms-export demo")
     return None
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a bundle that nobody named can be read: one that another version made is passed over, with a word."""
+    try:
+        load_manifest(folder)
+    except BundleError as error:
+        logger.warning("running without the demo's bundle: %s", error)
+        return False
+    return True
 
 
 def open_bundle(

@@ -8,7 +8,7 @@ namespace ms_infer {
 
 namespace {
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;  // since 2 every tensor has its role
 constexpr std::size_t kMaxManifest = std::size_t{16} << 20;
 constexpr std::size_t kMaxFile = std::size_t{1} << 40;
 
@@ -18,6 +18,7 @@ std::vector<TensorSpec> read_tensors(const Json& json) {
     TensorSpec& spec = tensors.emplace_back();
     spec.name = entry.at("name").string();
     spec.dtype = dtype_of(entry.at("dtype").string());
+    spec.role = role_of(entry.at("role").string());
     for (const auto& length : entry.at("shape").array()) spec.shape.push_back(length.integer());
     const bool positive = std::all_of(spec.shape.begin(), spec.shape.end(), [](auto n) { return n > 0; });
     require(positive && !spec.shape.empty() && spec.elements() > 0, MS_ERROR_BUNDLE,
@@ -26,13 +27,14 @@ std::vector<TensorSpec> read_tensors(const Json& json) {
   return tensors;
 }
 
-NamePairs read_pairs(const Json& json, const StageSpec& stage) {
+NamePairs read_pairs(const Json& json, const StageSpec& stage, Role role) {
   NamePairs pairs;
   for (const auto& entry : json.array()) {
     const auto& names = entry.array();
     require(names.size() == 2, MS_ERROR_BUNDLE, "the manifest holds a pair of ", names.size(), " names");
     const auto *from = stage.find(names[0].string()), *to = stage.find(names[1].string());
-    require(from && to && from->shape == to->shape && from->dtype == to->dtype, MS_ERROR_BUNDLE, "the manifest pairs ",
+    const bool alike = from && to && from->shape == to->shape && from->dtype == to->dtype;
+    require(alike && from->role == role && to->role == role, MS_ERROR_BUNDLE, "the manifest pairs ",
             names[0].string(), " and ", names[1].string(), " of the stage ", stage.name, ", which do not fit");
     pairs.emplace_back(names[0].string(), names[1].string());
   }
@@ -44,8 +46,8 @@ StageSpec read_stage(const Json& json) {
   stage.name = json.at("name").string();
   stage.inputs = read_tensors(json.at("inputs"));
   stage.outputs = read_tensors(json.at("outputs"));
-  stage.aliases = read_pairs(json.at("aliases"), stage);
-  stage.states = read_pairs(json.at("states"), stage);
+  stage.aliases = read_pairs(json.at("aliases"), stage, Role::cache);
+  stage.states = read_pairs(json.at("states"), stage, Role::state);
   stage.precise = json.at("precise").boolean();
   return stage;
 }
@@ -122,8 +124,10 @@ Manifest Manifest::load(const std::filesystem::path& folder) {
   try {
     const Json json = Json::parse({reinterpret_cast<const char*>(text.data()), text.size()});
     const auto format = json.at("format").integer();
-    require(format <= kFormat, MS_ERROR_BUNDLE, "it is of format ", format, ", this library reads up to ", kFormat,
+    require(format <= kFormat, MS_ERROR_BUNDLE, "it is of format ", format, ", this library reads ", kFormat,
             "; update ms_infer");
+    require(format == kFormat, MS_ERROR_BUNDLE, "it is of the older format ", format, ", this library reads ", kFormat,
+            "; run the same ms-export command into this folder again");
     read_all(manifest, json);
   } catch (const Error& error) {
     fail(MS_ERROR_BUNDLE, path.string(), " cannot be used: ", error.what());

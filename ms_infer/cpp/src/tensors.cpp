@@ -84,6 +84,13 @@ Dtype dtype_of(const std::string& name) {
   fail(MS_ERROR_BUNDLE, "the manifest names the type '", name, "', which this version does not know");
 }
 
+Role role_of(const std::string& name) {
+  constexpr std::array kNames{"host", "pass", "state", "cache", "device"};  // in the order of Role
+  for (std::size_t i = 0; i < kNames.size(); ++i)
+    if (name == kNames[i]) return static_cast<Role>(i);
+  fail(MS_ERROR_BUNDLE, "the manifest names the role '", name, "'; known: host, pass, state, cache, device");
+}
+
 std::string shape_text(const Shape& shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);

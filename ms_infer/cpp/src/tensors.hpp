@@ -18,8 +18,12 @@ using Shape = std::vector<std::int64_t>;
 
 enum class Dtype { float32, float16, bfloat16, boolean, int64, uint8, uint16 };
 
+// Who fills a tensor and how long it lives; bundle/stages.py says what each means.
+enum class Role { host, pass, state, cache, device };
+
 std::size_t item_bytes(Dtype dtype);
 Dtype dtype_of(const std::string& name);     // "float32", ...; MS_ERROR_BUNDLE for others
+Role role_of(const std::string& name);       // "host", ...; MS_ERROR_BUNDLE for others
 std::string shape_text(const Shape& shape);  // "[1, 3]"
 std::size_t element_count(const Shape& shape);
 
@@ -28,6 +32,7 @@ struct TensorSpec {
   std::string name;
   Shape shape;
   Dtype dtype = Dtype::float32;
+  Role role = Role::host;
 
   std::size_t elements() const { return element_count(shape); }
   std::size_t bytes() const { return elements() * item_bytes(dtype); }
