@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from ms_export.onnx_engine import OnnxEngine
+from ms_export.onnx_engine import open_onnx
 from ms_export.rollouts import run_chunk
 from ms_export.stimulus import example_image, example_player
 
@@ -55,7 +55,7 @@ def openers(manifest: Manifest, threads: int) -> dict[str, Callable[[], Engine]]
     return {
         BASE: lambda: TorchEngine(load_source("demo"), device="cpu", precision="fp32"),
         "torch bf16": lambda: TorchEngine(load_source("demo"), device="cpu", precision="bf16"),
-        "onnxruntime fp32": lambda: OnnxEngine(manifest, threads=threads),
+        "onnxruntime fp32": lambda: open_onnx(manifest, threads=threads),
         "openvino fp32": lambda: open_openvino(manifest, precision="fp32", threads=threads),
         "openvino bf16": lambda: open_openvino(manifest, precision="bf16", threads=threads),
     }
@@ -71,7 +71,9 @@ class Runner:
         engine.set_text(engine.embed(""))
         engine.set_image(example_image(engine.config.height, engine.config.width))
         if isinstance(engine, StagedEngine):
-            self.row.copied_bytes_per_pass = engine._x.nbytes  # x_next becomes the next pass's x
+            self.row.copied_bytes_per_pass = engine.runner.array(
+                "denoise", "x"
+            ).nbytes  # x_next becomes the next pass's x
         for _ in range(WARM_UP):
             self.chunk()
 
@@ -84,26 +86,14 @@ class Runner:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(chunks):
             self.chunk()
+            self.parts()
         self.row.wall_ms = min(self.row.wall_ms, (time.perf_counter() - wall) * 1e3 / chunks)
         self.row.cpu_ms = min(self.row.cpu_ms, (time.process_time() - cpu) * 1e3 / chunks)
 
     def parts(self) -> None:
-        """Time the parts of one chunk."""
-        engine = self.engine
-        plan = plan_chunk(engine.config, self.index, self.player, 0)
-        steps = range(len(engine.config.schedule.timesteps))
-        work: dict[str, Callable[[], object]] = {
-            "begin": lambda: engine.begin(plan),
-            "denoise": lambda: [engine.denoise(step) for step in steps],
-            "decode": engine.decode,
-            "write_cache": engine.write_cache,
-        }
-        for name, call in work.items():
-            start = time.perf_counter()
-            call()
-            self.row.stages[name] = min(self.row.stages.get(name, float("inf")), (time.perf_counter() - start) * 1e3)
-        engine.commit()
-        self.index += 1
+        """Keep the best times of the parts of the newest chunk."""
+        for name, took in self.engine.stage_ms().items():
+            self.row.stages[name] = min(self.row.stages.get(name, float("inf")), took)
 
 
 def compare(manifest: Manifest, *, threads: int, bursts: int, chunks: int, only: Sequence[str] = ()) -> list[Row]:
@@ -114,7 +104,6 @@ def compare(manifest: Manifest, *, threads: int, bursts: int, chunks: int, only:
     for _ in range(bursts):
         for runner in runners:
             runner.burst(chunks)
-            runner.parts()
     return [runner.row for runner in runners]
 
 

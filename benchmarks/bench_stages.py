@@ -25,21 +25,21 @@ def engine(benchmark: Any, request: pytest.FixtureRequest) -> TorchEngine:
     made.set_text(np.zeros((text.tokens, text.dim), np.float32))
     made.set_image(None)
     place = made.config.context.place(30, made.config.context.chunk_frames)
-    made.begin(ChunkPlan(10, False, place, None, 0))
+    made.generate(ChunkPlan(10, False, place, None, 0))
     return made
 
 
 def test_pass(engine: TorchEngine, timed: Timed) -> None:
-    timed(lambda: engine.denoise(0))
+    timed(torch.no_grad()(lambda: engine._denoise(0)))
     assert torch.isfinite(engine._x).all()
 
 
 def test_clean_pass(engine: TorchEngine, timed: Timed) -> None:
-    timed(engine.write_cache)
+    timed(torch.no_grad()(engine._clean_pass))
 
 
 def test_decode(engine: TorchEngine, timed: Timed) -> None:
-    timed(engine.decode)
+    timed(torch.no_grad()(engine._decode))
 
 
 def test_condition(engine: TorchEngine, timed: Timed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.clock import Clock
 from ms_infer.config import StreamConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
@@ -43,7 +43,7 @@ class Chunk:
     control_id: int
     """Newest control the chunk was made with."""
     timings: dict[str, float]
-    """Milliseconds of this chunk: begin, denoise, decode, write_cache, chunk."""
+    """Milliseconds: the whole `chunk` by the host's clock, and its stages by the engine's (`Engine.stage_ms`)."""
 
     def numpy(self) -> NDArray[np.uint8]:
         """A copy of the frames that outlives the next step."""
@@ -312,21 +312,14 @@ class Stream:
 
     def _make_chunk(self) -> Chunk:
         run = self._running()
-        clock = Clock()
+        began = time.perf_counter()
         control, player = self._apply_controls(run)
         engine = self._engine
         plan = plan_chunk(self.config, run.index, player, run.seed, given=run.given, sink_start=engine.sink_start)
-        engine.begin(plan)
-        clock.lap("begin")
-        for denoise_step in range(len(self.config.schedule.timesteps)):
-            engine.denoise(denoise_step)
-        clock.lap("denoise")
-        frames = engine.decode()
-        clock.lap("decode")
-        engine.write_cache()  # clean pass: later chunks must not attend to noisy keys
-        clock.lap("write_cache")
-        engine.commit()
-        timings = {**clock.total(), **engine.stage_ms()}
+        engine.generate(plan)
+        frames = engine.frames()
+        engine.commit()  # with the clean pass: later chunks must not attend to noisy keys
+        timings = {**engine.stage_ms(), "chunk": (time.perf_counter() - began) * 1e3}
         self._run = replace(run, index=run.index + 1, control=control, player=player)
         return Chunk(run.index, frames, run.span(self.config).first_rgb_frame, control.id, timings)
 

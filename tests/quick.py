@@ -40,13 +40,10 @@ class QuickEngine(Engine):
     def given_frames(self) -> int:
         return 0
 
-    def begin(self, plan: ChunkPlan) -> None:
+    def generate(self, plan: ChunkPlan) -> None:
         self.plan = plan
 
-    def denoise(self, step: int) -> None:
-        pass
-
-    def decode(self) -> NDArray[np.uint8]:
+    def frames(self) -> NDArray[np.uint8]:
         tracks = self.plan.tracks
         assert tracks is not None
         frames = np.zeros((tracks.points.shape[1], HEIGHT, WIDTH, 3), np.uint8)
@@ -54,11 +51,11 @@ class QuickEngine(Engine):
         frames[:, 0, 0, 2] = self.text
         return frames
 
-    def write_cache(self) -> None:
-        pass
-
     def commit(self) -> None:
         self.made += 1
+
+    def stage_ms(self) -> dict[str, float]:
+        return {}
 
     def recache(self, *, replace_sink: bool) -> None:
         pass

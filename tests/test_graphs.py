@@ -293,7 +293,7 @@ def test_snapshot_restart_and_failure_work_over_static_buffers(
     undisturbed = chunks(stream, 2)
     stream.restore(tmp_path / "s.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(stream._engine, "write_cache", lambda: (_ for _ in ()).throw(OSError("injected")))
+        patch.setattr(stream._engine, "commit", lambda: (_ for _ in ()).throw(OSError("injected")))
         with pytest.raises(OSError, match="injected"):
             stream.step()
     again = chunks(stream, 2)

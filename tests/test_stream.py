@@ -128,7 +128,8 @@ def test_take_cuts_the_last_chunk(student: Student, picture: Frames) -> None:
     assert counts == [9, 7]
 
 
-STAGES = ["begin", "denoise", "decode", "write_cache", "commit"]
+STAGES = ["_begin", "_denoise", "generate", "_decode", "frames", "_clean_pass", "commit"]
+"""Parts of a chunk in the torch engine, and the engine's own verbs."""
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -174,14 +174,14 @@ def test_the_rollout_of_training_is_the_stream_bit_for_bit(
     with Stream(student, engine="torch", device="cpu", precision="fp32", seed=11) as live:
         engine = live._engine
         seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-        original = engine.write_cache
+        original = engine.commit
 
         def spy() -> None:
             track = engine._input[:, :, engine._slots["track"]].clone()  # type: ignore[attr-defined]
             seen.append((track, engine._x.clone()))  # type: ignore[attr-defined]
             original()
 
-        engine.write_cache = spy  # type: ignore[method-assign]
+        engine.commit = spy  # type: ignore[method-assign]
         live.start(image, prompt="apple", tracks=tracks)
         for _ in range(4):
             live.step()

@@ -117,7 +117,7 @@ class ReferenceEngine(TorchEngine):
         out: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
         return out, (k, v)
 
-    def commit(self) -> None:
+    def _adopt(self) -> None:
         """Append the clean pass's keys and values; keep the sink and the last window, by a copy."""
         placement = self._plan.placement
         self._caches = [
@@ -130,7 +130,7 @@ class ReferenceEngine(TorchEngine):
         frames = [*self._kept, *range(placement.start, placement.start + placement.frames)]
         gone = max(0, len(frames) - context.sink_frames - context.window_frames)
         self._kept = frames[: context.sink_frames] + frames[context.sink_frames + gone :]
-        super().commit()
+        super()._adopt()
 
     def _cut(self, k: Tensor, v: Tensor) -> Cache:
         context, cells = self.config.context, self.config.tokens_per_frame

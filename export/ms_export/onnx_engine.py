@@ -8,61 +8,63 @@ import numpy as np
 
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.base import Array
+from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, MissingExtraError
 
 
-class OnnxEngine(StagedEngine):
-    """One stream through the ONNX graphs of a bundle; caches are host arrays."""
+def open_onnx(manifest: Manifest, *, precision: str = "fp32", threads: int | None = None) -> StagedEngine:
+    """An engine over the ONNX graphs of a bundle, on the CPU. precision: fp32 or fp16, as the bundle holds them."""
+    if precision not in manifest.graphs or precision == "bf16":
+        raise ConfigError(
+            f"onnxruntime runs fp32 and fp16 graphs on the CPU; this bundle holds {sorted(manifest.graphs)}, "
+            f"asked for {precision}"
+        )
+    arrays = HostArrays(manifest.stages[precision])
+    return StagedEngine(manifest, HostRunner(manifest.config, arrays, OnnxStages(manifest, arrays, precision, threads)))
+
+
+class OnnxStages(StageCaller):
+    """Sessions of one stream; caches are host arrays."""
 
     name = "onnxruntime"
 
-    def __init__(self, manifest: Manifest, *, precision: str = "fp32", threads: int | None = None) -> None:
-        if precision not in manifest.graphs or precision == "bf16":
-            raise ConfigError(
-                f"onnxruntime runs fp32 and fp16 graphs on the CPU; this bundle holds {sorted(manifest.graphs)}, "
-                f"asked for {precision}"
-            )
-        self.precision, self.threads = precision, threads
+    def __init__(self, manifest: Manifest, arrays: HostArrays, precision: str, threads: int | None) -> None:
+        self.precision, self._manifest, self._arrays, self._threads = precision, manifest, arrays, threads
+        self._denoise = arrays.specs["denoise"]
         self._sessions: dict[str, Any] = {}
-        super().__init__(manifest, precision)
         self._caches: dict[str, Array] = {}
-        self._reset_caches()
+        self.reset_caches()
 
     def _session(self, stage: str) -> Any:
         if stage not in self._sessions:
-            path = self.manifest.path(self.manifest.graphs[self.precision][stage])
-            self._sessions[stage] = open_session(str(path), self.threads)
+            path = self._manifest.path(self._manifest.graphs[self.precision][stage])
+            self._sessions[stage] = open_session(str(path), self._threads)
         return self._sessions[stage]
 
-    def _run(self, stage: str, side: int = 0) -> None:
-        spec = self.specs[stage]
-        feeds = {i.name: self._caches.get(i.name, None) for i in spec.inputs}
-        for tensor in spec.inputs:
-            if feeds[tensor.name] is None:
-                feeds[tensor.name] = self._array(stage, tensor, side)
-        results = self._session(stage).run([o.name for o in spec.outputs], feeds)
+    def call(self, stage: str, side: int) -> None:
+        spec = self._arrays.specs[stage]
+        feeds = {
+            tensor.name: self._caches[tensor.name] if tensor.role == "cache" else self._arrays.of(stage, tensor, side)
+            for tensor in spec.inputs
+        }
+        results = self._session(stage).run([tensor.name for tensor in spec.outputs], feeds)
+        inputs = {new: old for old, new in spec.aliases}
         for tensor, result in zip(spec.outputs, results, strict=True):
-            cache = tensor.name.removesuffix("_out")
-            if cache in self._caches:
-                self._caches[cache] = result
+            if tensor.role == "cache":
+                self._caches[inputs[tensor.name]] = result
             else:
-                self._array(stage, tensor, side)[...] = result
+                self._arrays.of(stage, tensor, side)[...] = result
 
-    def _roll(self) -> None:
-        self._run("roll")
-
-    def _read_cache(self, name: str) -> Array:
+    def read_cache(self, name: str) -> Array:
         return self._caches[name].copy()
 
-    def _write_cache(self, name: str, cache: Array) -> None:
+    def write_cache(self, name: str, cache: Array) -> None:
         self._caches[name] = cache
 
-    def _reset_caches(self) -> None:
-        aliased = {old for old, _ in self.specs["denoise"].aliases}
-        self._caches = {
-            i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in self.specs["denoise"].inputs if i.name in aliased
-        }
+    def reset_caches(self) -> None:
+        tensors = [tensor for tensor in self._denoise.inputs if tensor.role == "cache"]
+        self._caches = {tensor.name: np.zeros(tensor.shape, np.dtype(tensor.dtype)) for tensor in tensors}
 
 
 def open_session(path: str, threads: int | None = None) -> Any:

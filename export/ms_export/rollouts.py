@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_export.stimulus import example_image, example_player, example_prompt
-from ms_infer.bundle.stages import cache_name, relative_sink
+from ms_infer.bundle.stages import StageSpec, cache_name, relative_sink
 from ms_infer.engines.base import Array, ChunkPlan, Engine, plan_chunk
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
@@ -52,18 +51,15 @@ def _prepare(engine: Engine) -> None:
     engine.set_image(None if given else example_image(config.height, config.width))
 
 
-def run_chunk(engine: Any, plan: ChunkPlan) -> Frames:
-    """All steps of one chunk."""
-    engine.begin(plan)
-    for step in range(len(engine.config.schedule.timesteps)):
-        engine.denoise(step)
-    frames: Frames = engine.decode()
-    engine.write_cache()
+def run_chunk(engine: Engine, plan: ChunkPlan) -> Frames:
+    """One chunk, committed."""
+    engine.generate(plan)
+    frames = engine.frames()
     engine.commit()
     return frames
 
 
-def staged_state(engine: TorchEngine, specs: Any) -> dict[str, Array]:
+def staged_state(engine: TorchEngine, specs: Mapping[str, StageSpec]) -> dict[str, Array]:
     """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
     found = engine.state()
     config = engine.config

@@ -14,7 +14,7 @@ import torch
 
 from ms_export.modules import build_stage, resized
 from ms_export.motion_error import track_errors
-from ms_export.onnx_engine import OnnxEngine, open_session
+from ms_export.onnx_engine import open_onnx, open_session
 from ms_export.rollouts import Frames, chunk_pairs, rollout
 from ms_export.stimulus import example_player, example_side
 from ms_infer.bundle.manifest import Manifest
@@ -87,7 +87,7 @@ def _checks(student: Student, manifest: Manifest, chunks: int) -> Iterator[Check
 def runnable_engines(manifest: Manifest) -> Iterator[StagedEngine]:
     """Every engine of the bundle that runs here, opened one after the other."""
     if "fp32" in manifest.graphs:
-        yield OnnxEngine(manifest)
+        yield open_onnx(manifest)
     if find_spec("openvino") and any(engine.kind == "openvino" for engine in manifest.engines.values()):
         from ms_infer.engines.openvino import open_openvino
 

@@ -15,7 +15,7 @@ from ms_infer.errors import ConfigError
 SCHEMA = "ms_infer.bench/1"
 EXPLANATIONS = {
     "chunk": "from taking the control to all frames of the chunk in host memory",
-    "begin": "roll the context, track latents, uploads",
+    "begin": "before the first pass: inputs from the host, roll of the sink, track latents",
     "denoise": "all denoising passes of the transformer (on CUDA: with the first noise and the sink's roll)",
     "decode": "latents to uint8 frames on the host",
     "write_cache": "the clean pass that writes the chunk's final keys and values",

@@ -298,9 +298,9 @@ class _Stages:
         return _aliased("denoise", inputs + caches, [TensorSpec("x_next", self.x, role="device")], caches)
 
     def _slot(self, slot: str, channels: int) -> TensorSpec:
-        """A slot of the transformer's input; that of the tracks is filled by a stage where there is a head."""
-        made = slot == "track" and self.config.model.track_head is not None
-        return TensorSpec(slot, (1, self.frames, channels, *self.latent), role="device" if made else "host")
+        """A slot of the transformer's input; that of the tracks is filled by a stage."""
+        role: Role = "device" if slot == "track" else "host"
+        return TensorSpec(slot, (1, self.frames, channels, *self.latent), role=role)
 
 
 def _aliased(name: str, inputs: list[TensorSpec], outputs: list[TensorSpec], caches: list[TensorSpec]) -> StageSpec:

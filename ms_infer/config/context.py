@@ -103,6 +103,11 @@ class ContextConfig:
         return self.sink_frames + self.ring_frames
 
     @property
+    def remembered_frames(self) -> int:
+        """Latent frames that an engine of stages keeps for re-encoding: all that a chunk may be made from again."""
+        return self.cache_frames + self.chunk_frames
+
+    @property
     def opening_frames(self) -> int:
         """Latent frames of the first chunk."""
         return self.first_chunk_frames or self.chunk_frames

@@ -199,6 +199,14 @@ class ModelConfig:
         """Channels of one slot of the layout, 0 when absent."""
         return dict(self.layout).get(slot, 0)
 
+    def carries_image(self, latent_frame: int) -> bool:
+        """Whether image and mask slot of a latent frame carry the first frame."""
+        return self.image_at == "every" or latent_frame == 0
+
+    def pins_image(self, start: int) -> bool:
+        """Whether a chunk from latent frame `start` begins with the first frame, pinned before every pass."""
+        return self.image_input == "pin" and start == 0
+
     @property
     def latent_channels(self) -> int:
         return self.slot_channels("noise")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +45,20 @@ def plan_chunk(
     return ChunkPlan(index, span.opening, placement, tracks, seed)
 
 
+STAGES = ("begin", "denoise", "decode", "write_cache")
+"""Stages of a chunk whose times an engine tells: what comes before the first pass (the host's inputs, the sink's roll,
+the track latents), all denoising passes, latents to frames on the host, the clean pass."""
+
+
 class Engine(ABC):
     """Computes the stages of one stream; owns weights, buffers and the attention context.
 
-    One chunk is `begin`, `denoise(0..steps-1)`, `decode`, `write_cache`, `commit`. Until `commit`
-    nothing that a later chunk depends on has changed, so a chunk that failed can be made again.
-    One thread at a time.
+    One chunk is `generate`, `frames`, `commit`. An engine on a device may have all of it under way when `generate`
+    returns, one on the host does each part when it is asked for. Until `commit` has returned nothing that a later
+    chunk depends on has changed, so a chunk that failed can be made again. One thread at a time.
     """
 
-    name: ClassVar[str]
+    name: str
     config: StreamConfig
     sink_start: int
     """First latent frame of the sink: 0 unless `recache` replaced it."""
@@ -80,24 +85,16 @@ class Engine(ABC):
         """Latent frames that `set_image` puts before the first chunk (0 where a slot carries it)."""
 
     @abstractmethod
-    def begin(self, plan: ChunkPlan) -> None:
-        """Roll the context, make the track latents and the first noise of a chunk."""
+    def generate(self, plan: ChunkPlan) -> None:
+        """Make a chunk's latents: roll the context, track latents, noise, all denoising passes."""
 
     @abstractmethod
-    def denoise(self, step: int) -> None:
-        """One denoising pass of the current chunk."""
-
-    @abstractmethod
-    def decode(self) -> NDArray[np.uint8]:
-        """RGB frames `[rgb_frames, height, width, 3]`, valid until the next `decode`."""
-
-    @abstractmethod
-    def write_cache(self) -> None:
-        """The clean pass: the chunk's final keys and values."""
+    def frames(self) -> NDArray[np.uint8]:
+        """RGB frames of the chunk `[rgb_frames, height, width, 3]`, valid until the next `generate`."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Adopt the states staged since `begin`."""
+        """Make the chunk part of the context: its final keys and values (the clean pass), states and latents."""
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -115,9 +112,17 @@ class Engine(ABC):
         """Change the strengths of the adapters, between two chunks; the context stays as it is."""
         self.check_strengths(strengths)
 
+    @abstractmethod
     def stage_ms(self) -> Mapping[str, float]:
-        """Device milliseconds of stages of the last chunk that the host's clock cannot see; none by default."""
-        return {}
+        """Milliseconds of `STAGES` of the chunk committed last, by the clock of whoever ran them.
+
+        A clean pass that still runs on a device is told with the next chunk; until then `write_cache` is that of the
+        chunk before, and missing after the first one.
+        """
+
+    def twin(self) -> Engine | None:
+        """An engine for another stream that shares the weights of this one, and nothing else; None where none can."""
+        return None
 
     @abstractmethod
     def recache(self, *, replace_sink: bool) -> None:

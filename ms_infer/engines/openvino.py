@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.engines.base import Array
+from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, DeviceError, EngineMismatchError, MissingExtraError
 
@@ -28,7 +28,7 @@ def open_openvino(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> OpenVinoEngine:
+) -> StagedEngine:
     """The engine for a bundle folder.
 
     precision: "fp32" or "bf16"; None takes bf16 where the CPU has it. threads: None takes all cores.
@@ -37,51 +37,35 @@ def open_openvino(
     if device not in (None, "cpu"):
         raise DeviceError(f"the openvino engine runs on the CPU, not on {device!r}; use engine='tensorrt' or 'torch'")
     manifest = source if isinstance(source, Manifest) else load_manifest(source)
-    return OpenVinoEngine(manifest, precision=precision, threads=threads)
+    models = OpenVinoModels(manifest, precision=precision, threads=threads)
+    arrays = HostArrays(models.specs)
+    return StagedEngine(manifest, HostRunner(manifest.config, arrays, OpenVinoStages(models, arrays)))
 
 
-@dataclass
-class Models:
-    """Compiled stages by name; engines that are twins share them, from any thread."""
+class OpenVinoModels:
+    """The compiled models of a bundle, each compiled when it is asked for first; streams of all threads share them."""
 
-    compiled: dict[str, Any] = field(default_factory=dict)
-    loading: threading.Lock = field(default_factory=threading.Lock)
-
-
-class OpenVinoEngine(StagedEngine):
-    """One stream on the CPU. Each stage is one compiled model; every input and output is bound once."""
-
-    name = "openvino"
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        *,
-        precision: str | None = None,
-        threads: int | None = None,
-        models: Models | None = None,
-    ) -> None:
-        self._openvino = _load()
-        self._files = _find(manifest, self._openvino)
-        self._core = self._openvino.Core()
+    def __init__(self, manifest: Manifest, *, precision: str | None, threads: int | None) -> None:
+        self.openvino = _load()
+        self.files = _find(manifest, self.openvino)
+        self.specs = manifest.stages[self.files.dtype]
+        self._manifest, self._core = manifest, self.openvino.Core()
         self.precision = precision or ("bf16" if _has_bf16(self._core) else "fp32")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is not one of {sorted(PRECISIONS)} for the openvino engine")
-        self.threads = threads or _cores()
-        self._models = models or Models()
-        self._requests: dict[tuple[str, int], Any] = {}
-        super().__init__(manifest, self._files.dtype)
-        for stage in self.specs:
-            if stage not in LAZY and stage in self._files.stages:
-                self._request(stage, 0)
+        self._threads = threads or _cores()
+        self._compiled: dict[str, Any] = {}
+        self.loading = threading.Lock()
+        """Held while a request is made: other threads and twins wait for what one of them compiles."""
 
-    def twin(self) -> OpenVinoEngine:
-        """An engine for another stream: it shares the compiled models, weights included, and nothing else."""
-        return OpenVinoEngine(self.manifest, precision=self.precision, threads=self.threads, models=self._models)
+    def __getitem__(self, stage: str) -> Any:
+        if stage not in self._compiled:
+            self._compiled[stage] = self._compile(stage)
+        return self._compiled[stage]
 
     def _compile(self, stage: str) -> Any:
-        file = self.manifest.path(self._files.stages[stage])
-        self.manifest.path(str(Path(self._files.stages[stage]).with_suffix(".bin").as_posix()))
+        file = self._manifest.path(self.files.stages[stage])
+        self._manifest.path(str(Path(self.files.stages[stage]).with_suffix(".bin").as_posix()))
         model = self._core.read_model(file)
         hint = PRECISIONS["fp32" if self.specs[stage].precise else self.precision]
         return self._core.compile_model(
@@ -90,54 +74,64 @@ class OpenVinoEngine(StagedEngine):
             {
                 "INFERENCE_PRECISION_HINT": hint,  # the library's own default depends on the CPU
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": self.threads,
+                "INFERENCE_NUM_THREADS": self._threads,
             },
         )
+
+
+class OpenVinoStages(StageCaller):
+    """One stream's requests of the models; every input and output is bound once."""
+
+    name = "openvino"
+
+    def __init__(self, models: OpenVinoModels, arrays: HostArrays) -> None:
+        self._models, self._arrays, self.precision = models, arrays, models.precision
+        self._requests: dict[tuple[str, int], Any] = {}
+        for stage in models.specs:
+            if stage not in LAZY and stage in models.files.stages:
+                self._request(stage, 0)
+
+    def twin(self, arrays: HostArrays) -> OpenVinoStages:
+        return OpenVinoStages(self._models, arrays)
 
     def _request(self, stage: str, side: int) -> Any:
         """The request of a stage and side, bound to the host arrays."""
         if (stage, side) not in self._requests:
-            with self._models.loading:  # other threads and twins wait here for what one of them compiles
+            with self._models.loading:
                 if (stage, side) not in self._requests:
                     self._requests[stage, side] = self._new_request(stage, side)
         return self._requests[stage, side]
 
     def _new_request(self, stage: str, side: int) -> Any:
-        compiled = self._models.compiled
-        if stage not in compiled:
-            compiled[stage] = self._compile(stage)
-        spec, request = self.specs[stage], compiled[stage].create_infer_request()
-        inside = {name for pair in spec.aliases for name in pair}
-        for tensor in (*spec.inputs, *spec.outputs):
-            if tensor.name not in inside:
-                array = self._array(stage, tensor, side)
-                request.set_tensor(tensor.name, self._openvino.Tensor(array, shared_memory=True))
-        if stage == "denoise" and self._rolls:
-            for tensor in self.specs["roll"].inputs[:2]:  # the roll is the first part of this model
-                array = self._array("roll", tensor)
-                request.set_tensor(tensor.name, self._openvino.Tensor(array, shared_memory=True))
+        specs, request = self._models.specs, self._models[stage].create_infer_request()
+        bound = [(stage, tensor) for tensor in specs[stage].tensors if tensor.role != "cache"]
+        if stage == "denoise" and "roll" in specs:  # the roll is the first part of this model
+            bound += [("roll", tensor) for tensor in specs["roll"].inputs if tensor.role == "host"]
+        for owner, tensor in bound:
+            array = self._arrays.of(owner, tensor, side)
+            request.set_tensor(tensor.name, self._models.openvino.Tensor(array, shared_memory=True))
         return request
 
-    def _run(self, stage: str, side: int = 0) -> None:
-        self._request(stage, side).infer()
+    def call(self, stage: str, side: int) -> None:
+        if stage != "roll":  # the first part of `denoise`
+            self._request(stage, side).infer()
 
     def _caches(self) -> dict[str, Any]:
         """States of `denoise` by the name of their cache; OpenVINO joins the names of input and output."""
-        names = {old + new: old for old, new in self.specs["denoise"].aliases}
+        names = {old + new: old for old, new in self._models.specs["denoise"].aliases}
         return {names[state.name]: state for state in self._request("denoise", 0).query_state()}
 
-    def _read_cache(self, name: str) -> Array:
+    def read_cache(self, name: str) -> Array:
         return np.array(self._caches()[name].state.data)
 
-    def _write_cache(self, name: str, cache: Array) -> None:
-        self._caches()[name].state = self._openvino.Tensor(cache)
+    def write_cache(self, name: str, cache: Array) -> None:
+        self._caches()[name].state = self._models.openvino.Tensor(cache)
 
-    def _reset_caches(self) -> None:
+    def reset_caches(self) -> None:
         self._request("denoise", 0).reset_state()
 
     def close(self) -> None:
         self._requests.clear()
-        self._models = Models()  # twins may still use the others
 
 
 def _load() -> Any:

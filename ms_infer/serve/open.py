@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ms_infer.engines.base import Engine
 from ms_infer.engines.open import find_bundle, load_source, open_engine
-from ms_infer.engines.openvino import OpenVinoEngine
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.stream import Stream
 
@@ -21,19 +21,21 @@ def stream_opener(config: ServeConfig) -> Callable[[], Stream]:
     opened again for each.
     """
     engine, precision = config.engine, config.precision
-    weights: list[Student | OpenVinoEngine] = []
+    weights: list[Student | Engine] = []
 
     def open_stream() -> Stream:
         if not weights and (engine not in ("auto", "torch") or find_bundle(config.source, engine, None) is not None):
             made = open_engine(config.source, engine=engine, precision=precision)
-            if not isinstance(made, OpenVinoEngine):
+            twin = made.twin()
+            if twin is None:
                 return Stream(made)
             weights.append(made)
+            return Stream(twin)
         if not weights:
             weights.append(load_source(config.source))
         shared = weights[0]
-        if isinstance(shared, OpenVinoEngine):
-            return Stream(shared.twin())
-        return Stream(shared, engine=engine, precision=precision)
+        source = shared.twin() if isinstance(shared, Engine) else shared
+        assert source is not None, "an engine is kept because it has twins"
+        return Stream(source, engine=engine, precision=precision)
 
     return open_stream

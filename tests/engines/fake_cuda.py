@@ -1,4 +1,7 @@
-"""A stand-in for `cuda.bindings.runtime`: memory is the host's, work runs at once, captures are replayed."""
+"""A stand-in for `cuda.bindings.runtime`: memory is the host's, work runs at once, captures are replayed.
+
+Every stream has a clock of its own, which work moves on by its `cost` and waiting by the event's time.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,14 @@ class FakeCuda:
         self.freed: list[int] = []
         self.fail: dict[str, int] = {}
         self.graphs: dict[int, list[tuple[str, Work]]] = {}
+        self.cost: dict[str, float] = {}
+        """Name of submitted work -> milliseconds that it takes."""
+        self.clocks: dict[int, float] = {}
         self.replayed: list[list[str]] = []
         self._capture: Capture | None = None
         self._events: dict[int, tuple[int, int] | None] = {}
+        self._times: dict[int, float] = {}
+        self._timed: set[int] = set()
         self._handles = 1000
 
     def __getattr__(self, name: str) -> Any:
@@ -59,12 +67,31 @@ class FakeCuda:
 
     def submit(self, name: str, cuda_stream: int, work: Work) -> None:
         """Run work, or record it when its stream is being captured."""
+
+        def timed() -> None:
+            self.clocks[cuda_stream] = self.clocks.get(cuda_stream, 0.0) + self.cost.get(name, 0.0)
+            work()
+
         capture = self._capture
         if capture is not None and cuda_stream in capture.done:
-            capture.work.append((name, work))
+            capture.work.append((name, timed))
             capture.done[cuda_stream] += 1
             return
-        work()
+        timed()
+
+    def _mark(self, cuda_stream: int, work: Work) -> None:
+        """Run what only moves clocks, or record it without a name when the stream is being captured."""
+        if self._capture is not None and cuda_stream in self._capture.done:
+            self._capture.work.append(("", work))
+        else:
+            work()
+
+    def _pass(self, event: int, cuda_stream: int) -> None:
+        """The stream reaches the event's record."""
+        self._times[event] = self.clocks.get(cuda_stream, 0.0)
+
+    def _wait(self, cuda_stream: int, event: int) -> None:
+        self.clocks[cuda_stream] = max(self.clocks.get(cuda_stream, 0.0), self._times.get(event, 0.0))
 
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
@@ -119,10 +146,19 @@ class FakeCuda:
         assert flags == real.cudaStreamNonBlocking
         return self._new()
 
-    def _cudaEventCreateWithFlags(self, _flags: int) -> int:
+    def _cudaEventCreateWithFlags(self, flags: int) -> int:
         event = self._new()
         self._events[event] = None
+        if flags == real.cudaEventDefault:
+            self._timed.add(event)
         return event
+
+    def _cudaEventElapsedTime(self, start: int, end: int) -> Any:
+        if not {start, end} <= self._timed:
+            return (real.cudaError_t.cudaErrorInvalidResourceHandle, None)
+        if not {start, end} <= self._times.keys():
+            return (real.cudaError_t.cudaErrorNotReady, None)
+        return (OK, self._times[end] - self._times[start])
 
     def _cudaEventRecordWithFlags(self, event: int, cuda_stream: int, flags: int) -> Any:
         capture = self._capture
@@ -130,21 +166,22 @@ class FakeCuda:
         if flags == real.cudaEventRecordExternal:
             if not inside:
                 return (real.cudaError_t.cudaErrorIllegalState,)
-            self.submit("external event", cuda_stream, lambda: None)
+            self.submit("external event", cuda_stream, lambda: self._pass(event, cuda_stream))
             self._events[event] = None
         else:
             self._events[event] = (cuda_stream, capture.done[cuda_stream]) if capture and inside else None
+            self._mark(cuda_stream, lambda: self._pass(event, cuda_stream))
         return None
 
     def _cudaStreamWaitEvent(self, cuda_stream: int, event: int, _flags: int) -> Any:
         place, capture = self._events[event], self._capture
-        if place is None:
-            return None
-        if capture is None:
-            return (ILLEGAL,)
-        capture.done.setdefault(cuda_stream, 0)
-        if cuda_stream == capture.origin:
-            capture.joined[place[0]] = place[1]
+        if place is not None:
+            if capture is None:
+                return (ILLEGAL,)
+            capture.done.setdefault(cuda_stream, 0)
+            if cuda_stream == capture.origin:
+                capture.joined[place[0]] = place[1]
+        self._mark(cuda_stream, lambda: self._wait(cuda_stream, event))
         return None
 
     def _cudaStreamSynchronize(self, cuda_stream: int) -> Any:
@@ -174,7 +211,7 @@ class FakeCuda:
         return self._keep(self.graphs[graph])
 
     def _cudaGraphLaunch(self, graph: int, _cuda_stream: int) -> None:
-        self.replayed.append([name for name, _ in self.graphs[graph]])
+        self.replayed.append([name for name, _ in self.graphs[graph] if name])
         for _, work in self.graphs[graph]:
             work()
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ms_export.onnx_engine import OnnxEngine
+from ms_export.onnx_engine import open_onnx
 from ms_export.rollouts import chunk_pairs, run_chunk
 from ms_export.stimulus import example_image, example_player
 from ms_export.verify import PSNR_LIMITS, STAGE_LIMITS, check_stage, psnr, relative_l2
 
 from ms_infer import ConfigError, DeviceError, EngineMismatchError, Stream, Tracks
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.base import Engine, plan_chunk
+from ms_infer.engines.base import STAGES, ChunkPlan, Engine, plan_chunk
+from ms_infer.engines.host import HostRunner
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
@@ -27,7 +29,7 @@ CHUNKS = 5  # sink and window are full, and the sink has been re-rotated
 
 def opened(manifest: Manifest, engine: str) -> StagedEngine:
     if engine == "onnxruntime":
-        return OnnxEngine(manifest, threads=1)
+        return open_onnx(manifest, threads=1)
     return open_openvino(manifest, precision=engine.split()[1], threads=1)
 
 
@@ -140,8 +142,8 @@ def test_a_foreign_snapshot_is_refused(made: Make) -> None:
         engine.check_state({n: a for n, a in engine.state().items() if n != "cache.k_cache_0"}, 0)
 
 
-@pytest.mark.parametrize("until", ["begin", "denoise", "decode", "write_cache"])
-def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str) -> None:
+@pytest.mark.parametrize("until", ["points", "tracks", "denoise 1", "denoise 3", "decode", "denoise 4", "commit"])
+def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = made("tracks")[1]
     player = example_player(manifest.config)
     videos = []
@@ -151,22 +153,54 @@ def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str) -> None:
         for index in range(4):
             plan = plan_chunk(engine.config, index, player, 2)
             if fails:
-                abandon(engine, plan, until)
+                abandon(engine, plan, until, monkeypatch)
             frames = run_chunk(engine, plan).copy()
         videos.append(frames)
     np.testing.assert_array_equal(*videos)
 
 
-def abandon(engine: Engine, plan: object, until: str) -> None:
-    """Run a chunk up to a step and leave it there."""
-    engine.begin(plan)  # type: ignore[arg-type]
-    if until != "begin":
-        for step in range(3):
-            engine.denoise(step)
-    if until in ("decode", "write_cache"):
-        engine.decode()
-    if until == "write_cache":
-        engine.write_cache()
+def abandon(engine: StagedEngine, plan: ChunkPlan, until: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a chunk up to the n-th call of a stage, let that one do its work and fail; "commit": leave all but that."""
+    runner = engine.runner
+    assert isinstance(runner, HostRunner)
+    stage, _, number = until.partition(" ")
+    stage += "_first" if plan.opening and stage in ("points", "tracks", "decode") else ""
+    calls, call = [], runner._stages.call
+
+    def failing(name: str, side: int) -> None:
+        call(name, side)
+        calls.append(name)
+        if calls.count(stage) == int(number or 1):
+            raise DeviceError("injected")
+
+    if until == "commit":
+        engine.generate(plan)
+        engine.frames()
+        return
+    with monkeypatch.context() as patch:
+        patch.setattr(runner._stages, "call", failing)
+        with pytest.raises(DeviceError, match="injected"):
+            run_chunk(engine, plan)
+
+
+def test_the_stages_of_a_chunk_are_timed_where_they_run(made: Make) -> None:
+    engine = opened(made("tracks")[1], "openvino fp32")
+    runner, slow = engine.runner, {"roll": 0.0, "points": 0.02, "tracks": 0.01, "denoise": 0.02, "decode": 0.05}
+    assert isinstance(runner, HostRunner)
+    call = runner._stages.call
+    start(engine)
+
+    def delayed(name: str, side: int) -> None:
+        time.sleep(slow[name.removesuffix("_first")])
+        call(name, side)
+
+    runner._stages.call = delayed  # type: ignore[method-assign]
+    run_chunk(engine, plan_chunk(engine.config, 0, example_player(engine.config), 0))
+
+    least = {"begin": 30, "denoise": 60, "decode": 50, "write_cache": 20}
+    took = engine.stage_ms()
+    assert list(took) == list(STAGES)
+    assert all(took[name] >= ms for name, ms in least.items()), took
 
 
 def test_a_reset_forgets_everything(made: Make) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from ms_infer import ConfigError, Stream, Tracks
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.openvino import OpenVinoEngine, open_openvino
+from ms_infer.engines.openvino import OpenVinoModels, open_openvino
+from ms_infer.engines.staged import StagedEngine
 from tests.engines.conftest import Made
 
 pytest.importorskip("openvino", reason="no OpenVINO")
@@ -26,11 +27,17 @@ def picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
 
-def engine_of(manifest: Manifest, precision: str = "fp32") -> OpenVinoEngine:
+def engine_of(manifest: Manifest, precision: str = "fp32") -> StagedEngine:
     return open_openvino(manifest, precision=precision, threads=1)
 
 
-def started(engine: OpenVinoEngine) -> Stream:
+def twin_of(engine: StagedEngine) -> StagedEngine:
+    twin = engine.twin()
+    assert twin is not None
+    return twin
+
+
+def started(engine: StagedEngine) -> Stream:
     stream, model = Stream(engine), engine.config.model
     tracks = Tracks.grid(4, 4).drag((0.4, 0.5), (0.8, 0.5)) if model.track_head else None
     stream.start(picture(), "a cat", tracks)
@@ -43,7 +50,7 @@ def started(engine: OpenVinoEngine) -> Stream:
 def test_every_chunk_may_be_the_last_before_a_state(made: Make, name: str, precision: str) -> None:
     """With re-encodings between, which read more than a chunk does."""
     engine = engine_of(made(name)[1], precision)
-    whole, one, other = started(engine), started(engine.twin()), Stream(engine.twin())
+    whole, one, other = started(engine), started(twin_of(engine)), Stream(twin_of(engine))
     for turn in range(9):
         np.testing.assert_array_equal(whole.step().frames, one.step().frames)
         other.load_state(one.state())
@@ -80,16 +87,16 @@ def test_a_state_of_another_checkpoint_is_refused(made: Make) -> None:
 
 def test_a_stage_is_compiled_once_for_all_threads_and_twins(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: Counter[str] = Counter()
-    quickly = OpenVinoEngine._compile
+    quickly = OpenVinoModels._compile
 
-    def slowly(self: OpenVinoEngine, stage: str) -> Any:
+    def slowly(self: OpenVinoModels, stage: str) -> Any:
         compiled[stage] += 1
         time.sleep(0.05)
         return quickly(self, stage)
 
-    monkeypatch.setattr(OpenVinoEngine, "_compile", slowly)
+    monkeypatch.setattr(OpenVinoModels, "_compile", slowly)
     engine = engine_of(made("tracks")[1])
-    streams = [Stream(engine), *(Stream(engine.twin()) for _ in range(3))]
+    streams = [Stream(engine), *(Stream(twin_of(engine)) for _ in range(3))]
     errors: list[Exception] = []
 
     def work(stream: Stream) -> None:

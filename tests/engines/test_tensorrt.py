@@ -16,7 +16,9 @@ pytest.importorskip("cuda.bindings.runtime", reason="needs the extra [rtx]")
 
 from ms_infer import ConfigError, ContextConfig, DeviceError, EngineMismatchError, Stream, Tracks
 from ms_infer.checkpoint import Student
-from ms_infer.engines.tensorrt import TensorRtEngine, open_tensorrt
+from ms_infer.engines.base import STAGES
+from ms_infer.engines.staged import StagedEngine
+from ms_infer.engines.tensorrt import open_tensorrt
 from ms_infer.engines.tensorrt.cuda import Cuda
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRt, fake_bundle
@@ -50,7 +52,7 @@ class Machine:
         self.manifest = fake_bundle(student, folder, **changes)
         self.trt.specs = dict(self.manifest.stages["fp32"])
 
-    def open(self, **options: Any) -> TensorRtEngine:
+    def open(self, **options: Any) -> StagedEngine:
         return open_tensorrt(self.manifest, library=self.trt.library(), cuda=Cuda(self.cuda), **options)
 
 
@@ -145,6 +147,38 @@ def test_a_chunk_waits_for_the_device_once(machine: Machine, picture: Frames) ->
         assert machine.cuda.names().count("cudaStreamSynchronize") == before + 1
 
 
+COSTS = {"roll": 1.0, "points": 2.0, "tracks": 3.0, "denoise": 10.0, "decode": 7.0}
+"""Milliseconds on the device."""
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_stage_times_are_those_of_the_device(
+    machine: Machine, picture: Frames, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MS_INFER_NO_CUDA_GRAPH", str(int(not captured)))
+    machine.cuda.cost |= COSTS
+    with Stream(machine.open()) as stream:
+        stream.start(picture, "a cat", tracks())
+        timings = [stream.step().timings for _ in range(6)]
+
+    assert bool(machine.cuda.replayed) == captured
+    assert "write_cache" not in timings[0]  # it was under way when the first frames were out
+    for took in timings[3:]:
+        assert {name: took[name] for name in STAGES} == {"begin": 6, "denoise": 30, "decode": 7, "write_cache": 10}
+
+
+def test_a_failed_chunk_leaves_no_times_behind(machine: Machine, picture: Frames) -> None:
+    machine.cuda.cost |= COSTS
+    with Stream(machine.open()) as stream:
+        chunks(stream, 3, picture, "a cat", tracks())
+        machine.cuda.fail["cudaMemcpyAsync"] = 1
+        with pytest.raises(DeviceError):
+            stream.step()
+        first, second = stream.step().timings, stream.step().timings
+
+    assert (first["denoise"], first["write_cache"], second["write_cache"]) == (30, 10, 10)
+
+
 def test_caches_are_written_where_they_are_read(machine: Machine) -> None:
     machine.open()
     for context in machine.trt.contexts.values():
@@ -183,8 +217,8 @@ def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
 
 
 def test_noise_is_drawn_ahead_and_only_taken_where_it_fits() -> None:
-    from ms_infer.engines.tensorrt.noise import NoiseAhead
     from ms_infer.numerics import noise
+    from ms_infer.numerics.noise import NoiseAhead
 
     ahead = NoiseAhead((4, 2, 2), draws=2)
     ahead.prepare(seed=1, chunk=5, frames=3)

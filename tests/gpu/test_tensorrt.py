@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from ms_infer import Stream, Tracks
 from ms_infer.bundle.manifest import Manifest, load_manifest
 from ms_infer.bundle.stages import StageSpec, TensorSpec
-from ms_infer.engines.tensorrt import TensorRtEngine, open_tensorrt
+from ms_infer.engines.base import STAGES
+from ms_infer.engines.staged import StagedEngine
+from ms_infer.engines.tensorrt import TensorRtRunner, open_tensorrt
 from ms_infer.engines.tensorrt.library import TensorRt, load
 from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
 from ms_infer.engines.torch import TorchEngine
@@ -76,7 +78,7 @@ def test_the_video_is_that_of_the_torch_engine(manifest: Manifest) -> None:
 def test_replays_equal_launches_one_by_one_bit_for_bit(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_tensorrt(manifest)
     captured = rollout(engine)
-    assert engine.launches >= CHUNKS - 3
+    assert runner_of(engine).launches >= CHUNKS - 3
     monkeypatch.setenv("MS_INFER_NO_CUDA_GRAPH", "1")
     for a, b in zip(captured, rollout(open_tensorrt(manifest)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -93,14 +95,27 @@ def test_frames_are_whole_when_their_event_fires(manifest: Manifest) -> None:
             np.testing.assert_array_equal(_device_frames(engine), frames)
 
 
-def _device_frames(engine: TensorRtEngine) -> NDArray[np.uint8]:
+def runner_of(engine: StagedEngine) -> TensorRtRunner:
+    assert isinstance(engine.runner, TensorRtRunner)
+    return engine.runner
+
+
+def _device_frames(engine: StagedEngine) -> NDArray[np.uint8]:
     stage = "decode_first" if engine._plan.opening else "decode"
-    output = engine.specs[stage].outputs[0]
+    runner, output = runner_of(engine), engine.specs[stage].outputs[0]
     frames = np.empty(output.shape, np.uint8)
-    address = engine._memory.address(stage, output)
-    engine._cuda.copy(int(frames.ctypes.data), address, frames.nbytes, engine._streams["decode"])
-    engine._cuda.synchronize(engine._streams["decode"])
+    address = runner.memory.address(stage, output)
+    runner._cuda.copy(int(frames.ctypes.data), address, frames.nbytes, runner._streams["decode"])
+    runner._cuda.synchronize(runner._streams["decode"])
     return frames
+
+
+def test_stage_times_are_there_and_plausible(manifest: Manifest) -> None:
+    with Stream(open_tensorrt(manifest), seed=3) as stream:
+        start(stream)
+        timings = [stream.step().timings for _ in range(CHUNKS)][-1]
+    assert all(timings[stage] > 0 for stage in STAGES)
+    assert timings["begin"] + timings["denoise"] + timings["decode"] < timings["chunk"] * 1.5
 
 
 def test_a_chunk_writes_only_its_own_slots(manifest: Manifest) -> None:

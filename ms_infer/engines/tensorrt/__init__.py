@@ -1,5 +1,5 @@
-"""TensorRT plans of a bundle as the engine. May import: bundle, numerics, engines.staged."""
+"""TensorRT plans of a bundle as the engine. May import: bundle, numerics, engines.staged, engines.runner."""
 
-from ms_infer.engines.tensorrt.engine import TensorRtEngine, open_tensorrt
+from ms_infer.engines.tensorrt.engine import TensorRtRunner, open_tensorrt
 
-__all__ = ["TensorRtEngine", "open_tensorrt"]
+__all__ = ["TensorRtRunner", "open_tensorrt"]

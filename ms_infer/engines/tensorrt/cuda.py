@@ -91,8 +91,9 @@ class Cuda:
         self._streams[int(handle)] = handle
         return int(handle)
 
-    def new_event(self) -> int:
-        handle = self.call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
+    def new_event(self, *, timed: bool = False) -> int:
+        flags = self._runtime.cudaEventDefault if timed else self._runtime.cudaEventDisableTiming
+        handle = self.call("cudaEventCreateWithFlags", flags)
         self._events[int(handle)] = handle
         return int(handle)
 
@@ -112,6 +113,10 @@ class Cuda:
     def wait(self, cuda_stream: int, event: int) -> None:
         """Let later work of the stream wait for the event."""
         self.call("cudaStreamWaitEvent", cuda_stream, event, self._runtime.cudaEventWaitDefault)
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Milliseconds between two timed events that the device has passed."""
+        return float(self.call("cudaEventElapsedTime", start, end))
 
     def synchronize(self, cuda_stream: int) -> None:
         """Let the host wait for the stream."""

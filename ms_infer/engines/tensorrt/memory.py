@@ -3,138 +3,123 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ms_infer.bundle.stages import StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
+from ms_infer.engines.runner import KINDS, PASS_INPUTS, STATEFUL, PassInputs, followers, named, window_of
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
 
-PASS_INPUTS = ("time", "sigma", "next_sigma", "noise")
-"""Inputs of `denoise` that differ between the passes of a chunk."""
 ONCE = ("text", "condition", "encode")
 """Stages that run when a stream starts or a prompt changes, not in every chunk."""
-STATES = ("encoder", "decoder")
-_SIDES = ("encoder", "encoder_out", "decoder", "decoder_out")
+_SIDES = tuple(f"{kind}{side}" for kind in KINDS for side in ("", "_out"))
 
 
 class StageMemory:
-    """All device memory of a stream in a few arenas.
+    """All device memory of a stream in a few arenas, laid out by the roles of the tensors.
 
     `chunk`: what the host fills for a chunk, one upload: points, tables, indices, first noise, and one block of
     `PASS_INPUTS` per pass. `bound`: the block that `denoise` is bound to; each pass copies its own there. `once`:
-    inputs outside the loop. `states`: what encoder and decoder read and, apart from it, what they wrote: `commit`
-    copies the second over the first. `caches`, `keys` (cross-attention), `work` (handed from stage to stage).
-    Stages share a tensor by name and shape.
+    what the host fills and reads outside the loop. `states`: what encoder and decoder read and, apart from it, what
+    they wrote: a commit copies the second over the first. `caches`, and `work`: handed from stage to stage. Stages
+    share a tensor by name and shape.
     """
 
     def __init__(self, cuda: Cuda, config: StreamConfig, specs: Mapping[str, StageSpec], passes: int) -> None:
         self._specs, self._model = specs, config.model
-        denoise = specs["denoise"]
-        self._inputs = {spec.name: spec for spec in denoise.inputs}
-        self._cached = {old for spec in specs.values() for old, _ in spec.aliases}
+        self._followers = followers(specs)
+        self._inputs = {tensor.name: tensor for tensor in specs["denoise"].inputs}
         groups = self._groups()
         blocks = [(f"{name}/{i}", self._inputs[name]) for i in range(passes) for name in PASS_INPUTS]
         self.bound = Arena(cuda, [(name, self._inputs[name]) for name in PASS_INPUTS])
         self.chunk = Arena(cuda, [*groups["chunk"], *blocks], twin=True)
         self.once = Arena(cuda, groups["once"], twin=True)
         self.caches = Arena(cuda, groups["caches"])
-        self.keys = Arena(cuda, groups["keys"])
         self.work = Arena(cuda, groups["work"])
         self.states = {name: Arena(cuda, groups[name]) for name in _SIDES}
-        capacity = config.context.cache_frames + config.context.chunk_frames
-        self.history_frames = capacity
-        frames = {slot: self._slot_spec(slot) for slot, _ in config.model.layout}
-        self.history = Arena(
-            cuda, [(slot, TensorSpec(slot, (capacity, *s.shape[2:]), s.dtype)) for slot, s in frames.items()]
-        )
-
-    def _slot_spec(self, slot: str) -> TensorSpec:
-        return self._inputs["x" if slot == "noise" else slot]
+        self.history_frames = capacity = config.context.remembered_frames
+        slots = {slot: self.slot(slot) for slot, _ in config.model.layout}
+        self.history = Arena(cuda, [(slot, replace(s, shape=(capacity, *s.shape[2:]))) for slot, s in slots.items()])
 
     def _groups(self) -> dict[str, list[tuple[str, TensorSpec]]]:
         """Arena -> its tensors under their keys."""
-        names = ["chunk", "once", "caches", "keys", "work", *_SIDES]
+        names = ("chunk", "once", "caches", "work", *_SIDES)
         groups: dict[str, list[tuple[str, TensorSpec]]] = {name: [] for name in names}
-        for stage, tensor, is_input in self._tensors():
-            group = self._group(stage, tensor, is_input)
-            if group is not None:
-                groups[group].append((self.key(stage, tensor), tensor))
+        for stage, tensor in self._tensors():
+            if tensor.role != "pass" and window_of(self._specs, stage, tensor) is None:
+                groups[self._group(stage, tensor)].append((self.key(stage, tensor), tensor))
+        filled = {key for key, _ in groups["once"]}  # what a stage is handed of the host's, it reads there
+        groups["work"] = [(key, tensor) for key, tensor in groups["work"] if key not in filled]
         return groups
 
-    def _tensors(self) -> Iterator[tuple[str, TensorSpec, bool]]:
+    def _tensors(self) -> Iterator[tuple[str, TensorSpec]]:
+        """Every tensor of every stage; caches that are written in place by their input alone."""
         for stage, spec in self._specs.items():
-            yield from ((stage, tensor, True) for tensor in spec.inputs)
-            yield from ((stage, tensor, False) for tensor in spec.outputs)
+            written = {new for _, new in spec.aliases}
+            yield from ((stage, tensor) for tensor in spec.tensors if tensor.name not in written)
 
-    def _group(self, stage: str, tensor: TensorSpec, is_input: bool) -> str | None:
-        """Arena of a tensor; None for one that lies in another's memory."""
-        name = tensor.name
-        if (name in PASS_INPUTS and stage == "denoise") or self._is_window(stage, name):
-            return None
-        if name.removesuffix("_out") in self._cached:
-            return "caches" if is_input else None
-        if name.startswith("cross_"):
-            return "keys"
-        for kind in STATES:
-            if name.startswith(f"{kind}_"):
-                return kind if is_input else f"{kind}_out"
-        if stage in ONCE or (name == "image" and stage.startswith("points")):
+    def _group(self, stage: str, tensor: TensorSpec) -> str:
+        """Arena of a tensor."""
+        if tensor.role == "cache":
+            return "caches"
+        if tensor.role == "state":
+            return STATEFUL[stage] + ("_out" if tensor.name in self._followers else "")
+        if tensor.role == "host" and stage in ONCE:
             return "once"
-        handed_on = stage.startswith(("tracks", "decode")) or (stage == "denoise" and self._is_track(name))
-        made_by_stages = not is_input or handed_on
-        return "work" if made_by_stages else "chunk"
-
-    def _is_track(self, name: str) -> bool:
-        return name == "track" and "tracks" in self._specs
-
-    def _is_window(self, stage: str, name: str) -> bool:
-        """Whether a tensor is the beginning of another: latents of `x`, track latents of their slot."""
-        return name == "latents" or (name == "track" and stage.startswith("tracks"))
+        return "chunk" if tensor.role == "host" and tensor in self._specs[stage].inputs else "work"
 
     def key(self, stage: str, tensor: TensorSpec) -> str:
         """Name of a tensor within its arena: stages that hand a tensor on give it the same one."""
-        name = "embedded" if (stage, tensor.name) == ("text", "text") else tensor.name
-        return f"{name} {'x'.join(map(str, tensor.shape))}"
+        read = tensor.role == "host" and tensor in self._specs[stage].outputs  # another stage may have such an input
+        return f"{stage + '.' if read else ''}{tensor.name} {'x'.join(map(str, tensor.shape))}"
 
     def address(self, stage: str, tensor: TensorSpec) -> int:
         """Device address of a stage's input or output; an aliased output is asked for by its input."""
-        name = tensor.name
-        if name == "latents":
-            return self.address("denoise", self._inputs["x"])
-        if name == "track" and stage.startswith("tracks"):
-            return self.address("denoise", self._inputs["track"])
-        if name in PASS_INPUTS and stage == "denoise":
-            return self.bound.at(name)
-        is_input = tensor in self._specs[stage].inputs
-        group = self._group(stage, tensor, is_input)
-        assert group is not None, "windows and caches are asked for above"
-        arena = self.states[group] if group in self.states else getattr(self, group)
-        at: int = arena.at(self.key(stage, tensor))
-        return at
+        whole = window_of(self._specs, stage, tensor)
+        if whole is not None:
+            return self.address("denoise", whole)
+        if tensor.role == "pass":
+            return self.bound.at(tensor.name)
+        key, group = self.key(stage, tensor), self._group(stage, tensor)
+        if group == "work" and key in self.once:
+            group = "once"
+        arena: Arena = self.states[group] if group in self.states else getattr(self, group)
+        return arena.at(key)
 
-    def host(self, stage: str, tensor: TensorSpec) -> NDArray[Any]:
+    def host(self, stage: str, name: str) -> NDArray[Any]:
         """The array through which the host fills or reads a tensor of the `chunk` or `once` arena."""
-        key = self.key(stage, tensor)
+        key = self.key(stage, named(self._specs[stage], name))
         return self.chunk.host(key) if key in self.chunk else self.once.host(key)
 
-    def pass_host(self, index: int, name: str) -> NDArray[Any]:
-        """The array of one of `PASS_INPUTS` for one pass."""
-        return self.chunk.host(f"{name}/{index}")
+    def once_keys(self, tensors: tuple[TensorSpec, ...], stage: str) -> list[str]:
+        """Those of a stage's tensors that lie in the `once` arena."""
+        keys = (self.key(stage, tensor) for tensor in tensors if tensor.role == "host")
+        return [key for key in keys if key in self.once]
+
+    def pass_inputs(self, index: int) -> PassInputs:
+        """The host's arrays of one pass."""
+        return PassInputs(**{name: self.chunk.host(f"{name}/{index}") for name in PASS_INPUTS})
 
     def pass_address(self, index: int) -> int:
         """Device address of the block of a pass, laid out like `bound`."""
         return self.chunk.at(f"{PASS_INPUTS[0]}/{index}")
 
-    def slot_address(self, slot: str) -> int:
-        """Device address of a slot of the transformer's input."""
-        return self.address("denoise", self._slot_spec(slot))
+    def slot(self, slot: str) -> TensorSpec:
+        """A slot of the transformer's input."""
+        return self._inputs["x" if slot == "noise" else slot]
 
-    def frame_bytes(self, slot: str) -> int:
-        """Bytes of one latent frame of a slot."""
-        spec = self._slot_spec(slot)
-        count = 1
-        for size in spec.shape[2:]:
-            count *= size
-        return 4 * count
+    def history_runs(self, start: int, frames: int) -> list[tuple[int, int, int]]:
+        """(address in the input, address in the history, bytes) of runs of latent frames in a row."""
+        first = start % self.history_frames
+        before_end = min(frames, self.history_frames - first)
+        runs = [(0, first, before_end), (before_end, 0, frames - before_end)]
+        found = []
+        for slot, _ in self._model.layout:
+            tensor = self.slot(slot)
+            size = tensor.nbytes // tensor.shape[1]
+            here, there = self.address("denoise", tensor), self.history.at(slot)
+            found += [(here + a * size, there + b * size, count * size) for a, b, count in runs if count]
+        return found

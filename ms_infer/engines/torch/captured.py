@@ -2,7 +2,8 @@
 
 The chunk graph is cut once, where the latents are done: `denoise` (draw the noise, roll the sink, K passes) and
 `write_cache` (the clean pass) are two captures on the main CUDA stream, so that `decode` can start between them on
-a CUDA stream of its own. The host waits once a chunk, for its frames; the clean pass then still runs.
+a CUDA stream of its own. `generate` launches all three; the host waits once a chunk, in `frames`, while the clean pass
+still runs.
 
 Without CUDA the same class runs with graphs disabled and the kernels' PyTorch twins: that is how it is tested.
 """
@@ -25,15 +26,13 @@ from ms_infer.engines.base import Array, ChunkPlan, plan_chunk
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.attention import Implementation, Measured, RingAttend, choose, implementations
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_kernels
-from ms_infer.engines.torch.graphs import CapturedGraph, Marks, StaticBuffers, graphs_enabled, host_buffer, on_stream
+from ms_infer.engines.torch.graphs import CapturedGraph, StaticBuffers, graphs_enabled, host_buffer, on_stream
 from ms_infer.engines.torch.plain import DTYPES, TorchEngine, check_device
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.rope import Rotation
 from ms_infer.tracks.player import TrackPlayer
 
 FP8_CAPABILITY = (8, 9)
-STAGES = {"denoise": ("begun", "denoised"), "decode": ("denoised", "decoded"), "write_cache": ("denoised", "written")}
-"""Stage -> marks it lies between."""
 
 
 class FusedEngine(TorchEngine):
@@ -77,7 +76,6 @@ class FusedEngine(TorchEngine):
         self._pools = [torch.cuda.graph_pool_handle() for _ in range(2)] if cuda else [None, None]
         self._enabled = graphs_enabled(self.device)
         self._pending = False
-        self._marks = Marks(self.device)
         self._chunk_turn = self._rotation(context.chunk_frames)
         self._sink_turn = self._rotation(context.sink_frames)
         pairs = self._chunk_turn.temporal(0).shape[-1]
@@ -128,11 +126,8 @@ class FusedEngine(TorchEngine):
             placement = plan.placement
             whole = placement.frames == context.chunk_frames and index > 0
             full = whole and placement.valid_frames == context.cache_frames
-            self.begin(plan)
-            for step in range(len(self.steps)):
-                self.denoise(step)
-            self.decode()
-            self.write_cache()
+            self.generate(plan)
+            self.frames()
             self.commit()
             index += 1
         self.reset()
@@ -184,19 +179,36 @@ class FusedEngine(TorchEngine):
         self._decoder = self._static("decoder", self._decoder)
 
     @torch.no_grad()
-    def begin(self, plan: ChunkPlan) -> None:
-        placement = plan.placement
+    def generate(self, plan: ChunkPlan) -> None:
+        """Launch the whole chunk: the decoder starts once the latents are there, beside the clean pass."""
         if self._pending:  # a step that failed: its uploads and its decoder may still be under way
             self._synchronize()
         self._pending = True
+        times, main, side = self._times, self._main, self._side
+        with on_stream(main):
+            with times.stage("begin", main):
+                self._begin(plan)
+            with times.stage("denoise", main):
+                self._run_graph("denoise", self._denoise_chunk, main, self._pools[0])
+        times.wait("denoise", side)
+        with on_stream(side), times.stage("decode", side):
+            self._run_graph("decode", self._decode_chunk, side, self._pools[1])
+            count = self._rgb_frames()
+            self._host_frames[:count].copy_(self._buffers["frames"][:count], non_blocking=True)
+        with on_stream(main), times.stage("write_cache", main):
+            self._run_graph("write_cache", self._clean_pass, main, self._pools[0])
+
+    def _begin(self, plan: ChunkPlan) -> None:
+        placement = plan.placement
         self._plan, self._opening = plan, plan.opening
         self._x = self._buffers["latents"][:, : placement.frames]
-        with on_stream(self._main):
-            self._marks.record("begun", self._main)
-            self._upload(plan)
-            self._fill_image_slots(placement.start, placement.frames)
-            if self.track_head is not None and plan.tracks is not None:
-                self._place_tracks(plan)
+        self._upload(plan)
+        self._fill_image_slots(placement.start, placement.frames)
+        if self.track_head is not None and plan.tracks is not None:
+            self._place_tracks(plan)
+
+    def _rgb_frames(self) -> int:
+        return rgb_frames(self._x.shape[1], first=self._opening)
 
     def _upload(self, plan: ChunkPlan) -> None:
         """All that the graphs read about the chunk: slots, valid keys, angles, counters of the noise."""
@@ -215,7 +227,7 @@ class FusedEngine(TorchEngine):
 
     def _track_inputs(self, plan: ChunkPlan) -> tuple[Tensor, ...]:
         tracks = plan.tracks
-        assert tracks is not None, "begin() checked it"
+        assert tracks is not None, "_begin() checked it"
         names = []
         for name in ("points", "visible", "ids", "anchors"):
             array = getattr(tracks, name)
@@ -234,7 +246,7 @@ class FusedEngine(TorchEngine):
     def _place_tracks(self, plan: ChunkPlan) -> None:
         """Track latents into the transformer's input: one captured kernel for the paper's head, else the module."""
         head = self.track_head
-        assert head is not None, "begin() checked it"
+        assert head is not None, "_begin() checked it"
         if head.config.content == "none" and head.config.convs == 1:
             self._points = self._track_inputs(plan)
             self._run_graph("tracks", self._scatter_tracks, self._main, self._pools[0])
@@ -259,15 +271,6 @@ class FusedEngine(TorchEngine):
     def _noise(self, denoise_pass: int) -> Tensor:
         return self._buffers["noise"][denoise_pass, :, : self._x.shape[1]]
 
-    @torch.no_grad()
-    def denoise(self, step: int) -> None:
-        """All passes at the first step: they are one graph. The later steps have nothing left to do."""
-        if step:
-            return
-        with on_stream(self._main):
-            self._run_graph("denoise", self._denoise_chunk, self._main, self._pools[0])
-            self._marks.record("denoised", self._main)
-
     def _denoise_chunk(self) -> None:
         """Captured: tables, sink, noise and the K passes; reads only static buffers."""
         latents = self._x
@@ -279,20 +282,14 @@ class FusedEngine(TorchEngine):
         self._x = self._noise(0).clone()
         self._pin_image()
         for step in range(len(self.steps)):
-            super().denoise(step)
+            self._denoise(step)
         latents.copy_(self._x)
         self._x = latents
 
-    @torch.no_grad()
-    def decode(self) -> NDArray[np.uint8]:
-        """The frames' memory on the host; they are there once `commit` returns."""
-        count = rgb_frames(self._x.shape[1], first=self._opening)
-        self._marks.wait("denoised", self._side)
-        with on_stream(self._side):
-            self._run_graph("decode", self._decode_chunk, self._side, self._pools[1])
-            self._host_frames[:count].copy_(self._buffers["frames"][:count], non_blocking=True)
-            self._marks.record("decoded", self._side)
-        return self._host_frames[:count].numpy()
+    def frames(self) -> NDArray[np.uint8]:
+        """Wait for the frames: the chunk's only wait."""
+        self._times.synchronize("decode")
+        return self._host_frames[: self._rgb_frames()].numpy()
 
     def _decode_chunk(self) -> None:
         """Captured: latents and decoder state to bytes and the staged state."""
@@ -302,15 +299,6 @@ class FusedEngine(TorchEngine):
             frames = self.refiner(frames, *self._references)
         packed = frames[0].contiguous()
         self.kernels.frames_to_uint8(packed, out=self._buffers["frames"][: packed.shape[0]])
-
-    @torch.no_grad()
-    def write_cache(self) -> None:
-        with on_stream(self._main):
-            self._run_graph("write_cache", self._write_chunk, self._main, self._pools[0])
-            self._marks.record("written", self._main)
-
-    def _write_chunk(self) -> None:
-        super().write_cache()
 
     def _run_graph(self, name: str, work: Callable[[], None], cuda_stream: Any, pool: Any) -> None:
         """Replay the graph of this kind of chunk; capture it when the kind comes first."""
@@ -341,8 +329,7 @@ class FusedEngine(TorchEngine):
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Wait for the frames (the chunk's only wait), then adopt the staged states."""
-        self._marks.synchronize("decoded")
+        """Adopt the staged states, in stream order behind the clean pass that `generate` launched."""
         with on_stream(self._side):
             for kept, staged in zip(self._decoder, self._staged_decoder, strict=True):
                 kept.copy_(staged)
@@ -354,11 +341,7 @@ class FusedEngine(TorchEngine):
             self._remember(placement.start, placement.frames)
         self._made = placement.start + placement.frames
         self._pending = False
-        self._marks.next_chunk(STAGES, late="write_cache")
-
-    def stage_ms(self) -> Mapping[str, float]:
-        """Device milliseconds of the last committed chunk; `write_cache` is that of the chunk before it."""
-        return self._marks.stage_ms()
+        self._times.close_chunk()
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:

@@ -16,6 +16,7 @@ from ms_infer.checkpoint.parts import changed, convert_, with_own
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.saved import check_counters, check_packed, kept
 from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
+from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
@@ -74,6 +75,7 @@ class TorchEngine(Engine):
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
         self.attend: Attend = self.cache
         self._timesteps: dict[tuple[float, int, bool], Tensor] = {}
+        self._times = StageTimes(self.device)
         self._allocate()
         self.reset()
 
@@ -173,7 +175,14 @@ class TorchEngine(Engine):
         self._made = latents.shape[1]
 
     @torch.no_grad()
-    def begin(self, plan: ChunkPlan) -> None:
+    def generate(self, plan: ChunkPlan) -> None:
+        with self._times.stage("begin"):
+            self._begin(plan)
+        with self._times.stage("denoise"):
+            for step in range(len(self.steps)):
+                self._denoise(step)
+
+    def _begin(self, plan: ChunkPlan) -> None:
         placement = plan.placement
         self._plan, self._opening = plan, plan.opening
         self.cache.place_(placement.start, placement.frames)
@@ -185,18 +194,17 @@ class TorchEngine(Engine):
 
     def _fill_image_slots(self, start: int, frames: int) -> None:
         """Image latent and mask at the latent frames that carry them, zeros elsewhere."""
-        model = self.config.model
-        carries = [model.image_at == "every" or start + j == 0 for j in range(frames)]
-        for j, carried in enumerate(carries):
+        latent = self._image_latent
+        for j in range(frames):
+            carried = latent is not None and self.config.model.carries_image(start + j)
             if "image" in self._slots:
-                latent = self._image_latent
                 self._input[:, j, self._slots["image"]] = latent[:, 0] if carried and latent is not None else 0
             if "mask" in self._slots:
-                self._input[:, j, self._slots["mask"]] = float(carried and self._image_latent is not None)
+                self._input[:, j, self._slots["mask"]] = float(carried)
 
     def _track_latents(self, plan: ChunkPlan) -> Tensor:
         head = self.track_head
-        assert head is not None, "begin() checked it"
+        assert head is not None, "_begin() checked it"
         points, visible, ids, anchors = self._track_inputs(plan)
         content = validity = None
         if head.config.content != "none":
@@ -207,7 +215,7 @@ class TorchEngine(Engine):
     def _track_inputs(self, plan: ChunkPlan) -> tuple[Tensor, ...]:
         """Points `[1, N, T, 2]`, visible `[1, N, T]`, ids `[1, N]` and anchors `[1, N, 2]` on the device."""
         tracks = plan.tracks
-        assert tracks is not None, "begin() checked it"
+        assert tracks is not None, "_begin() checked it"
         arrays = (tracks.points, tracks.visible, tracks.ids, tracks.anchors)
         return tuple(torch.from_numpy(array).to(self.device)[None] for array in arrays)
 
@@ -242,8 +250,7 @@ class TorchEngine(Engine):
             self._x[:, 0] = self._image_latent[:, 0]
 
     def _pins_image(self) -> bool:
-        pins = self.config.model.image_input == "pin" and self._image_latent is not None
-        return pins and self._plan.placement.start == 0
+        return self._image_latent is not None and self.config.model.pins_image(self._plan.placement.start)
 
     def _timestep(self, value: float, frames: int, *, pinned: bool = False) -> Tensor:
         """`[1, frames]` on the device, made once; a pinned first latent frame is clean."""
@@ -262,8 +269,7 @@ class TorchEngine(Engine):
         flow: Tensor = self.transformer(self._input[:, :frames], timestep, self._keys, self.attend, self.operations)
         return flow
 
-    @torch.no_grad()
-    def denoise(self, step: int) -> None:
+    def _denoise(self, step: int) -> None:
         passes = self.steps[step]
         flow = self._run(self._timestep(passes.timestep, self._x.shape[1], pinned=self._pins_image()))
         fresh = self.config.schedule.renoise == "fresh"
@@ -271,7 +277,11 @@ class TorchEngine(Engine):
         self._pin_image()
 
     @torch.no_grad()
-    def decode(self) -> NDArray[np.uint8]:
+    def frames(self) -> NDArray[np.uint8]:
+        with self._times.stage("decode"):
+            return self._decode()
+
+    def _decode(self) -> NDArray[np.uint8]:
         frames, self._staged_decoder = self.vae.decode(self._x, self._decoder, opening=self._opening)
         if self.refiner is not None:
             frames = self.refiner(frames, *self._references)
@@ -279,10 +289,17 @@ class TorchEngine(Engine):
         return pixels.cpu().contiguous().numpy()
 
     @torch.no_grad()
-    def write_cache(self) -> None:
+    def commit(self) -> None:
+        with self._times.stage("write_cache"):
+            self._clean_pass()
+        self._adopt()
+        self._times.close_chunk()
+
+    def _clean_pass(self) -> None:
         self._run(self._timestep(self.config.schedule.context_timestep, self._x.shape[1]))
 
-    def commit(self) -> None:
+    def _adopt(self) -> None:
+        """What the chunk staged becomes what the next one reads."""
         placement = self._plan.placement
         self._decoder, self._warped = self._staged_decoder, self._staged_warped
         self._remember(placement.start, placement.frames)
@@ -293,6 +310,9 @@ class TorchEngine(Engine):
         capacity = self._history.shape[1]
         for j in range(frames):
             self._history[:, (start + j) % capacity] = self._input[:, j]
+
+    def stage_ms(self) -> Mapping[str, float]:
+        return self._times.stage_ms()
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:

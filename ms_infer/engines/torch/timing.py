@@ -1,9 +1,10 @@
-"""Clocks for measurements: CUDA events where the work runs on a GPU, the wall clock elsewhere."""
+"""Clocks: CUDA events where the work runs on a GPU, the wall clock elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,3 +36,74 @@ def _between_events(work: Callable[[], Any]) -> float:
     after.record()
     after.synchronize()
     return float(before.elapsed_time(after))
+
+
+class StageTimes:
+    """When the stages of a chunk began and ended, on the clock of the device, and points to wait for.
+
+    Two sets of marks alternate: on a GPU the last stage of a chunk ends only while the next chunk runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._new_mark: Callable[[], Any] = _HostMark
+        if device.type == "cuda":
+            self._new_mark = lambda: torch.cuda.Event(enable_timing=True)
+        self._marks: tuple[dict[str, tuple[Any, Any]], ...] = ({}, {})
+        self._current = 0
+        self._ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, cuda_stream: Any = None) -> Iterator[None]:
+        """The block puts a stage of the chunk on a CUDA stream (None: the current one)."""
+        marks = self._marks[self._current]
+        if name not in marks:
+            marks[name] = (self._new_mark(), self._new_mark())
+        start, end = marks[name]
+        start.record(cuda_stream)
+        yield
+        end.record(cuda_stream)
+
+    def wait(self, name: str, cuda_stream: Any) -> None:
+        """Let later work of the CUDA stream wait for the end of the chunk's stage."""
+        self._marks[self._current][name][1].wait(cuda_stream)
+
+    def synchronize(self, name: str) -> None:
+        """Let the host wait for the end of the chunk's stage."""
+        self._marks[self._current][name][1].synchronize()
+
+    def close_chunk(self) -> None:
+        """Read what has ended: of this chunk, and the last stage of the one before."""
+        before, now = self._marks[1 - self._current], self._marks[self._current]
+        self._ms = {}
+        for name, (start, end) in now.items():
+            if end.query():
+                self._ms[name] = start.elapsed_time(end)
+            elif name in before:
+                self._ms[name] = before[name][0].elapsed_time(before[name][1])
+        self._current = 1 - self._current
+
+    def stage_ms(self) -> dict[str, float]:
+        """Milliseconds of the stages of the chunk closed last (`Engine.stage_ms`)."""
+        return dict(self._ms)
+
+
+class _HostMark:
+    """What `StageTimes` needs of a CUDA event, for work that is done when its call returns."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+
+    def record(self, _cuda_stream: Any) -> None:
+        self._at = time.perf_counter()
+
+    def wait(self, _cuda_stream: Any) -> None:
+        return
+
+    def synchronize(self) -> None:
+        return
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: _HostMark) -> float:
+        return (end._at - self._at) * 1e3
