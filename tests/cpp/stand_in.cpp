@@ -1,9 +1,10 @@
 #include "stand_in.hpp"
 
+#include "host_runner.hpp"
+
 #include <atomic>
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "noise.hpp"
 
@@ -22,7 +23,7 @@ std::span<const unsigned char> bytes_of(const std::vector<float>& values) {
   return {reinterpret_cast<const unsigned char*>(values.data()), values.size() * sizeof(float)};
 }
 
-class StandIn : public StageRunner {
+class StandIn final : public StageCaller {
  public:
   StandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
       : manifest_(manifest), engine_(engine), arrays_(arrays) {}
@@ -30,7 +31,7 @@ class StandIn : public StageRunner {
   std::string name() const override { return "stand_in"; }
   std::string precision() const override { return "fp32"; }
 
-  void prepare() override {
+  void load() override {
     for (const auto& [stage, file] : engine_.stages) manifest_.read(file);
     for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases) {
       const TensorSpec& spec = arrays_.tensor(Stage::denoise, input);  // [1, heads, tokens, head_dim]
@@ -48,7 +49,7 @@ class StandIn : public StageRunner {
       for (int side = 0; side < 2; ++side) bind(static_cast<Stage>(i), side);
   }
 
-  void run(Stage stage, int side) override {
+  void call(Stage stage, int side) override {
     if (int left = runs_until_failure; left > 0 && runs_until_failure.compare_exchange_strong(left, left - 1) && left == 1)
       fail(MS_ERROR_DEVICE, "the stand-in was told to fail in the stage '", stage_name(stage), "'");
     const Bound& bound = bound_[static_cast<std::size_t>(stage)][static_cast<std::size_t>(side)];
@@ -59,8 +60,8 @@ class StandIn : public StageRunner {
     for (const auto& [dtype, output] : bound.outputs) fill(output, dtype, digest, ++place);
   }
 
-  Caches read_caches() override {
-    Caches caches;
+  Tensors read_caches() override {
+    Tensors caches;
     for (const auto& [name, values] : caches_) {
       const auto bytes = bytes_of(values);
       caches[name] = {Dtype::float32, arrays_.tensor(Stage::denoise, name).shape, {bytes.begin(), bytes.end()}};
@@ -68,7 +69,7 @@ class StandIn : public StageRunner {
     return caches;
   }
 
-  void write_caches(const std::map<std::string, TensorView>& caches) override {
+  void write_caches(const Tensors& caches) override {
     for (auto& [name, values] : caches_)
       std::memcpy(values.data(), caches.at(name).data.data(), values.size() * sizeof(float));
   }
@@ -86,13 +87,11 @@ class StandIn : public StageRunner {
   void bind(Stage stage, int side) {
     const StageSpec* spec = arrays_.spec(stage);
     if (!spec || stage == Stage::roll) return;
-    std::set<std::string> inside;
-    for (const auto& [input, output] : spec->aliases) inside.insert({input, output});
     Bound& bound = bound_[static_cast<std::size_t>(stage)][static_cast<std::size_t>(side)];
     for (const auto& input : spec->inputs)
-      if (!inside.contains(input.name)) bound.inputs.push_back(arrays_.bytes(stage, input, side));
+      if (input.role != Role::cache) bound.inputs.push_back(arrays_.bytes(stage, input, side));
     for (const auto& output : spec->outputs)
-      if (!inside.contains(output.name)) bound.outputs.emplace_back(output.dtype, arrays_.bytes(stage, output, side));
+      if (output.role != Role::cache) bound.outputs.emplace_back(output.dtype, arrays_.bytes(stage, output, side));
   }
 
   // Makes the sink's keys anew from un-rotated ones, writes the chunk's slots and reads the valid part of every cache,
@@ -131,59 +130,122 @@ class StandIn : public StageRunner {
   std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
 };
 
-// The same, taking chunks as a whole and keeping states by itself, as an engine on a GPU does.
-class WholeStandIn final : public StandIn {
+// The same results from a runner that has all of a chunk under way when `start` returns and keeps states by itself, as
+// one on a GPU does.
+class WholeStandIn final : public ChunkRunner {
  public:
   WholeStandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
-      : StandIn(manifest, engine, arrays), arrays_(arrays) {}
+      : stages_(manifest, engine, arrays), arrays_(arrays) {}
 
-  bool takes_whole_chunks() const override { return true; }
-  bool keeps_states() const override { return true; }
+  std::string name() const override { return "stand_in"; }
+  std::string precision() const override { return "fp32"; }
+  void load() override { stages_.load(); }
+  void run(Stage stage) override {
+    if (stage == Stage::encode) hand_over(stage);
+    stages_.call(stage, 0);
+  }
+  // What `points` moves is a copy, as it is on a device.
+  void hand_over(Stage) override {
+    const auto image = arrays_.bytes(Stage::encode, "image");
+    image_.assign(image.begin(), image.end());
+  }
+  void prepare() override {}
 
-  void start_chunk(bool opening, std::span<const PassInputs> passes) override {
-    run(opening ? Stage::points_first : Stage::points, 0);
-    run(opening ? Stage::tracks_first : Stage::tracks, 0);
-    for (std::size_t i = 0; i + 1 < passes.size(); ++i) {
-      denoise(passes[i]);
+  void start(bool opening, bool, std::span<const PassInputs> passes) override {
+    opening_ = opening;
+    std::copy(image_.begin(), image_.end(), arrays_.bytes(Stage::encode, "image").begin());
+    stages_.call(Stage::roll, 0);
+    stages_.call(opening ? Stage::points_first : Stage::points, 0);
+    stages_.call(opening ? Stage::tracks_first : Stage::tracks, 0);
+    for (const PassInputs& pass : passes.first(passes.size() - 1)) {
+      denoise(pass);
       copy("x", arrays_.values<float>(Stage::denoise, "x_next"));
     }
-    run(opening ? Stage::decode_first : Stage::decode, 0);
+    stages_.call(opening ? Stage::decode_first : Stage::decode, 0);
     denoise(passes.back());
   }
 
-  void commit_states(bool encoder, bool decoder) override {
-    for (const Stage stage : {Stage::tracks, Stage::decode}) {
-      if (!(stage == Stage::tracks ? encoder : decoder)) continue;
-      for (const auto& [input, output] : arrays_.spec(stage)->states) {
-        const auto written = arrays_.bytes(stage, output, 0);
-        std::copy(written.begin(), written.end(), arrays_.bytes(stage, input, 0).begin());
-      }
+  std::span<const std::uint8_t> frames() override {
+    return arrays_.bytes(opening_ ? Stage::decode_first : Stage::decode, "frames");
+  }
+
+  void commit() override { adopt(Stage::tracks), adopt(Stage::decode); }
+  StageTimes times() const override { return {1, 2, 3, 4}; }
+
+  void write(const PassInputs& pass) override {
+    stages_.call(Stage::roll, 0);
+    denoise(pass);
+  }
+
+  void write_given(const PassInputs& pass) override {
+    write(pass);
+    stages_.call(Stage::decode_given, 0);
+    adopt(Stage::decode);
+  }
+
+  Tensors kept() override {
+    Tensors all = stages_.read_caches();
+    for (const auto& [stage, name] : states()) {
+      const TensorSpec& tensor = arrays_.tensor(stage, name);
+      const auto bytes = arrays_.bytes(stage, tensor);
+      all[name] = {tensor.dtype, tensor.shape, {bytes.begin(), bytes.end()}};
+    }
+    return all;
+  }
+
+  void keep(const Tensors& tensors) override {
+    stages_.write_caches(tensors);
+    for (const auto& [stage, name] : states()) {
+      const auto& saved = tensors.at(name).data;
+      std::copy(saved.begin(), saved.end(), arrays_.bytes(stage, name).begin());
     }
   }
 
+  void reset() override {
+    arrays_.clear_states();
+    stages_.reset_caches();
+  }
+
  private:
+  std::vector<std::pair<Stage, std::string>> states() const {
+    std::vector<std::pair<Stage, std::string>> found;
+    for (const Stage stage : {Stage::tracks, Stage::decode})
+      for (const auto& [input, output] : arrays_.spec(stage)->states) found.emplace_back(stage, input);
+    return found;
+  }
+
+  void adopt(Stage stage) {
+    for (const auto& [input, output] : arrays_.spec(stage)->states) {
+      const auto written = arrays_.bytes(stage, output);
+      std::copy(written.begin(), written.end(), arrays_.bytes(stage, input).begin());
+    }
+  }
+
   void denoise(const PassInputs& pass) {
     copy("time", pass.time), copy("sigma", pass.sigma), copy("next_sigma", pass.next_sigma), copy("noise", pass.noise);
-    run(Stage::denoise, 0);
+    stages_.call(Stage::denoise, 0);
   }
 
   void copy(const char* name, std::span<const float> values) {
     std::copy(values.begin(), values.end(), arrays_.values<float>(Stage::denoise, name).begin());
   }
 
+  StandIn stages_;
   HostArrays& arrays_;
+  Bytes image_;
+  bool opening_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<StageRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
+std::unique_ptr<ChunkRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
                                                  HostArrays& arrays, const RunnerOptions&) {
   return std::make_unique<WholeStandIn>(manifest, engine, arrays);
 }
 
-std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions&) {
-  return std::make_unique<StandIn>(manifest, engine, arrays);
+  return std::make_unique<HostRunner>(arrays, std::make_unique<StandIn>(manifest, engine, arrays));
 }
 
 void fail_stand_in_after(int runs) { runs_until_failure = runs; }

@@ -5,11 +5,11 @@
 
 namespace ms_infer {
 
-std::unique_ptr<StageRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options);
 
-// The same results from an engine that takes chunks as a whole.
-std::unique_ptr<StageRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
+// The same results from a runner that has all of a chunk under way when `start` returns.
+std::unique_ptr<ChunkRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
                                                  HostArrays& arrays, const RunnerOptions& options);
 
 // The run-th stage from now on fails, once; 0: none does.

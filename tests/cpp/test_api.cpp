@@ -1,4 +1,5 @@
 // The C interface with the stand-in engine: the loop, snapshots, failures, threads, and every error one by one.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <filesystem>
@@ -6,6 +7,7 @@
 #include <iterator>
 #include <map>
 #include <new>
+#include <numeric>
 #include <string>
 #include <thread>
 
@@ -197,6 +199,33 @@ TEST(a_failed_step_changes_nothing) {
     expect(ms_stream_step(a.stream, &chunk), MS_ERROR_DEVICE, "told to fail");
   }
   CHECK(run(a.stream, 6) == run(b.stream, 6));
+}
+
+TEST(a_stream_from_nothing_forgets_the_picture_before_it) {
+  StreamHolder a, b;
+  must(open(bundle, a));
+  const std::string folder = bundle.string();
+  auto params = params_of(folder);
+  params.engine = "stand_in_whole";
+  must(ms_stream_create(&params, &b.stream));
+  start_with_image(b.stream, 5), run(b.stream, 1);
+  for (auto* stream : {a.stream, b.stream}) must(ms_stream_start(stream, nullptr));
+  CHECK(run(a.stream, 3) == run(b.stream, 3));
+}
+
+TEST(the_times_of_stages_are_those_of_whoever_runs_them) {
+  StreamHolder host, whole;
+  must(open(bundle, host));
+  const std::string folder = bundle.string();
+  auto params = params_of(folder);
+  params.engine = "stand_in_whole";
+  must(ms_stream_create(&params, &whole.stream));
+  const ms_chunk told = step(whole.stream), measured = step(host.stream);
+  CHECK(told.begin_ms == 1 && told.denoise_ms == 2 && told.decode_ms == 3 && told.write_cache_ms == 4);
+  CHECK(told.chunk_ms > 0);
+  const float parts[] = {measured.begin_ms, measured.denoise_ms, measured.decode_ms, measured.write_cache_ms};
+  CHECK(*std::min_element(parts, parts + 4) > 0);
+  CHECK(std::accumulate(parts, parts + 4, 0.0f) <= measured.chunk_ms);
 }
 
 TEST(an_engine_that_takes_whole_chunks_makes_the_same_frames) {

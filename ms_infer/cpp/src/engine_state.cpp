@@ -66,16 +66,12 @@ void each_row(const TensorSpec& spec, const Rows& rows, Copy&& copy) {
 
 }  // namespace
 
-std::vector<std::pair<Stage, std::string>> StagedEngine::state_names() const {
-  std::vector<std::pair<Stage, std::string>> names;
+std::vector<const TensorSpec*> StagedEngine::states() const {
+  std::vector<const TensorSpec*> found;
   for (const Stage stage : {Stage::tracks, Stage::decode})
     if (arrays_->has(stage))
-      for (const auto& [old, next] : arrays_->spec(stage)->states) names.emplace_back(stage, old);
-  return names;
-}
-
-std::span<unsigned char> StagedEngine::state_bytes(Stage stage, const std::string& name) {
-  return arrays_->bytes(stage, name, stage == Stage::tracks ? encoder_side_ : decoder_side_);
+      for (const auto& [input, output] : arrays_->spec(stage)->states) found.push_back(&arrays_->tensor(stage, input));
+  return found;
 }
 
 // Rows of each cache that the chunk after `made` latent frames reads and does not write. The sink's keys are rotated
@@ -95,28 +91,28 @@ std::map<std::string, std::vector<std::size_t>> StagedEngine::kept_rows(std::int
   Rows all = of_sink;
   all.insert(all.end(), window.begin(), window.end());
   std::map<std::string, Rows> rows;
-  for (const auto& [name, next] : arrays_->spec(Stage::denoise)->aliases)
-    rows[name] = name.starts_with("sink_k_") ? of_sink : name.starts_with("k_cache_") && config_.rolls() ? window : all;
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    const std::string number = std::to_string(layer);
+    rows["k_cache_" + number] = config_.rolls() ? window : all;
+    rows["v_cache_" + number] = all;
+    if (config_.rolls()) rows["sink_k_" + number] = of_sink;
+  }
   return rows;
 }
 
 EngineState StagedEngine::state() {
   EngineState all;
-  if (runner_->keeps_states()) runner_->fetch_states();
-  const Caches caches = runner_->read_caches();
+  Tensors tensors = runner_->kept();
   for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     HostTensor kept{spec.dtype, rows_shape(spec, rows.size()), {}};
     kept.data.resize(element_count(kept.shape) * item_bytes(spec.dtype));
     each_row(spec, rows, [&](std::size_t from, std::size_t to, std::size_t bytes) {
-      std::copy_n(&caches.at(name).data[from], bytes, &kept.data[to]);
+      std::copy_n(&tensors.at(name).data[from], bytes, &kept.data[to]);
     });
     all["cache." + name] = packed(std::move(kept));
   }
-  for (const auto& [stage, name] : state_names()) {
-    const TensorSpec& spec = arrays_->tensor(stage, name);
-    all["state." + name] = packed(tensor_of<unsigned char>(spec.dtype, spec.shape, state_bytes(stage, name)));
-  }
+  for (const TensorSpec* spec : states()) all["state." + spec->name] = packed(std::move(tensors.at(spec->name)));
   save_history(all);
   const std::int64_t counters[] = {made_, sink_start_};
   all["counters"] = tensor_of<std::int64_t>(Dtype::int64, {2}, counters);
@@ -166,10 +162,7 @@ void StagedEngine::check_state(const EngineState& state, std::int64_t made) cons
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     checked(state, "cache." + name, spec.dtype, rows_shape(spec, rows.size()));
   }
-  for (const auto& [stage, name] : state_names()) {
-    const TensorSpec& spec = arrays_->tensor(stage, name);
-    checked(state, "state." + name, spec.dtype, spec.shape);
-  }
+  for (const TensorSpec* spec : states()) checked(state, "state." + spec->name, spec->dtype, spec->shape);
   for (const Slot& slot : slots_)
     checked(state, "history." + slot.name, Dtype::float32, history_shape(slot.channels, made));
 }
@@ -178,23 +171,18 @@ void StagedEngine::restore(const EngineState& state) {
   std::int64_t counters[2];
   std::memcpy(counters, state.at("counters").data.data(), sizeof counters);
   made_ = counters[0], sink_start_ = counters[1];
-  Caches caches;
-  std::map<std::string, TensorView> views;
+  Tensors tensors;
   for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     const Bytes kept = unpacked(state.at("cache." + name), spec.dtype);
-    HostTensor& cache = caches[name] = {spec.dtype, spec.shape, Bytes(spec.bytes(), 0)};
+    HostTensor& cache = tensors[name] = {spec.dtype, spec.shape, Bytes(spec.bytes(), 0)};
     each_row(spec, rows, [&](std::size_t to, std::size_t from, std::size_t bytes) {
       std::copy_n(&kept[from], bytes, &cache.data[to]);
     });
-    views[name] = cache.view();
   }
-  runner_->write_caches(views);
-  for (const auto& [stage, name] : state_names()) {
-    const Bytes saved = unpacked(state.at("state." + name), arrays_->tensor(stage, name).dtype);
-    std::copy(saved.begin(), saved.end(), state_bytes(stage, name).begin());
-  }
-  if (runner_->keeps_states()) runner_->put_states();
+  for (const TensorSpec* spec : states())
+    tensors[spec->name] = {spec->dtype, spec->shape, unpacked(state.at("state." + spec->name), spec->dtype)};
+  runner_->keep(tensors);
   load_history(state);
 }
 

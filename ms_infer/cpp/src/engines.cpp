@@ -15,7 +15,7 @@ namespace ms_infer {
 
 namespace {
 
-using Open = std::unique_ptr<StageRunner> (*)(const Manifest&, const EngineSpec&, HostArrays&, const RunnerOptions&);
+using Open = std::unique_ptr<ChunkRunner> (*)(const Manifest&, const EngineSpec&, HostArrays&, const RunnerOptions&);
 
 using Choose = const EngineSpec* (*)(const Manifest&, const std::string& kind, const RunnerOptions&);
 

@@ -6,14 +6,24 @@ namespace ms_infer {
 
 namespace {
 
-bool begins(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
+bool is_output(const StageSpec& stage, const TensorSpec& tensor) {
+  return std::any_of(stage.outputs.begin(), stage.outputs.end(), [&](const auto& o) { return o.name == tensor.name; });
+}
+
+// The input of `denoise` whose first latent frames a tensor of another stage is: `x`, or the slot of tracks.
+const char* window_of(Stage stage, const TensorSpec& tensor) {
+  if (stage == Stage::denoise || tensor.role != Role::device) return nullptr;
+  return tensor.name == "latents" ? "x" : tensor.name == "track" ? "track" : nullptr;
+}
 
 }  // namespace
 
 HostArrays::HostArrays(const std::map<std::string, StageSpec>& specs) {
   for (std::size_t i = 0; i < kStageNames.size(); ++i) {
     const auto found = specs.find(std::string(kStageNames[i]));
-    if (found != specs.end()) specs_[i] = &found->second;
+    if (found == specs.end()) continue;
+    specs_[i] = &found->second;
+    for (const auto& [input, output] : found->second.states) followers_[output] = input;
   }
   for (const Stage needed : {Stage::condition, Stage::denoise, Stage::decode_first, Stage::decode})
     require(has(needed), MS_ERROR_BUNDLE, "the manifest describes no stage '", stage_name(needed), "'; export again");
@@ -30,32 +40,33 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const std::string& name,
   return bytes(stage, tensor(stage, name), side);
 }
 
-std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& spec, int side) {
-  const bool of_tracks = stage == Stage::tracks || stage == Stage::tracks_first;
-  if (spec.name == "latents" || (spec.name == "track" && of_tracks)) {
-    const auto whole = bytes(Stage::denoise, spec.name == "track" ? "track" : "x");
-    require(spec.bytes() <= whole.size(), MS_ERROR_BUNDLE, "the stage '", stage_name(stage), "' has ", spec.name, " ",
-            shape_text(spec.shape), ", more than 'denoise' takes");
-    return whole.first(spec.bytes());
+std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor, int side) {
+  if (const char* window = window_of(stage, tensor)) {
+    const auto whole = bytes(Stage::denoise, window);
+    require(tensor.bytes() <= whole.size(), MS_ERROR_BUNDLE, "the stage '", stage_name(stage), "' has ", tensor.name,
+            " ", shape_text(tensor.shape), ", more than 'denoise' takes");
+    return whole.first(tensor.bytes());
   }
-  Key key{stage == Stage::text && spec.name == "text" ? "embedded" : spec.name, spec.shape, 0};
-  const bool two_sided = begins(key.name, "encoder_") || begins(key.name, "decoder_") || key.name == "frames";
-  if (key.name.size() > 4 && key.name.ends_with("_out")) {
-    key.name.resize(key.name.size() - 4);
-    side = 1 - side;
+  Key key{tensor.name, tensor.shape, side};
+  const auto follower = followers_.find(tensor.name);
+  if (tensor.role == Role::state && follower != followers_.end()) {
+    key.name = follower->second, key.side = 1 - side;
+  } else if (tensor.role == Role::host && is_output(*spec(stage), tensor)) {
+    key.name.insert(0, 1, '.').insert(0, stage_name(stage));  // another stage may have an input of this name
+  } else if (tensor.role != Role::state) {
+    key.side = 0;
   }
-  if (two_sided) key.side = side;
   const std::lock_guard lock(lock_);
-  auto& array = arrays_[key];
-  if (array.empty()) array.resize(spec.bytes());
-  require(array.size() == spec.bytes(), MS_ERROR_BUNDLE, "the manifest gives ", spec.name, " two types");
-  return array;
+  Array& array = arrays_[key];
+  if (array.bytes.empty()) array.bytes.resize(tensor.bytes()), array.role = tensor.role;
+  require(array.bytes.size() == tensor.bytes(), MS_ERROR_BUNDLE, "the manifest gives ", tensor.name, " two types");
+  return array.bytes;
 }
 
-void HostArrays::clear(std::string_view prefix) {
+void HostArrays::clear_states() {
   const std::lock_guard lock(lock_);
   for (auto& [key, array] : arrays_)
-    if (begins(key.name, prefix)) std::fill(array.begin(), array.end(), static_cast<unsigned char>(0));
+    if (array.role == Role::state) std::fill(array.bytes.begin(), array.bytes.end(), static_cast<unsigned char>(0));
 }
 
 }  // namespace ms_infer

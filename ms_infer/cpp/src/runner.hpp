@@ -1,4 +1,4 @@
-// The seam between the host's loop and whoever computes the stages.
+// The seam between the host's half of an engine and whoever runs the stages of a chunk; engines/runner.py in C++.
 #pragma once
 
 #include <array>
@@ -21,12 +21,15 @@ constexpr std::array<std::string_view, 12> kStageNames{"text", "condition", "enc
                                                        "tracks_first", "tracks", "roll", "denoise", "decode_first",
                                                        "decode_given", "decode"};
 constexpr std::string_view stage_name(Stage stage) { return kStageNames[static_cast<std::size_t>(stage)]; }
+constexpr bool is_decoder(Stage stage) {
+  return stage == Stage::decode_first || stage == Stage::decode_given || stage == Stage::decode;
+}
 
 // The host arrays behind the tensors of all stages, made once; stages that hand a tensor on share it.
 //
 // Arrays are shared by name and shape. `latents` are the first latent frames of `x`, and track latents land in the
-// input of `denoise`. Encoder and decoder states, and frames, have two sides: a stage reads states of one side and
-// writes those of the other, so a chunk that failed can be made again.
+// input of `denoise`. Autoencoder states, and what the host reads, have two sides: a stage reads states of one side
+// and writes those of the other, so a chunk that failed can be made again.
 class HostArrays {
  public:
   explicit HostArrays(const std::map<std::string, StageSpec>& specs);
@@ -44,8 +47,8 @@ class HostArrays {
     return {reinterpret_cast<Value*>(raw.data()), raw.size() / sizeof(Value)};
   }
   const TensorSpec& tensor(Stage stage, const std::string& name) const;
-  // Fills with zeros every array whose name begins like this.
-  void clear(std::string_view prefix);
+  // Fills the states of both sides with zeros.
+  void clear_states();
 
  private:
   struct Key {
@@ -54,51 +57,68 @@ class HostArrays {
     int side = 0;
     auto operator<=>(const Key&) const = default;
   };
+  struct Array {
+    Bytes bytes;
+    Role role = Role::host;
+  };
 
   std::array<const StageSpec*, kStageNames.size()> specs_{};
+  std::map<std::string, std::string> followers_;  // output -> the state that it becomes
   std::mutex lock_;
-  std::map<Key, Bytes> arrays_;
+  std::map<Key, Array> arrays_;
 };
 
-using Caches = std::map<std::string, HostTensor>;
-
-// Inputs of `denoise` that differ between the passes of a chunk, filled before the first of them runs.
+// The inputs of `denoise` with the role `pass`, filled for every pass of a chunk before the first of them runs.
 struct PassInputs {
   std::vector<float> values;  // one after the other
   std::span<float> time, sigma, next_sigma, noise;
 };
 
-// Runs stages on the host arrays and owns the attention caches. One thread at a time, but `run(Stage::text)` may be
-// called while another thread runs other stages.
-class StageRunner {
+// Milliseconds of the stages of a chunk by the clock of whoever runs them; STAGES of engines/base.py.
+struct StageTimes {
+  float begin_ms = 0, denoise_ms = 0, decode_ms = 0, write_cache_ms = 0;
+};
+
+using Tensors = std::map<std::string, HostTensor>;
+
+// Runs the stages of one stream and owns its attention caches and autoencoder states. The host fills the host arrays;
+// one chunk is `prepare` (before the host fills them), `start`, `frames`, `commit`. One thread at a time, but
+// `run(Stage::text)` may be called while another thread runs other stages.
+class ChunkRunner {
  public:
-  virtual ~StageRunner() = default;
+  virtual ~ChunkRunner() = default;
 
   virtual std::string name() const = 0;
   virtual std::string precision() const = 0;
   // Loads what the first chunks need.
-  virtual void prepare() = 0;
-  // States are read from `side` and written to the other one.
-  virtual void run(Stage stage, int side) = 0;
-  // Copies of all caches by the name of their input, and back.
-  virtual Caches read_caches() = 0;
-  virtual void write_caches(const std::map<std::string, TensorView>& caches) = 0;
-  // Fills all caches with zeros.
-  virtual void reset_caches() = 0;
+  virtual void load() = 0;
+  // One stage outside of chunks, from host arrays to host arrays: text, condition, encode.
+  virtual void run(Stage stage) = 0;
+  // Lets other stages see what the host filled for this stage, without running it.
+  virtual void hand_over(Stage stage) = 0;
 
-  // An engine may take a chunk as a whole (one CUDA graph) instead of stage by stage: `start_chunk` begins everything
-  // from the roll to the clean pass and leaves the last `x_next` in the host's `x`; `finish_frames` waits for the
-  // frames alone, `finish_chunk` for the rest.
-  virtual bool takes_whole_chunks() const { return false; }
-  virtual void start_chunk(bool /*opening*/, std::span<const PassInputs> /*passes*/) {}
-  virtual void finish_frames() {}
-  virtual void finish_chunk() {}
-  // Encoder and decoder states that live on a device: side 0 of the host's arrays is their copy, and a commit makes
-  // what was written into what is read. On the host (false) the loop swaps sides by itself.
-  virtual bool keeps_states() const { return false; }
-  virtual void commit_states(bool /*encoder*/, bool /*decoder*/) {}
-  virtual void fetch_states() {}
-  virtual void put_states() {}
+  // What a failed chunk left under way is waited for: the host fills the inputs of the next.
+  virtual void prepare() = 0;
+  // Runs a chunk or sets it going: roll, points and track latents (`tracked`), all passes but the last, which is the
+  // clean one. `passes` stays as it is until `commit`; the latents are left in `x`.
+  virtual void start(bool opening, bool tracked, std::span<const PassInputs> passes) = 0;
+  // Decoded frames, valid until the next `start`.
+  virtual std::span<const std::uint8_t> frames() = 0;
+  // The clean pass, if it is not under way; then encoder and decoder read what they wrote.
+  virtual void commit() = 0;
+  // Of the chunk committed last.
+  virtual StageTimes times() const = 0;
+
+  // One pass over what the host's arrays hold, outside of chunks.
+  virtual void write(const PassInputs& pass) = 0;
+  // The same for a given first latent frame, which the decoder takes too.
+  virtual void write_given(const PassInputs& pass) = 0;
+
+  // Copies of all caches and states by the names of their inputs, and back.
+  virtual Tensors kept() = 0;
+  virtual void keep(const Tensors& tensors) = 0;
+  // Fills all caches and states with zeros.
+  virtual void reset() = 0;
 };
 
 struct RunnerOptions {
@@ -111,7 +131,7 @@ struct RunnerOptions {
 // A runner and the arrays that it is bound to, which outlive it.
 struct OpenedEngine {
   std::unique_ptr<HostArrays> arrays;
-  std::unique_ptr<StageRunner> runner;
+  std::unique_ptr<ChunkRunner> runner;
 };
 
 // The engine that is asked for; MS_ERROR_MISSING when this build or the bundle has none.

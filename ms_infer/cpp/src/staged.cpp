@@ -16,14 +16,13 @@ StagedEngine::StagedEngine(const Manifest& manifest, const RunnerOptions& option
   arrays_ = std::move(opened.arrays);
   runner_ = std::move(opened.runner);
   bind_inputs();
-  runner_->prepare();
+  runner_->load();
 }
 
 void StagedEngine::bind_inputs() {
   const auto floats = [&](const char* name) { return arrays_->values<float>(Stage::denoise, name); };
   const auto indices = [&](const char* name) { return arrays_->values<std::int64_t>(Stage::denoise, name); };
-  x_ = floats("x"), x_next_ = floats("x_next"), noise_ = floats("noise");
-  time_ = floats("time"), sigma_ = floats("sigma"), next_sigma_ = floats("next_sigma");
+  x_ = floats("x");
   write_index_ = indices("write_index"), n_valid_ = indices("n_valid");
   plane_ = std::size_t(config_.latent_height()) * std::size_t(config_.latent_width());
   for (const auto& [name, channels] : config_.layout)
@@ -32,9 +31,9 @@ void StagedEngine::bind_inputs() {
   for (const Slot& slot : slots_)
     require(slot.values.size() == frames * static_cast<std::size_t>(slot.channels) * plane_, MS_ERROR_BUNDLE,
             "the manifest's tensor '", slot.name, "' does not fit its settings; export again");
-  require(x_next_.size() == x_.size() && noise_.size() == x_.size() && sigma_.size() == frames &&
-              next_sigma_.size() == frames && n_valid_.size() == 1 &&
-              time_.size() == frames * static_cast<std::size_t>(config_.freq_dim) &&
+  require(floats("x_next").size() == x_.size() && floats("noise").size() == x_.size() &&
+              floats("sigma").size() == frames && floats("next_sigma").size() == frames && n_valid_.size() == 1 &&
+              floats("time").size() == frames * static_cast<std::size_t>(config_.freq_dim) &&
               write_index_.size() == (manifest_.writes_per_frame ? frames : 1),
           MS_ERROR_BUNDLE, "the manifest's stage 'denoise' does not fit its settings; export again");
   tables_ = {floats("cos"), floats("sin"), config_.token_rows(), config_.token_columns(), config_.head_dim};
@@ -57,12 +56,14 @@ void StagedEngine::bind_inputs() {
 }
 
 void StagedEngine::bind_passes() {
+  const auto frames = static_cast<std::size_t>(config_.context.chunk_frames);
+  const std::size_t time = frames * static_cast<std::size_t>(config_.freq_dim), noise = x_.size();
   passes_.resize(steps_.size() + 1);
   for (PassInputs& pass : passes_) {
-    pass.values.resize(time_.size() + sigma_.size() + next_sigma_.size() + noise_.size());
+    pass.values.resize(time + 2 * frames + noise);
     std::span<float> left(pass.values);
-    for (auto [part, size] : {std::pair{&pass.time, time_.size()}, {&pass.sigma, sigma_.size()},
-                              {&pass.next_sigma, next_sigma_.size()}, {&pass.noise, noise_.size()}}) {
+    for (auto [part, size] : {std::pair{&pass.time, time}, {&pass.sigma, frames}, {&pass.next_sigma, frames},
+                              {&pass.noise, noise}}) {
       *part = left.first(size);
       left = left.subspan(size);
     }
@@ -74,9 +75,7 @@ void StagedEngine::bind_opening(bool opening) {
   const auto latents = opening ? config_.context.opening_frames : config_.context.chunk_frames;
   const auto count = static_cast<std::size_t>(rgb_frames(latents, opening));
   const auto pixels = static_cast<std::size_t>(config_.height) * static_cast<std::size_t>(config_.width);
-  for (int side = 0; side < 2; ++side)
-    frames_[opening][static_cast<std::size_t>(side)] = arrays_->bytes(decode, "frames", side);
-  bool fits = frames_[opening][0].size() == 3 * count * pixels;
+  bool fits = arrays_->bytes(decode, "frames").size() == 3 * count * pixels;
   if (config_.has_track_head()) {
     const Stage stage = opening ? Stage::points_first : Stage::points;
     const auto tracks = static_cast<std::size_t>(config_.max_tracks);
@@ -101,7 +100,7 @@ std::vector<float> StagedEngine::embed(std::string_view prompt) {
   }
   const std::lock_guard lock(embedding_);
   tokenizer_.fill(prompt, arrays_->values<std::int64_t>(Stage::text, "words"));
-  runner_->run(Stage::text, 0);
+  runner_->run(Stage::text);
   const auto embedded = arrays_->values<float>(Stage::text, "text");
   return {embedded.begin(), embedded.end()};
 }
@@ -111,7 +110,7 @@ void StagedEngine::set_text(std::span<const float> embedding) {
   require(embedding.size() == target.size(), MS_ERROR_CONFIG, "the text embedding has ", embedding.size(),
           " values; expected ", target.size());
   std::copy(embedding.begin(), embedding.end(), target.begin());
-  runner_->run(Stage::condition, 0);
+  runner_->run(Stage::condition);
 }
 
 void StagedEngine::set_image(std::span<const std::uint8_t> image) {
@@ -121,6 +120,7 @@ void StagedEngine::set_image(std::span<const std::uint8_t> image) {
   const auto target = arrays_->values<float>(Stage::encode, "image");
   if (image.empty()) {
     std::fill(target.begin(), target.end(), 0.5f);  // what `points` moves when there is no image
+    runner_->hand_over(Stage::encode);
     return;
   }
   if (config_.image_input == ImageInput::prefill) check_prefill();
@@ -128,10 +128,10 @@ void StagedEngine::set_image(std::span<const std::uint8_t> image) {
   for (std::size_t pixel = 0; pixel < pixels; ++pixel)
     for (std::size_t channel = 0; channel < 3; ++channel)
       target[channel * pixels + pixel] = float(image[3 * pixel + channel]) / 255.0f;
-  runner_->run(Stage::encode, 0);
+  runner_->run(Stage::encode);
   const auto latent = arrays_->values<float>(Stage::encode, "image_latent");
   image_latent_.assign(latent.begin(), latent.end());
-  if (config_.image_input == ImageInput::prefill) prefill();
+  if (config_.image_input == ImageInput::prefill) write_given();
 }
 
 void StagedEngine::check_prefill() const {
@@ -140,36 +140,31 @@ void StagedEngine::check_prefill() const {
           "not fit; export it with --writes frame");
 }
 
-void StagedEngine::prefill() {
+void StagedEngine::write_given() {
+  runner_->prepare();
   std::fill(x_.begin(), x_.end(), 0.0f);
   std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
   place(0, 1);
-  roll();
   fill_image_slots(0, 1);
-  clean_pass(0.0);
-  runner_->run(arrays_->has(Stage::decode_given) ? Stage::decode_given : Stage::decode_first, decoder_side_);
-  swap_states(false, true);
+  runner_->write_given(clean_pass(0.0));
   remember(0, 1);
   made_ = given_ = 1;
 }
 
-void StagedEngine::begin(const ChunkPlan& plan) {
-  const bool whole = runner_->takes_whole_chunks();
-  if (whole) runner_->finish_chunk();  // after a failed chunk its upload may still read what is filled now
+void StagedEngine::generate(const ChunkPlan& plan) {
+  runner_->prepare();
   plan_ = plan;
   place(plan.placement.start, plan.placement.frames);
   fill_image_slots(plan.placement.start, plan.placement.frames);
   if (plan.player) fill_points();
-  if (!whole) {
-    roll();
-    if (plan.player) make_track_latents();
-  }
   std::fill(x_.begin(), x_.end(), 0.0f);
   fill_noise(x_, 0);
   pin_image();
   fill_passes();
-  if (whole) runner_->start_chunk(plan.opening, passes_);
+  runner_->start(plan.opening, plan.player != nullptr, passes_);
 }
+
+std::span<const std::uint8_t> StagedEngine::frames() { return runner_->frames(); }
 
 void StagedEngine::place(std::int64_t start, int frames) {
   const int cells = config_.tokens_per_frame();
@@ -180,10 +175,6 @@ void StagedEngine::place(std::int64_t start, int frames) {
   if (!config_.rolls()) return;
   sink_tables_.move_to(placement.sink_position);
   sink_index_[0] = std::min<std::int64_t>(start - sink_start_, config_.context.sink_frames) * cells;
-}
-
-void StagedEngine::roll() {
-  if (config_.rolls()) runner_->run(Stage::roll, 0);
 }
 
 // Cache slot of the chunk's first latent frame, or of each. A chunk shorter than the graph is filled up with frames of
@@ -221,11 +212,6 @@ void StagedEngine::fill_points() {
                      inputs.points, inputs.visible, inputs.ids, inputs.anchors);
 }
 
-void StagedEngine::make_track_latents() {
-  runner_->run(plan_.opening ? Stage::points_first : Stage::points, 0);
-  runner_->run(plan_.opening ? Stage::tracks_first : Stage::tracks, encoder_side_);
-}
-
 void StagedEngine::fill_noise(std::span<float> target, std::uint32_t denoise_pass) {
   const auto frame = target.size() / static_cast<std::size_t>(config_.context.chunk_frames);
   fill_normal(target.first(frame * static_cast<std::size_t>(plan_.placement.frames)), plan_.seed,
@@ -249,7 +235,7 @@ std::span<const float> StagedEngine::sinusoid(double timestep) const {
 // A pinned first frame stays as it is.
 void StagedEngine::fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned) {
   const auto width = static_cast<std::size_t>(config_.freq_dim);
-  for (std::size_t j = 0; j < sigma_.size(); ++j) {
+  for (std::size_t j = 0; j < pass.sigma.size(); ++j) {
     const bool still = pinned && j == 0;
     const auto angles = sinusoid(still ? 0.0 : timestep);
     std::copy(angles.begin(), angles.end(), pass.time.begin() + static_cast<std::ptrdiff_t>(j * width));
@@ -269,54 +255,14 @@ void StagedEngine::fill_passes() {
   fill_pass(passes_.back(), config_.schedule.context_timestep, 0.0, 0.0, false);
 }
 
-// Runs `denoise` over `x`.
-void StagedEngine::run_pass(const PassInputs& pass) {
-  std::copy(pass.time.begin(), pass.time.end(), time_.begin());
-  std::copy(pass.sigma.begin(), pass.sigma.end(), sigma_.begin());
-  std::copy(pass.next_sigma.begin(), pass.next_sigma.end(), next_sigma_.begin());
-  std::copy(pass.noise.begin(), pass.noise.end(), noise_.begin());
-  runner_->run(Stage::denoise, 0);
-}
-
-void StagedEngine::clean_pass(double timestep) {
+// The pass that writes the final keys and values of what `x` holds.
+const PassInputs& StagedEngine::clean_pass(double timestep) {
   fill_pass(passes_.back(), timestep, 0.0, 0.0, false);
-  run_pass(passes_.back());
-}
-
-void StagedEngine::denoise(std::size_t step) {
-  if (runner_->takes_whole_chunks()) return;  // part of what `begin` started
-  run_pass(passes_[step]);
-  std::copy(x_next_.begin(), x_next_.end(), x_.begin());
-}
-
-std::span<const std::uint8_t> StagedEngine::decode() {
-  if (runner_->takes_whole_chunks()) {
-    runner_->finish_frames();
-  } else {
-    runner_->run(plan_.opening ? Stage::decode_first : Stage::decode, decoder_side_);
-  }
-  return frames_[plan_.opening][static_cast<std::size_t>(decoder_side_)];
-}
-
-void StagedEngine::write_cache() {
-  if (runner_->takes_whole_chunks()) {
-    runner_->finish_chunk();
-  } else {
-    run_pass(passes_.back());
-  }
-}
-
-void StagedEngine::swap_states(bool encoder, bool decoder) {
-  if (runner_->keeps_states()) {
-    runner_->commit_states(encoder, decoder);
-    return;
-  }
-  encoder_side_ ^= int(encoder);
-  decoder_side_ ^= int(decoder);
+  return passes_.back();
 }
 
 void StagedEngine::commit() {
-  swap_states(plan_.player != nullptr, true);
+  runner_->commit();
   remember(plan_.placement.start, plan_.placement.frames);
   made_ = plan_.placement.start + plan_.placement.frames;
 }
@@ -362,23 +308,19 @@ void StagedEngine::recache(bool replace_sink) {
   firsts.erase(std::unique(firsts.begin(), firsts.end()), firsts.end());
   for (const std::int64_t first : firsts) {
     const int count = static_cast<int>(std::min<std::int64_t>(chunk, made_ - first));
+    runner_->prepare();
     place(first, count);
-    roll();
     recall(first, count);
-    clean_pass(config_.schedule.context_timestep);
+    runner_->write(clean_pass(config_.schedule.context_timestep));
   }
 }
 
 void StagedEngine::reset() {
-  arrays_->clear("encoder_");
-  arrays_->clear("decoder_");
-  std::fill(noise_.begin(), noise_.end(), 0.0f);
   for (const Slot& slot : slots_) std::fill(slot.values.begin(), slot.values.end(), 0.0f);
   std::fill(history_.begin(), history_.end(), 0.0f);
   image_latent_.clear();
   made_ = sink_start_ = given_ = 0;
-  runner_->reset_caches();
-  if (runner_->keeps_states()) runner_->put_states();
+  runner_->reset();
 }
 
 }  // namespace ms_infer

@@ -1,4 +1,5 @@
-// What every engine of exported stages does on the host: inputs of a pass, order of the stages; engines/staged.py in C++.
+// The engine of a bundle: its host's half, the same for every library, over a runner of the stages; engines/staged.py
+// in C++.
 #pragma once
 
 #include <map>
@@ -27,14 +28,13 @@ struct ChunkPlan {
   std::uint64_t seed = 0;
 };
 
-// One chunk is `begin`, `denoise(0..)`, `decode`, `write_cache`, `commit`; until `commit` nothing that a later chunk
-// depends on has changed. After the first chunks it allocates nothing.
+// One chunk is `generate`, `frames`, `commit`; until `commit` has returned nothing that a later chunk depends on has
+// changed. After the first chunks it allocates nothing.
 class StagedEngine {
  public:
   StagedEngine(const Manifest& manifest, const RunnerOptions& options);
 
   std::string label() const { return runner_->name() + " " + runner_->precision(); }
-  std::size_t steps() const { return steps_.size(); }
   std::int64_t sink_start() const { return sink_start_; }
   std::int64_t given_frames() const { return given_; }
 
@@ -44,11 +44,14 @@ class StagedEngine {
   // RGB [height, width, 3] of the stream's size; empty: no image.
   void set_image(std::span<const std::uint8_t> image);
 
-  void begin(const ChunkPlan& plan);
-  void denoise(std::size_t step);
-  std::span<const std::uint8_t> decode();
-  void write_cache();
+  // Makes the chunk's latents, or sets them going.
+  void generate(const ChunkPlan& plan);
+  // Frames of the chunk, valid until the next `generate`.
+  std::span<const std::uint8_t> frames();
+  // Makes the chunk part of the context: its final keys and values (the clean pass), states and latents.
   void commit();
+  // Of the chunk committed last, by the clock of whoever ran its stages.
+  StageTimes times() const { return runner_->times(); }
 
   // Re-encodes the context under the newest prompt, chunk by chunk, oldest first.
   void recache(bool replace_sink);
@@ -83,18 +86,14 @@ class StagedEngine {
   void bind_opening(bool opening);
   void bind_passes();
   void place(std::int64_t start, int frames);
-  void roll();
   void write_slots(std::int64_t start);
   void fill_image_slots(std::int64_t start, int frames);
   void fill_points();
-  void make_track_latents();
   void fill_noise(std::span<float> target, std::uint32_t denoise_pass);
   void fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned);
   void fill_passes();
-  void run_pass(const PassInputs& pass);
-  void clean_pass(double timestep);
-  void swap_states(bool encoder, bool decoder);
-  void prefill();
+  const PassInputs& clean_pass(double timestep);
+  void write_given();
   void check_prefill() const;
   bool pins_image() const;
   void pin_image();
@@ -103,8 +102,8 @@ class StagedEngine {
   std::span<float> frame_of(const Slot& slot, int frame) const;
   std::span<float> remembered(std::int64_t frame);
   std::span<const float> sinusoid(double timestep) const;
-  std::vector<std::pair<Stage, std::string>> state_names() const;
-  std::span<unsigned char> state_bytes(Stage stage, const std::string& name);
+  // Encoder and decoder states by their names.
+  std::vector<const TensorSpec*> states() const;
   std::map<std::string, std::vector<std::size_t>> kept_rows(std::int64_t made, std::int64_t sink) const;
   Shape history_shape(int channels, std::int64_t made) const;
   void save_history(EngineState& all);
@@ -115,14 +114,13 @@ class StagedEngine {
   std::vector<DenoiseStep> steps_;
   Tokenizer tokenizer_;
   std::unique_ptr<HostArrays> arrays_;
-  std::unique_ptr<StageRunner> runner_;
+  std::unique_ptr<ChunkRunner> runner_;
 
-  std::span<float> x_, x_next_, noise_, time_, sigma_, next_sigma_;
+  std::span<float> x_;
   std::span<std::int64_t> write_index_, n_valid_, sink_index_;
   std::vector<PassInputs> passes_;  // of the chunk, the clean one last
   std::vector<Slot> slots_;  // in the order of the layout, the noise slot is x
-  std::array<PointInputs, 2> point_inputs_;                                // [opening]
-  std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;     // [opening][side]
+  std::array<PointInputs, 2> point_inputs_;  // [opening]
   RotationTables tables_, sink_tables_;
   std::vector<Sinusoid> sinusoids_;
   std::size_t plane_ = 0;  // values of one channel of a latent frame
@@ -133,7 +131,6 @@ class StagedEngine {
   std::mutex embedding_;
   ChunkPlan plan_;
   std::int64_t made_ = 0, sink_start_ = 0, given_ = 0;
-  int encoder_side_ = 0, decoder_side_ = 0;
 };
 
 }  // namespace ms_infer

@@ -9,20 +9,11 @@ namespace ms_infer {
 
 namespace {
 
-// Wall-clock milliseconds between laps.
-class Clock {
- public:
-  float lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const float passed = std::chrono::duration<float, std::milli>(now - last_).count();
-    last_ = now;
-    return passed;
-  }
-  float total() const { return std::chrono::duration<float, std::milli>(last_ - start_).count(); }
+using Clock = std::chrono::steady_clock;
 
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), last_ = start_;
-};
+float milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<float, std::milli>(Clock::now() - start).count();
+}
 
 std::span<const std::uint8_t> pixels(const Picture& picture) {
   return picture ? std::span(*picture) : std::span<const std::uint8_t>();
@@ -98,22 +89,16 @@ Chunk Stream::step() {
   require(!paused_, MS_ERROR_STATE, "the stream is paused; resume it before the next step");
   StagedEngine& engine = *engine_;
   Run& run = running();
-  Clock clock;
+  const auto began = Clock::now();
   auto control = controls_.newest();
   TrackPlayer player = run.player;
   apply_controls(run, *control, player);
   Chunk chunk;
   const ChunkPlan planned = plan(run, player);
-  engine.begin(planned);
-  chunk.times.begin_ms = clock.lap();
-  for (std::size_t pass = 0; pass < engine.steps(); ++pass) engine.denoise(pass);
-  chunk.times.denoise_ms = clock.lap();
-  chunk.frames = engine.decode();
-  chunk.times.decode_ms = clock.lap();
-  engine.write_cache();  // clean pass: later chunks must not attend to noisy keys
-  chunk.times.write_cache_ms = clock.lap();
-  engine.commit();
-  chunk.times.chunk_ms = clock.total();
+  engine.generate(planned);
+  chunk.frames = engine.frames();
+  engine.commit();  // with the clean pass: later chunks must not attend to noisy keys
+  chunk.times = {engine.times(), milliseconds_since(began)};
   chunk.index = run.index;
   chunk.first_rgb_frame = planned.first_rgb_frame;
   chunk.control_id = control->id();

@@ -30,8 +30,8 @@ struct StartOptions {
   std::uint64_t seed = 0;
 };
 
-struct ChunkTimes {
-  float begin_ms = 0, denoise_ms = 0, decode_ms = 0, write_cache_ms = 0, chunk_ms = 0;
+struct ChunkTimes : StageTimes {
+  float chunk_ms = 0;  // by the host's clock
 };
 
 struct Chunk {

@@ -114,7 +114,8 @@ typedef struct ms_chunk {
     int64_t control_id;      /* newest control that the chunk was made with */
     const uint8_t *frames;   /* RGB [rgb_frames, height, width, 3], rows without gaps */
     int32_t rgb_frames, height, width;
-    float begin_ms, denoise_ms, decode_ms, write_cache_ms, chunk_ms;
+    float begin_ms, denoise_ms, decode_ms, write_cache_ms; /* by the clock of the device that ran them */
+    float chunk_ms;                                        /* the whole step by the host's clock */
 } ms_chunk;
 
 /* Fill a struct with its defaults; `size` is the sizeof that the caller was compiled with. */

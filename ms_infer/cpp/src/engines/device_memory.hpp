@@ -32,7 +32,10 @@ class CudaStream {
 
 class CudaEvent {
  public:
-  CudaEvent() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making a CUDA event"); }
+  explicit CudaEvent(bool timed = false) {
+    const unsigned flags = timed ? cudaEventDefault : cudaEventDisableTiming;
+    check_cuda(cudaEventCreateWithFlags(&event_, flags), "making a CUDA event");
+  }
   CudaEvent(const CudaEvent&) = delete;
   ~CudaEvent() { cudaEventDestroy(event_); }
   cudaEvent_t get() const { return event_; }
@@ -40,6 +43,12 @@ class CudaEvent {
   void record(cudaStream_t stream, bool external = false) {
     check_cuda(cudaEventRecordWithFlags(event_, stream, external ? cudaEventRecordExternal : cudaEventRecordDefault),
                "recording a CUDA event");
+  }
+  // Between two timed events that the device has passed.
+  float milliseconds_to(const CudaEvent& later) const {
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, event_, later.event_), "timing a stage");
+    return milliseconds;
   }
 
  private:

@@ -1,9 +1,10 @@
 #include "openvino.hpp"
 
+#include "../host_runner.hpp"
+
 #include <algorithm>
 #include <cstring>
 #include <openvino/openvino.hpp>
-#include <set>
 #include <thread>
 
 #if defined(__linux__)
@@ -50,9 +51,9 @@ ov::Tensor wrap(const TensorSpec& spec, std::span<unsigned char> bytes) {
   return ov::Tensor(element_type(spec.dtype), ov::Shape(spec.shape.begin(), spec.shape.end()), bytes.data());
 }
 
-class OpenVinoRunner final : public StageRunner {
+class OpenVinoStages final : public StageCaller {
  public:
-  OpenVinoRunner(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
+  OpenVinoStages(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
       : manifest_(manifest), engine_(engine), arrays_(arrays), precision_(options.precision) {
     const std::string installed = ov::get_openvino_version().buildNumber;
     require(release(engine.version) <= release(installed), MS_ERROR_ENGINE, manifest.folder.string(),
@@ -67,7 +68,7 @@ class OpenVinoRunner final : public StageRunner {
   std::string name() const override { return "openvino"; }
   std::string precision() const override { return precision_; }
 
-  void prepare() override {
+  void load() override {
     for (std::size_t i = 0; i < kStageNames.size(); ++i) {
       const Stage stage = static_cast<Stage>(i);
       if (engine_.stages.contains(std::string(stage_name(stage))) && std::ranges::find(kLazy, stage) == kLazy.end())
@@ -75,7 +76,7 @@ class OpenVinoRunner final : public StageRunner {
     }
   }
 
-  void run(Stage stage, int side) override {
+  void call(Stage stage, int side) override {
     if (stage == Stage::roll) return;  // the first part of `denoise`
     try {
       request(stage, side).infer();
@@ -84,8 +85,8 @@ class OpenVinoRunner final : public StageRunner {
     }
   }
 
-  Caches read_caches() override {
-    Caches caches;
+  Tensors read_caches() override {
+    Tensors caches;
     for (auto& [name, state] : states()) {
       const ov::Tensor tensor = state.get_state();
       const TensorSpec& spec = arrays_.tensor(Stage::denoise, name);
@@ -96,9 +97,9 @@ class OpenVinoRunner final : public StageRunner {
     return caches;
   }
 
-  void write_caches(const std::map<std::string, TensorView>& caches) override {
+  void write_caches(const Tensors& caches) override {
     for (auto& [name, state] : states()) {
-      const TensorView& cache = caches.at(name);
+      const HostTensor& cache = caches.at(name);
       ov::Tensor copy(element_type(cache.dtype), ov::Shape(cache.shape.begin(), cache.shape.end()));
       std::memcpy(copy.data(), cache.data.data(), cache.data.size());
       state.set_state(copy);
@@ -157,16 +158,15 @@ class OpenVinoRunner final : public StageRunner {
 
   void bind(Stage stage, int side, ov::InferRequest& request) {
     const StageSpec& spec = *arrays_.spec(stage);
-    std::set<std::string> inside;
-    for (const auto& [input, output] : spec.aliases) inside.insert({input, output});
     try {
       for (const auto* tensors : {&spec.inputs, &spec.outputs})
         for (const auto& tensor : *tensors)
-          if (!inside.contains(tensor.name))
+          if (tensor.role != Role::cache)
             request.set_tensor(tensor.name, wrap(tensor, arrays_.bytes(stage, tensor, side)));
       if (stage == Stage::denoise && arrays_.has(Stage::roll))  // the roll is the first part of this model
-        for (const char* name : {"sink_cos", "sink_sin"})
-          request.set_tensor(name, wrap(arrays_.tensor(Stage::roll, name), arrays_.bytes(Stage::roll, name)));
+        for (const auto& tensor : arrays_.spec(Stage::roll)->inputs)
+          if (tensor.role == Role::host)
+            request.set_tensor(tensor.name, wrap(tensor, arrays_.bytes(Stage::roll, tensor)));
     } catch (const ov::Exception& error) {
       fail(MS_ERROR_BUNDLE, "the manifest does not fit the stage '", stage_name(stage), "': ", error.what());
     }
@@ -192,9 +192,9 @@ class OpenVinoRunner final : public StageRunner {
 
 }  // namespace
 
-std::unique_ptr<StageRunner> open_openvino(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_openvino(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options) {
-  return std::make_unique<OpenVinoRunner>(manifest, engine, arrays, options);
+  return std::make_unique<HostRunner>(arrays, std::make_unique<OpenVinoStages>(manifest, engine, arrays, options));
 }
 
 }  // namespace ms_infer

@@ -5,7 +5,7 @@
 
 namespace ms_infer {
 
-std::unique_ptr<StageRunner> open_openvino(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_openvino(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options);
 
 }  // namespace ms_infer

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
-#include <set>
 #include <string>
 
 #include "device_memory.hpp"
@@ -48,8 +47,7 @@ nvinfer1::DataType data_type(Dtype dtype) {
 // Stages that may run at the same time have scratch memory of their own: text, chunk, decode.
 constexpr std::size_t kLanes = 3;
 std::size_t lane_of(Stage stage) {
-  if (stage == Stage::text) return 0;
-  return stage_name(stage).starts_with("decode") ? 2 : 1;
+  return stage == Stage::text ? 0 : is_decoder(stage) ? 2 : 1;
 }
 
 // One plan with a context whose memory and addresses are given once.
@@ -58,14 +56,7 @@ struct Loaded {
   std::unique_ptr<nvinfer1::IExecutionContext> context;
 };
 
-// What a stage takes and gives outside of the loop, on the host's side.
-const std::set<std::string> kDeviceOnly{"track_ids", "moved", "validity", "moved_valid", "layers"};
-bool on_host(const std::string& name) {
-  return !kDeviceOnly.contains(name) && !name.starts_with("cross_") && !name.starts_with("encoder_") &&
-         !name.starts_with("decoder_");
-}
-
-class TensorRtRunner final : public StageRunner {
+class TensorRtRunner final : public ChunkRunner {
  public:
   TensorRtRunner(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
       : manifest_(manifest), engine_(engine), arrays_(arrays), device_(options.device) {}
@@ -78,7 +69,7 @@ class TensorRtRunner final : public StageRunner {
   std::string name() const override { return "tensorrt"; }
   std::string precision() const override { return engine_.dtype; }
 
-  void prepare() override {
+  void load() override {
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
     require(runtime_ != nullptr, MS_ERROR_DEVICE, "TensorRT cannot start its runtime: ", logger_.newest());
     std::array<std::size_t, kLanes> scratch{};
@@ -97,25 +88,32 @@ class TensorRtRunner final : public StageRunner {
       if (static_cast<Stage>(i) != Stage::denoise && loaded_[i].engine) bind(static_cast<Stage>(i));
   }
 
-  // Outside of the loop: upload, run, fetch what the host reads, wait.
-  void run(Stage stage, int) override {
+  // Upload, run, fetch what the host reads, wait.
+  void run(Stage stage) override {
     use_device();
     const cudaStream_t lane = stream_of(stage);
-    const StageSpec& spec = *arrays_.spec(stage);
-    for (const auto& input : spec.inputs)
-      if (on_host(input.name) && !caches_.contains(input.name)) upload(stage, input.name, lane);
+    upload_inputs(stage, lane);
     enqueue(stage, lane);
-    for (const auto& output : spec.outputs)
-      if (on_host(output.name) && output.name != "track" && !aliased(spec, output.name))
-        download(stage, output.name, lane);
+    for (const auto& output : arrays_.spec(stage)->outputs)
+      if (output.role == Role::host) memory_.download(arrays_.bytes(stage, output), lane);
     check_cuda(cudaStreamSynchronize(lane), "waiting for a stage");
   }
 
-  bool takes_whole_chunks() const override { return true; }
+  void hand_over(Stage stage) override {
+    use_device();
+    upload_inputs(stage, main_.get());
+    finish();
+  }
+
+  void prepare() override {
+    use_device();
+    finish();  // after a failed chunk its upload may still read what is filled now
+    start_.record(main_.get());
+  }
 
   // Opening chunks and the first steady one run as they come, which warms every stage up; the next is captured.
-  void start_chunk(bool opening, std::span<const PassInputs> passes) override {
-    use_device();
+  void start(bool opening, bool, std::span<const PassInputs> passes) override {
+    opening_ = opening;
     if (opening || !warm_) {
       enqueue_chunk(opening, passes, false);
       warm_ = warm_ || !opening;
@@ -125,46 +123,63 @@ class TensorRtRunner final : public StageRunner {
     check_cuda(cudaGraphLaunch(graph_, main_.get()), "launching a chunk");
   }
 
-  void finish_frames() override { check_cuda(cudaEventSynchronize(frames_ready_.get()), "waiting for the frames"); }
-  void finish_chunk() override { check_cuda(cudaStreamSynchronize(main_.get()), "waiting for a chunk"); }
+  std::span<const std::uint8_t> frames() override {
+    check_cuda(cudaEventSynchronize(frames_ready_.get()), "waiting for the frames");
+    return arrays_.bytes(opening_ ? Stage::decode_first : Stage::decode, "frames");
+  }
 
-  bool keeps_states() const override { return true; }
+  // The clean pass is under way since `start`; the host waits for it, for it remembers the latents.
+  void commit() override {
+    finish();
+    adopt(Stage::tracks), adopt(Stage::decode);
+    const float begun = start_.milliseconds_to(begun_), denoised = start_.milliseconds_to(denoised_);
+    times_ = {begun, denoised - begun, denoised_.milliseconds_to(frames_ready_), denoised_.milliseconds_to(written_)};
+  }
 
-  void commit_states(bool encoder, bool decoder) override {
-    for (const Stage stage : {Stage::tracks, Stage::decode}) {
-      if (!arrays_.has(stage) || !(stage == Stage::tracks ? encoder : decoder)) continue;
-      for (const auto& [input, output] : arrays_.spec(stage)->states) {
-        const auto to = arrays_.bytes(stage, input, 0), from = arrays_.bytes(stage, output, 0);
-        check_cuda(cudaMemcpyAsync(memory_.at(to), memory_.at(from), to.size(), cudaMemcpyDeviceToDevice, main_.get()),
-                   "keeping a state");
-      }
+  StageTimes times() const override { return times_; }
+
+  // The slot of tracks comes from the host here: it remembers what a stage made.
+  void write(const PassInputs& pass) override {
+    const cudaStream_t main = main_.get();
+    upload_inputs(Stage::roll, main), upload_inputs(Stage::denoise, main);
+    if (arrays_.has(Stage::tracks)) memory_.upload(arrays_.bytes(Stage::denoise, "track"), main);
+    enqueue(Stage::roll, main);
+    enqueue_pass(pass, main);
+    finish();
+  }
+
+  void write_given(const PassInputs& pass) override {
+    write(pass);
+    enqueue(arrays_.has(Stage::decode_given) ? Stage::decode_given : Stage::decode_first, main_.get());
+    adopt(Stage::decode);
+    finish();
+  }
+
+  Tensors kept() override {
+    use_device();
+    finish();
+    Tensors all;
+    for (const auto& [tensor, address] : kept_places()) {
+      HostTensor& copy = all[tensor->name] = {tensor->dtype, tensor->shape, Bytes(tensor->bytes())};
+      check_cuda(cudaMemcpy(copy.data.data(), address, copy.data.size(), cudaMemcpyDeviceToHost), "reading a tensor");
+    }
+    return all;
+  }
+
+  void keep(const Tensors& tensors) override {
+    use_device();
+    finish();
+    for (const auto& [tensor, address] : kept_places()) {
+      const auto& data = tensors.at(tensor->name).data;
+      check_cuda(cudaMemcpy(address, data.data(), data.size(), cudaMemcpyHostToDevice), "writing a tensor");
     }
   }
 
-  void fetch_states() override { move_states(false); }
-  void put_states() override { move_states(true); }
-
-  Caches read_caches() override {
-    Caches caches;
-    for (const auto& [name, buffer] : caches_) {
-      const TensorSpec& spec = arrays_.tensor(Stage::denoise, name);
-      HostTensor& copy = caches[name] = {spec.dtype, spec.shape, Bytes(spec.bytes())};
-      check_cuda(cudaMemcpy(copy.data.data(), buffer.get(), spec.bytes(), cudaMemcpyDeviceToHost), "reading a cache");
-    }
-    return caches;
-  }
-
-  void write_caches(const std::map<std::string, TensorView>& caches) override {
-    for (const auto& [name, buffer] : caches_) {
-      const auto& data = caches.at(name).data;
-      check_cuda(cudaMemcpy(buffer.get(), data.data(), data.size(), cudaMemcpyHostToDevice), "writing a cache");
-    }
-  }
-
-  void reset_caches() override {
-    for (const auto& [name, buffer] : caches_)
-      check_cuda(cudaMemsetAsync(buffer.get(), 0, buffer.size(), main_.get()), "clearing a cache");
-    finish_chunk();
+  void reset() override {
+    use_device();
+    for (const auto& [tensor, address] : kept_places())
+      check_cuda(cudaMemsetAsync(address, 0, tensor->bytes(), main_.get()), "clearing a tensor");
+    finish();
   }
 
  private:
@@ -173,10 +188,30 @@ class TensorRtRunner final : public StageRunner {
   // CUDA's current device belongs to a thread, and any thread may come.
   void use_device() const { check_cuda(cudaSetDevice(device_), "choosing the device"); }
 
-  static bool aliased(const StageSpec& spec, const std::string& output) {
-    for (const auto& [input, name] : spec.aliases)
-      if (name == output) return true;
-    return false;
+  void finish() const { check_cuda(cudaStreamSynchronize(main_.get()), "waiting for a chunk"); }
+
+  // What encoder or decoder wrote becomes what it reads.
+  void adopt(Stage stage) {
+    if (!arrays_.has(stage)) return;
+    for (const auto& [input, output] : arrays_.spec(stage)->states) {
+      const auto to = arrays_.bytes(stage, input), from = arrays_.bytes(stage, output);
+      check_cuda(cudaMemcpyAsync(memory_.at(to), memory_.at(from), to.size(), cudaMemcpyDeviceToDevice, main_.get()),
+                 "keeping a state");
+    }
+  }
+
+  // Caches and states, and where they lie.
+  std::vector<std::pair<const TensorSpec*, void*>> kept_places() {
+    std::vector<std::pair<const TensorSpec*, void*>> found;
+    for (const auto& [name, buffer] : caches_) found.emplace_back(&arrays_.tensor(Stage::denoise, name), buffer.get());
+    for (const Stage stage : {Stage::tracks, Stage::decode}) {
+      if (!arrays_.has(stage)) continue;
+      for (const auto& [input, output] : arrays_.spec(stage)->states) {
+        const TensorSpec& tensor = arrays_.tensor(stage, input);
+        found.emplace_back(&tensor, memory_.at(arrays_.bytes(stage, tensor)));
+      }
+    }
+    return found;
   }
 
   void load(Stage stage, const std::string& file) {
@@ -215,13 +250,12 @@ class TensorRtRunner final : public StageRunner {
     const auto& scratch = scratch_[lane_of(stage)];
     context.setDeviceMemoryV2(scratch.get(), static_cast<int64_t>(scratch.size()));
     std::map<std::string, std::string> inputs;
-    for (const auto& [input, output] : spec.aliases) inputs[input] = input, inputs[output] = input;
+    for (const auto& [input, output] : spec.aliases) inputs[output] = input;
     for (const auto* tensors : {&spec.inputs, &spec.outputs})
       for (const auto& tensor : *tensors) {
         const auto alias = inputs.find(tensor.name);
-        const bool cached = alias != inputs.end() || tensor.name.starts_with("sink_k_");
-        void* address = cached ? cache(alias != inputs.end() ? alias->second : tensor.name)
-                               : memory_.at(arrays_.bytes(stage, tensor, 0));
+        void* address = tensor.role == Role::cache ? cache(alias != inputs.end() ? alias->second : tensor.name)
+                                                   : memory_.at(arrays_.bytes(stage, tensor));
         require(context.setTensorAddress(tensor.name.c_str(), address), MS_ERROR_ENGINE,
                 "TensorRT refuses an address for ", spec.name, ".", tensor.name);
       }
@@ -233,11 +267,10 @@ class TensorRtRunner final : public StageRunner {
     return buffer.get();
   }
 
-  void upload(Stage stage, const std::string& name, cudaStream_t lane) {
-    memory_.upload(arrays_.bytes(stage, name, 0), lane);
-  }
-  void download(Stage stage, const std::string& name, cudaStream_t lane) {
-    memory_.download(arrays_.bytes(stage, name, 0), lane);
+  void upload_inputs(Stage stage, cudaStream_t lane) {
+    if (!arrays_.has(stage)) return;
+    for (const auto& input : arrays_.spec(stage)->inputs)
+      if (input.role == Role::host) memory_.upload(arrays_.bytes(stage, input), lane);
   }
 
   void enqueue(Stage stage, cudaStream_t lane) {
@@ -252,38 +285,27 @@ class TensorRtRunner final : public StageRunner {
     const Stage points = opening ? Stage::points_first : Stage::points;
     const Stage tracks = opening ? Stage::tracks_first : Stage::tracks;
     const Stage decode = opening ? Stage::decode_first : Stage::decode;
-    upload_chunk(points, main);
+    for (const Stage stage : {Stage::roll, points, Stage::denoise}) upload_inputs(stage, main);
     enqueue(Stage::roll, main), enqueue(points, main), enqueue(tracks, main);
+    begun_.record(main, captured);
     const auto x = arrays_.bytes(Stage::denoise, "x"), x_next = arrays_.bytes(Stage::denoise, "x_next");
     for (const auto& pass : passes.first(passes.size() - 1)) {
       enqueue_pass(pass, main);
       check_cuda(cudaMemcpyAsync(memory_.at(x), memory_.at(x_next), x.size(), cudaMemcpyDeviceToDevice, main),
                  "handing a pass on");
     }
+    denoised_.record(main, captured);
     latents_ready_.record(main);
     check_cuda(cudaStreamWaitEvent(side, latents_ready_.get(), 0), "waiting for latents");
     enqueue(decode, side);
-    download(decode, "frames", side);
+    memory_.download(arrays_.bytes(decode, "frames"), side);
     frames_ready_.record(side, captured);
     decoded_.record(side);
     memory_.download(x, main);
-    if (arrays_.has(tracks)) download(Stage::denoise, "track", main);
+    if (arrays_.has(tracks)) memory_.download(arrays_.bytes(Stage::denoise, "track"), main);
     enqueue_pass(passes.back(), main);
+    written_.record(main, captured);
     check_cuda(cudaStreamWaitEvent(main, decoded_.get(), 0), "waiting for the decoder");
-  }
-
-  void upload_chunk(Stage points, cudaStream_t main) {
-    static constexpr std::array kPerPass{"time", "sigma", "next_sigma", "noise"};
-    for (const Stage stage : {Stage::roll, points, Stage::denoise}) {
-      if (!arrays_.has(stage)) continue;
-      for (const auto& input : arrays_.spec(stage)->inputs) {
-        const bool made_here = input.name == "track" && arrays_.has(Stage::tracks);
-        const bool per_pass = std::ranges::find(kPerPass, input.name) != kPerPass.end();
-        const bool once = input.name == "image" && stage == points;
-        if (on_host(input.name) && !caches_.contains(input.name) && !made_here && !per_pass && !once)
-          upload(stage, input.name, main);
-      }
-    }
   }
 
   void enqueue_pass(const PassInputs& pass, cudaStream_t main) {
@@ -296,7 +318,7 @@ class TensorRtRunner final : public StageRunner {
 
   void capture(std::span<const PassInputs> passes) {
     cudaGraph_t graph = nullptr;
-    finish_chunk();
+    finish();
     check_cuda(cudaStreamBeginCapture(main_.get(), cudaStreamCaptureModeThreadLocal), "beginning a capture");
     try {
       enqueue_chunk(false, passes, true);
@@ -310,17 +332,6 @@ class TensorRtRunner final : public StageRunner {
     check_cuda(made, "making a graph of a chunk");
   }
 
-  void move_states(bool up) {
-    for (const Stage stage : {Stage::tracks, Stage::decode}) {
-      if (!arrays_.has(stage)) continue;
-      for (const auto& [input, output] : arrays_.spec(stage)->states) {
-        if (up) upload(stage, input, main_.get());
-        else download(stage, input, main_.get());
-      }
-    }
-    finish_chunk();
-  }
-
   const Manifest& manifest_;
   const EngineSpec& engine_;
   HostArrays& arrays_;
@@ -328,13 +339,15 @@ class TensorRtRunner final : public StageRunner {
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   int device_ = 0;
   CudaStream main_, decode_, text_;
-  CudaEvent latents_ready_, frames_ready_, decoded_;
+  CudaEvent latents_ready_, decoded_;
+  CudaEvent start_{true}, begun_{true}, denoised_{true}, frames_ready_{true}, written_{true};
   std::array<DeviceBuffer, kLanes> scratch_;
   std::map<std::string, DeviceBuffer> caches_;
   DeviceMemory memory_;
   std::array<Loaded, kStageNames.size()> loaded_;
   cudaGraphExec_t graph_ = nullptr;
-  bool warm_ = false;
+  bool warm_ = false, opening_ = false;
+  StageTimes times_;
 };
 
 std::string this_device(int device) {
@@ -380,7 +393,7 @@ const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& k
        "; build others with ms-export --target");
 }
 
-std::unique_ptr<StageRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options) {
   check_cuda(cudaSetDevice(options.device), "choosing the device");
   return std::make_unique<TensorRtRunner>(manifest, engine, arrays, options);

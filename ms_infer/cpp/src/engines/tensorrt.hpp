@@ -12,7 +12,7 @@ bool tensorrt_usable();
 // TensorRT engines, MS_ERROR_ENGINE when none of those it holds fits.
 const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const RunnerOptions& options);
 
-std::unique_ptr<StageRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
+std::unique_ptr<ChunkRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options);
 
 }  // namespace ms_infer
