@@ -21,6 +21,8 @@ from ms_infer.engines.host import HostRunner
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
+from ms_infer.serve.open import stream_opener
+from ms_infer.serve.settings import ServeConfig
 from tests.engines.conftest import STUDENTS, Made
 
 Make = Callable[..., Made]
@@ -253,6 +255,20 @@ def test_an_image_before_the_first_chunk_needs_writes_per_frame(made: Make) -> N
     engine = opened(replace(manifest, writes="chunk"), "onnxruntime")
     with pytest.raises(ConfigError, match="--writes frame"):
         engine.set_image(example_image(32, 32))
+
+
+def test_streams_of_a_served_bundle_share_the_compiled_models_and_nothing_else(made: Make) -> None:
+    open_stream = stream_opener(ServeConfig(source=str(made("tracks")[1].folder), engine="openvino", precision="fp32"))
+    with open_stream() as one, open_stream() as two, open_stream() as alone:
+        for stream in (one, alone):
+            stream.start(example_image(32, 32), "a cat")
+        two.start(None, "a dog", seed=5)
+        expected = [alone.step().numpy() for _ in range(3)]
+        for frames in expected:
+            two.step()
+            np.testing.assert_array_equal(one.step().frames, frames)
+        models = {id(stream._engine.runner._stages._models) for stream in (one, two, alone)}  # type: ignore[attr-defined]
+        assert len(models) == 1
 
 
 def test_openvino_refuses_what_it_cannot_do(made: Make) -> None:
