@@ -114,6 +114,8 @@ class Stream:
         prompt: text, or a ready embedding `[<= tokens, dim]`; None is the empty prompt.
         tracks: points to follow from RGB frame 0 on.
         """
+        if image is None and self.config.model.image_encoder is not None:
+            raise ConfigError(f"the model {self.config.model.name!r} needs a first frame: give image=")
         with self._alone():
             shift = self._controls.reserve()
             first_frame = None

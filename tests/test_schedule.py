@@ -62,3 +62,9 @@ def test_steps_chain_their_sigmas_and_end_clean() -> None:
 def test_impossible_timesteps_are_refused(timesteps: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="timesteps"):
         ScheduleConfig(timesteps=timesteps)
+
+
+def test_a_table_shifted_twice_is_that_of_fastvideo() -> None:
+    config = ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shifted_twice=True)
+    got = [step.timestep for step in denoise_steps(config)]
+    np.testing.assert_allclose(got, [1000, 947.6988, 858.3569, 671.0526], atol=1e-4)

@@ -51,6 +51,15 @@ def test_a_point_lands_in_its_cell_and_outside_or_hidden_points_nowhere() -> Non
     torch.testing.assert_close(volume[0, 0, 2, 1], head.ids(torch.tensor([[7]]))[0, 0])
 
 
+def test_wantrack_rounds_to_the_nearest_cell_and_keeps_points_outside() -> None:
+    head = TrackHead(small(rounding="round"))  # 4 x 4 cells: round(x / 32 * 3)
+    places = {(16.1, 5.0): [0, 2], (15.9, 6.0): [1, 1], (-9.0, 40.0): [3, 0], (float("nan"), 1.0): None}
+    for place, cell in places.items():
+        points = torch.tensor(place).view(1, 1, 1, 2)
+        volume = head.scatter(points, torch.ones(1, 1, 1, dtype=torch.bool), torch.tensor([[7]]))
+        assert torch.nonzero(volume.abs().sum(-1)[0, 0]).tolist() == ([] if cell is None else [cell])
+
+
 def test_two_points_in_one_cell_are_added_or_the_later_wins() -> None:
     points = torch.tensor([[[[1.0, 1.0]], [[2.0, 2.0]]]])
     visible, ids = torch.ones(1, 2, 1, dtype=torch.bool), torch.tensor([[3, 4]])

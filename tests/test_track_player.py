@@ -17,6 +17,16 @@ def _player(**options: float) -> TrackPlayer:
     return TrackPlayer(**({"height": 100, "width": 100, "fps": 16, "max_tracks": 8} | options))  # type: ignore[arg-type]
 
 
+def test_points_outside_stay_visible_where_the_model_clamps_them() -> None:
+    tracks = Tracks([[[-0.2, 0.5]], [[0.5, 0.5]]])
+    shown = {hide: _player(hide_outside=hide).copy() for hide in (True, False)}
+    for each in shown.values():
+        each.set(tracks, 0)
+    assert shown[True].chunk(0, 1).visible[:2].tolist() == [[False], [True]]
+    assert shown[False].chunk(0, 1).visible[:2].tolist() == [[True], [True]]
+    assert shown[False].chunk(0, 1).points[0, 0].tolist() == [-20, 50]
+
+
 @settings(deadline=None)
 @given(any_tracks(), st.integers(0, 30), st.lists(st.integers(1, 12), min_size=1, max_size=4))
 def test_a_control_plays_from_its_frame_and_holds_its_end(tracks: Tracks, start: int, counts: list[int]) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ms_infer.bundle.stages import StageSpec, cross_names, relative_sink
 from ms_infer.checkpoint import Student
+from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import StreamConfig
+from ms_infer.model.first_frame import GREY
 from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.moving import move_image, reference_names
@@ -106,16 +108,33 @@ class ConditionStage(Stage):
 
 
 class EncodeStage(Stage):
-    """The first frame to its latent frame."""
+    """The first frame, or four grey ones after it, to their latent frame."""
 
     def __init__(self, spec: StageSpec, config: StreamConfig, vae: Vae, dtype: torch.dtype) -> None:
         super().__init__(spec, config)
         self.vae, self.dtype = vae, dtype
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = self.vae.encoder_state(1, self.config.height, self.config.width, dtype=self.dtype)
-        latent, _ = self.vae.encode(inputs["image"].to(self.dtype)[:, None], state, opening=True)
-        return {"image_latent": latent.float()}
+        size = (self.config.height, self.config.width)
+        old = _state(inputs, "grey", self.vae.encoder_state, size, self.dtype)
+        opening = "image" in inputs
+        if opening:
+            frames = inputs["image"].to(self.dtype)[:, None]
+        else:
+            frames = torch.full((1, STRIDE, 3, *size), GREY, dtype=self.dtype)
+        latent, state = self.vae.encode(frames, old, opening=opening)
+        return {"image_latent": latent.float()} | {f"grey_{i}_out": tensor for i, tensor in enumerate(state)}
+
+
+class LookStage(Stage):
+    """The first frame to the tokens of the image encoder."""
+
+    def __init__(self, spec: StageSpec, config: StreamConfig, image_encoder: nn.Module) -> None:
+        super().__init__(spec, config)
+        self.image_encoder = image_encoder
+
+    def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"image_tokens": self.image_encoder(inputs["image"]).float()}
 
 
 class PointsStage(Stage):
@@ -288,10 +307,13 @@ def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:
     if name in ("condition", "denoise"):
         kind = ConditionStage if name == "condition" else DenoiseStage
         return kind(spec, config, student.transformer, dtype)
+    if name == "look":
+        assert student.image_encoder is not None, "plan_stages checked it"
+        return LookStage(spec, config, student.image_encoder)
     if name.startswith(("points", "tracks")):
         return _track_stage(spec, student, dtype)
     assert student.vae is not None, "plan_stages checked it"
-    if name == "encode":
+    if name.startswith("encode"):
         return EncodeStage(spec, config, student.vae, dtype)
     return DecodeStage(spec, config, student.vae, student.refiner, dtype)
 

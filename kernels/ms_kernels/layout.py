@@ -119,7 +119,8 @@ class TrackGrid:
     columns: int
     """Cell columns: the latent width."""
     rounding: Literal["floor", "round"] = "floor"
-    """floor(x / stride) as in Eq. 1, or round(x / (width - 1) * (columns - 1)), half to even."""
+    """floor(x / stride) as in Eq. 1, where points outside the picture are invisible; or WanTrack's
+    round(x / width * (columns - 1)), half to even, where they fall into the cells of the border."""
     collision: Literal["sum", "last"] = "sum"
     """Two points in one cell and one subframe: add the embeddings, or keep that of the later track."""
     first_frame: Literal["repeat", "zero_pad"] = "repeat"
@@ -135,8 +136,6 @@ class TrackGrid:
                 f"{self.height}x{self.width} pixels do not divide into {self.rows}x{self.columns} cells; "
                 "give the latent height and width"
             )
-        if self.rounding == "round" and min(self.height, self.width) < 2:
-            raise ValueError("rounding='round' divides by width - 1: pictures need at least 2 pixels a side")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
@@ -150,6 +149,8 @@ class TrackGrid:
         return (rgb_frames + SUBFRAMES - 1) // SUBFRAMES, rgb_frames % SUBFRAMES == 1
 
 
+FAR_PIXELS = 1e6
+"""No point is so far outside the picture: with rounding='round' those that are, and NaN, are invisible."""
 _CHOICES = {
     "rounding": ("floor", "round"),
     "collision": ("sum", "last"),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ms_kernels import argument_checks as checks
 from ms_kernels.argument_checks import FP8, FP8_MAX
-from ms_kernels.layout import FIRST_SLOT, N_VALID, SUBFRAMES, LayerCache, QKNorm, Rotation, TrackGrid
+from ms_kernels.layout import FAR_PIXELS, FIRST_SLOT, N_VALID, SUBFRAMES, LayerCache, QKNorm, Rotation, TrackGrid
 
 SMALLEST_AMAX = 1e-12
 """A row of zeros is quantised with this instead of its largest magnitude."""
@@ -167,16 +167,17 @@ def embed_ids(ids: Tensor, id_dim: int, grid: TrackGrid) -> Tensor:
 
 
 def point_cells(points: Tensor, visible: Tensor, grid: TrackGrid) -> Tensor:
-    """Cell `row * columns + column` of every point, -1 when invisible or outside; points [..., 2] (x, y) in pixels."""
+    """Cell `row * columns + column` of every point, -1 when invisible; points [..., 2] (x, y) in pixels."""
     x, y = _wide(points).unbind(-1)
     if grid.rounding == "floor":
         column, row = (x / (grid.width // grid.columns)).floor(), (y / (grid.height // grid.rows)).floor()
+        seen = (x >= 0) & (x < grid.width) & (y >= 0) & (y < grid.height)
     else:
-        column = (x / (grid.width - 1) * (grid.columns - 1)).round()
-        row = (y / (grid.height - 1) * (grid.rows - 1)).round()
-    inside = (x >= 0) & (x < grid.width) & (y >= 0) & (y < grid.height) & visible.bool()
-    cell = row.clamp(max=grid.rows - 1) * grid.columns + column.clamp(max=grid.columns - 1)
-    return torch.where(inside, cell, torch.full_like(x, -1.0)).long()
+        column = (x / grid.width * (grid.columns - 1)).round()
+        row = (y / grid.height * (grid.rows - 1)).round()
+        seen = (x.abs() < FAR_PIXELS) & (y.abs() < FAR_PIXELS)
+    cell = row.clamp(0, grid.rows - 1) * grid.columns + column.clamp(0, grid.columns - 1)
+    return torch.where(seen & visible.bool(), cell, torch.full_like(x, -1.0)).long()
 
 
 def scatter_tracks(
@@ -193,8 +194,8 @@ def scatter_tracks(
 
     points [tracks, rgb_frames, 2] in pixels, visible [tracks, rgb_frames], ids [tracks], weight
     [channels, 4 * id_dim] (input channel = subframe * id_dim + dimension), bias [channels]. 4 F - 3 RGB frames open the
-    stream, 4 F continue it. Points outside the picture are invisible. Returns [F, channels, rows, columns] in the
-    weight's dtype. Source: MotionStream Eq. 1 and Fig. 2.
+    stream, 4 F continue it. What becomes of points outside the picture is the grid's `rounding`.
+    Returns [F, channels, rows, columns] in the weight's dtype. Source: MotionStream Eq. 1 and Fig. 2.
     """
     frames, opening = grid.latent_frames(points.shape[1])
     embedding = embed_ids(ids, weight.shape[1] // SUBFRAMES, grid).to(_wide(weight).dtype)

@@ -20,9 +20,10 @@ from ms_kernels.argument_checks import (
     need_shape,
 )
 from ms_kernels.jit import block_of, dot, launch, round_half_even
-from ms_kernels.layout import SUBFRAMES, TrackGrid
+from ms_kernels.layout import FAR_PIXELS, SUBFRAMES, TrackGrid
 
 _SUBFRAMES = tl.constexpr(SUBFRAMES)
+_FAR_PIXELS = tl.constexpr(FAR_PIXELS)
 EMBED_TRACKS = 32
 CELLS = 64
 TRACKS = 32
@@ -56,17 +57,18 @@ def embed_tracks_kernel(  # noqa: PLR0913
 
 @triton.jit
 def _cells(x, y, height, width, rows, columns, ROUND: tl.constexpr):
-    """Cell of each point, -1 outside (and for NaN)."""
+    """Cell of each point, -1 where it is invisible (also for NaN)."""
     if ROUND:
-        column = round_half_even(tl.div_rn(x, (width - 1).to(tl.float32)) * (columns - 1).to(tl.float32))
-        row = round_half_even(tl.div_rn(y, (height - 1).to(tl.float32)) * (rows - 1).to(tl.float32))
+        column = round_half_even(tl.div_rn(x, width.to(tl.float32)) * (columns - 1).to(tl.float32))
+        row = round_half_even(tl.div_rn(y, height.to(tl.float32)) * (rows - 1).to(tl.float32))
+        seen = (tl.abs(x) < _FAR_PIXELS) & (tl.abs(y) < _FAR_PIXELS)
     else:
         column = tl.floor(tl.div_rn(x, (width // columns).to(tl.float32)))
         row = tl.floor(tl.div_rn(y, (height // rows).to(tl.float32)))
-    inside = (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
-    column = tl.minimum(tl.where(inside, column, 0.0).to(tl.int32), columns - 1)
-    row = tl.minimum(tl.where(inside, row, 0.0).to(tl.int32), rows - 1)
-    return tl.where(inside, row * columns + column, -1)
+        seen = (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
+    column = tl.minimum(tl.maximum(tl.where(seen, column, 0.0).to(tl.int32), 0), columns - 1)
+    row = tl.minimum(tl.maximum(tl.where(seen, row, 0.0).to(tl.int32), 0), rows - 1)
+    return tl.where(seen, row * columns + column, -1)
 
 
 @triton.jit
@@ -131,8 +133,9 @@ def scatter_tracks(
 
     points fp32 [tracks, rgb_frames, 2] in pixels (x, y), visible bool or uint8 [tracks, rgb_frames] (both may be
     slices along time), ids int32 or int64 [tracks], weight [channels, 4 * id_dim] (input channel = subframe * id_dim +
-    dimension), bias [channels]. 4 F - 3 RGB frames open the stream, 4 F continue it. Points outside the picture, and
-    NaN, are invisible. Returns [F, channels, rows, columns] in the weight's dtype: `out` (contiguous), or a new one.
+    dimension), bias [channels]. 4 F - 3 RGB frames open the stream, 4 F continue it. NaN is invisible; what
+    becomes of points outside the picture is the grid's `rounding`. Returns [F, channels, rows, columns] in the
+    weight's dtype: `out` (contiguous), or a new one.
     The volume of ids is never formed; two launches, no atomics. Source: MotionStream Eq. 1 and Fig. 2.
     """
     frames, opening = grid.latent_frames(points.shape[1])

@@ -146,6 +146,10 @@ class _Stages:
         stages.append(self.condition())
         if model.vae.encodes and ("image" in dict(model.layout) or model.image_input != "slot" or self.warps):
             stages.append(self.encode())
+        if model.image_at == "grey":
+            stages.append(self.encode_grey())
+        if model.image_encoder is not None:
+            stages.append(self.look())
         if model.track_head is not None:
             stages += [self.points(True), self.points(False), self.tracks(True), self.tracks(False)]
         if relative_sink(self.config):
@@ -175,9 +179,26 @@ class _Stages:
         return tuple(TensorSpec(n, shape["_image_" in n], self.dtype, "device") for n in cross_names(self.config))
 
     def encode(self) -> StageSpec:
-        image = TensorSpec("image", (1, 3, self.config.height, self.config.width))
+        return self._encode("encode", [self._image()], opening=True)
+
+    def encode_grey(self) -> StageSpec:
+        """The next latent frame of what the image slot holds: four grey frames after the first one."""
+        return self._encode("encode_grey", [], opening=False)
+
+    def _encode(self, name: str, inputs: list[TensorSpec], *, opening: bool) -> StageSpec:
         latent = TensorSpec("image_latent", (1, 1, self.config.model.latent_channels, *self.latent))
-        return StageSpec("encode", (image,), (latent,))
+        shapes = state_shapes(self.config, "encoder") if self.config.model.image_at == "grey" else []
+        return self._streaming(name, inputs, [latent], "grey", shapes, opening)
+
+    def _image(self) -> TensorSpec:
+        return TensorSpec("image", (1, 3, self.config.height, self.config.width))
+
+    def look(self) -> StageSpec:
+        """The first frame to the tokens of the image encoder."""
+        model = self.config.model
+        tokens = TensorSpec("image_tokens", (1, model.image_tokens, model.image_dim))
+        image = TensorSpec("image", self._image().shape, role="device")  # that of `encode`
+        return StageSpec("look", (image,), (tokens,))
 
     def _opening(self, opening: bool) -> tuple[str, int]:
         """Suffix of the stage's name and its latent frames."""

@@ -22,7 +22,7 @@ from ms_infer.model.transformer import Transformer
 from ms_infer.model.word_encoder import WordEncoder
 
 Part = TypeVar("Part", bound=nn.Module)
-PARTS = ("transformer", "track_head", "text_encoder", "vae", "layer_network", "refiner")
+PARTS = ("transformer", "track_head", "text_encoder", "image_encoder", "vae", "layer_network", "refiner")
 
 _BIAS_SCALE = 0.02
 
@@ -34,6 +34,7 @@ def parts_of(config: StreamConfig) -> tuple[str, ...]:
         "track_head": model.track_head is not None,
         "text_encoder": model.text.kind == "words",
         "layer_network": model.layer_network is not None,
+        "image_encoder": model.image_encoder is not None,
         "refiner": model.refiner is not None,
     }
     return tuple(part for part in PARTS if optional.get(part, True))
@@ -138,6 +139,13 @@ def _text_encoder(config: StreamConfig) -> nn.Module:
     return WordEncoder(config.model.text)
 
 
+def _image_encoder(config: StreamConfig) -> nn.Module:
+    from ms_infer.model.image_encoder import ImageEncoder
+
+    assert config.model.image_encoder is not None, "parts_of names no other parts"
+    return ImageEncoder(config.model.image_encoder)
+
+
 def _vae(config: StreamConfig) -> nn.Module:
 
     return build_vae(config.model.vae)
@@ -161,6 +169,7 @@ _BUILDERS = {
     "transformer": _transformer,
     "track_head": _track_head,
     "text_encoder": _text_encoder,
+    "image_encoder": _image_encoder,
     "vae": _vae,
     "layer_network": _layer_network,
     "refiner": _refiner,

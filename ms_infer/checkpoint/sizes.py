@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from ms_infer import config as settings
 from ms_infer.checkpoint.names import listed
-from ms_infer.config import PATCH, ModelConfig, StreamConfig, TextConfig, VaeConfig
+from ms_infer.config import PATCH, ImageEncoderConfig, ModelConfig, StreamConfig, TextConfig, VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,18 @@ def with_head_of(config: StreamConfig, head: Mapping[str, Tensor], described: ob
     return dataclasses.replace(config, model=dataclasses.replace(config.model, track_head=changed))
 
 
+def with_image_encoder(config: StreamConfig, fit: Literal["crop", "squash"]) -> StreamConfig:
+    """The same settings with the encoder of the image tokens that the model reads; its file tells the other sizes.
+
+    fit: "squash" for checkpoints under Wan's own names, "crop" for those of diffusers and FastVideo.
+    """
+    model = config.model
+    known = ImageEncoderConfig(width=model.image_dim, heads=math.gcd(model.image_dim, 16), fit=fit)
+    if model.image_encoder is not None or model.image_tokens != known.tokens:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(model, image_encoder=known))
+
+
 def _custom(sizes: Sizes, described: Mapping[str, Any]) -> StreamConfig:
     layout = _layout(sizes)
     base = _relative(layout)
@@ -148,7 +161,9 @@ def _custom(sizes: Sizes, described: Mapping[str, Any]) -> StreamConfig:
         eps=_stated(described, "eps", base.model.eps),
         image_tokens=settings.MODELS["motionstream-1.3b"].image_tokens if sizes.image_dim else 0,
         image_dim=sizes.image_dim or base.model.image_dim,
+        image_encoder=None,
         image_input="slot" if "image" in dict(layout) else base.model.image_input,
+        image_at="grey" if "mask" in dict(layout) else base.model.image_at,
         text=TextConfig(tokens=_stated(described, "text_len", base.model.text.tokens), dim=sizes.text_dim),
         vae=_vae(sizes.latent_channels),
         track_head=dataclasses.replace(head, channels=sizes.latent_channels) if head else None,

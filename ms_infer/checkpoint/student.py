@@ -1,7 +1,8 @@
 """Opens a student from any checkpoint of its class, saves one in our own format, makes a random one.
 
 Our own format is one safetensors file: metadata `format` and `config` (JSON of `StreamConfig.to_dict()`), and the
-tensors of the parts under `transformer.`, `track_head.`, `text_encoder.`, `vae.`, `layer_network.` and `refiner.`.
+tensors of the parts under `transformer.`, `track_head.`, `text_encoder.`, `image_encoder.`, `vae.`,
+`layer_network.` and `refiner.`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ from ms_infer.checkpoint.names import (
     wantrack_head,
 )
 from ms_infer.checkpoint.parts import PARTS, make_part, part_shapes, parts_of, random_tensors
-from ms_infer.checkpoint.sizes import Sizes, check_sizes, stream_config, with_head_of
+from ms_infer.checkpoint.sizes import Sizes, check_sizes, stream_config, with_head_of, with_image_encoder
 from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
+from ms_infer.model.image_encoder import ImageEncoder, image_encoder_of
 from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.refiner import Refiner
@@ -65,6 +67,7 @@ class Student:
     vae: Vae | None = None
     layer_network: LayerNetwork | None = None
     refiner: Refiner | LayerRefiner | None = None
+    image_encoder: ImageEncoder | None = None
     source: str = "memory"
     """Format that was recognised."""
     missing: tuple[str, ...] = ()
@@ -88,10 +91,11 @@ class _Contents:
     source: str
     unused: tuple[str, ...]
     origin: str
-    vae_origin: str = ""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Files of the parts that came from another one."""
 
 
-def load_student(
+def load_student(  # noqa: PLR0913 - one keyword a file
     path: str | Path,
     *,
     preset: str | StreamConfig | None = None,
@@ -99,6 +103,7 @@ def load_student(
     lora_alpha: float | None = None,
     lora_rank: int | None = None,
     vae: str | Path | Sequence[str | Path] | None = None,
+    image_encoder: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> Student:
@@ -108,8 +113,9 @@ def load_student(
     files that do not tell them by their shapes; the sizes must agree, and a file of ours keeps its own settings.
     lora: adapters to merge, "FILE" or "FILE:strength" each, with alpha where their files do not state it; without any
     alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints without an autoencoder, or two: the encoder
-    of the first goes with the decoder of the second; "FILE:raw" for a LightTAE without that in its name. dtype: of
-    all weights; None keeps that of every tensor.
+    of the first goes with the decoder of the second; "FILE:raw" for a LightTAE without that in its name.
+    image_encoder: Wan's CLIP file or an image_encoder/ folder, for models that read image tokens. dtype: of all
+    weights; None keeps that of every tensor.
     Weights stay memory-mapped where neither dtype nor device changes them.
 
     Raises CheckpointError, with nothing loaded, when the file is broken or hostile, when a weight is missing, has
@@ -124,6 +130,10 @@ def load_student(
         files += [name for one, _ in vaes for name in one.files]
         choices += [f"latents {latents}" for _, latents in vaes if latents]
         contents = _with_vae(contents, vaes)
+    if image_encoder is not None:
+        seen_by = read_checkpoint(image_encoder)
+        files += seen_by.files
+        contents = _with_image_encoder(contents, seen_by)
     adapters = Adapters()
     if given := [with_strength(source) for source in ([lora] if isinstance(lora, str | Path) else lora or ())]:
         weights = contents.parts["transformer"]
@@ -218,6 +228,8 @@ def _foreign(file: CheckpointFile, preset: str | StreamConfig | None) -> _Conten
     config = stream_config(sizes, described, preset)
     if preset is None:
         config = with_recipe(config, file)
+    if sizes.image_dim and preset is None:
+        config = with_image_encoder(config, "crop" if is_diffusers(names) else "squash")
     parts = {"transformer": tensors}
     if head and config.model.track_head is not None:
         config = with_head_of(config, head, described.get("track_config"))
@@ -254,7 +266,28 @@ def _with_vae(contents: _Contents, files: Sequence[tuple[CheckpointFile, Latents
     model = dataclasses.replace(contents.config.model, vae=config)
     merged = dataclasses.replace(contents.config, model=model)
     parts = {**contents.parts, "vae": tensors}
-    return dataclasses.replace(contents, config=merged, parts=parts, vae_origin=origin)
+    return dataclasses.replace(contents, config=merged, parts=parts, origins={**contents.origins, "vae": origin})
+
+
+def _with_image_encoder(contents: _Contents, file: CheckpointFile) -> _Contents:
+    """The same contents with the image encoder of another file."""
+
+    model = contents.config.model
+    if model.image_encoder is None:
+        raise CheckpointError(f"{model.name} reads no image tokens; leave {file.path} out")
+    own, tensors = image_encoder_of(file.tensors, file.config)
+    if own.width != model.image_dim:
+        raise CheckpointError(
+            f"{file.path} is an image encoder of width {own.width}, the model reads {model.image_dim}; use CLIP's ViT-H"
+        )
+    own = dataclasses.replace(own, fit=model.image_encoder.fit)
+    model = dataclasses.replace(model, image_encoder=own, image_tokens=own.tokens)
+    return dataclasses.replace(
+        contents,
+        config=dataclasses.replace(contents.config, model=model),
+        parts={**contents.parts, "image_encoder": tensors},
+        origins={**contents.origins, "image_encoder": str(file.path)},
+    )
 
 
 def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | torch.device) -> Student:
@@ -267,7 +300,7 @@ def _assembled(contents: _Contents, dtype: torch.dtype | None, device: str | tor
             continue
         needed = part_shapes(part, contents.config)
         unused += [name if part == "transformer" else f"{part}.{name}" for name in tensors if name not in needed]
-        origin = contents.vae_origin if part == "vae" and contents.vae_origin else contents.origin
+        origin = contents.origins.get(part, contents.origin)
         modules[part] = make_part(part, contents.config, tensors, f"{origin}: {part}", dtype=dtype, device=device)
     if unused:
         logger.warning("%s: not used: %s", contents.origin, listed(unused))

@@ -9,9 +9,11 @@ from ms_infer.config.context import (
     rgb_frames,
 )
 from ms_infer.config.model import (
+    GREY_LATENT_FRAMES,
     LAYER_CHANNELS,
     MOTION_LAYERS,
     PATCH,
+    ImageEncoderConfig,
     LayersConfig,
     ModelConfig,
     RefinerConfig,
@@ -23,6 +25,7 @@ from ms_infer.config.presets import MODELS, PRESETS, RECIPES, Recipe, preset
 from ms_infer.config.stream import ScheduleConfig, StreamConfig
 
 __all__ = [
+    "GREY_LATENT_FRAMES",
     "LAYER_CHANNELS",
     "MODELS",
     "MOTION_LAYERS",
@@ -31,6 +34,7 @@ __all__ = [
     "RECIPES",
     "RGB_FRAMES_PER_LATENT_FRAME",
     "ContextConfig",
+    "ImageEncoderConfig",
     "LayersConfig",
     "ModelConfig",
     "Placement",

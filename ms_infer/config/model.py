@@ -30,7 +30,8 @@ class TrackHeadConfig:
     collision: Literal["sum", "last"] = "sum"
     """Two points in one cell: add the embeddings, or keep that of the later track."""
     rounding: Literal["floor", "round"] = "floor"
-    """Cell of a point: floor(x / stride) as in Eq. 1, or round(x / (W - 1) * (cells - 1))."""
+    """Cell of a point: floor(x / stride) as in Eq. 1, points outside the picture being invisible; or as WanTrack does
+    it, round(x / W * (cells - 1)), half to even, points outside falling into the cells of the border."""
     first_frame: Literal["repeat", "zero_pad"] = "repeat"
     """RGB frame 0 fills its latent frame four times, or only the last of four subframes."""
     bias: bool = True
@@ -46,6 +47,11 @@ class TrackHeadConfig:
         require(self.convs in (1, 2), f"convs must be 1 or 2, not {self.convs}")
         require(self.channels > 0, f"channels must be positive, not {self.channels}")
         require(0 < self.id_range <= 1 << 24, f"id_range must be within 1..2^24, not {self.id_range}")
+
+    @property
+    def hides_outside(self) -> bool:
+        """Whether points outside the picture are invisible."""
+        return self.rounding == "floor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,43 @@ class VaeConfig:
         return self.part != "decoder" or self.encoder is not None
 
 
+GREY_LATENT_FRAMES = 32
+"""Latent frames after which every autoencoder here has forgotten a first frame that only grey ones follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig:
+    """The vision transformer whose tokens of the first frame a second cross-attention reads (CLIP ViT-H/14)."""
+
+    width: int = 1280
+    ffn_dim: int = 5120
+    heads: int = 16
+    layers: int = 31
+    """Blocks in use: the tokens are those after the last but one of CLIP's 32."""
+    patch: int = 14
+    pixels: int = 224
+    """Side of the square picture that it sees."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How the first frame becomes square: its middle, as CLIP's own processor does it in 8-bit steps (FastVideo,
+    diffusers), or all of it (Wan)."""
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 1, f"an image encoder needs at least 1 block, not {self.layers}")
+        require(
+            self.heads > 0 and self.width % self.heads == 0,
+            f"the image encoder's width ({self.width}) must be a multiple of its heads ({self.heads})",
+        )
+        require(
+            self.patch > 0 and self.pixels % self.patch == 0,
+            f"the image encoder's picture ({self.pixels}) must be a multiple of its patch ({self.patch})",
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it makes: the class token, then one per patch."""
+        return 1 + (self.pixels // self.patch) ** 2
+
+
 MOTION_LAYERS = 3
 """Motions of a track set that the refiner sees apart: the backdrop's, then those of two things."""
 LAYER_CHANNELS = 4
@@ -151,8 +194,11 @@ class ModelConfig:
     image_tokens: int = 0
     """Tokens of the image encoder for the second cross-attention (257 with CLIP, else 0)."""
     image_dim: int = 1280
-    image_at: Literal["first", "every"] = "first"
-    """Latent frames that carry the image latent in the image slot; the others hold zeros."""
+    image_encoder: ImageEncoderConfig | None = None
+    """Makes the image tokens; without one they are zeros, as in training without an image encoder."""
+    image_at: Literal["first", "every", "grey"] = "first"
+    """What the image slot holds: the image latent at the first latent frame and zeros at the others, or at every one;
+    or the encoding of the image followed by grey frames (Wan image-to-video, WanTrack)."""
     image_input: Literal["slot", "prefill", "pin"] = "slot"
     """How a first frame enters: through the image slot; as a given latent frame written to the
     context before the first chunk (Self-Forcing); or pinned inside the first chunk (TI2V-5B)."""
@@ -180,6 +226,14 @@ class ModelConfig:
             ("track" in names) == (self.track_head is not None),
             "a track slot in the layout and a track_head come together or not at all",
         )
+        if self.image_encoder is not None:
+            own = (self.image_encoder.tokens, self.image_encoder.width)
+            require(
+                own == (self.image_tokens, self.image_dim),
+                f"the image encoder makes {own[0]} tokens of {own[1]}, the model reads {self.image_tokens} of "
+                f"{self.image_dim}",
+            )
+        require(self.image_at != "grey" or "image" in names, "image_at='grey' needs an image slot in the layout")
         if self.track_head is not None:
             require(
                 self.slot_channels("track") == self.track_head.channels,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ms_infer.config.context import ContextConfig
-from ms_infer.config.model import LayersConfig, ModelConfig, RefinerConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.config.model import (
+    ImageEncoderConfig,
+    LayersConfig,
+    ModelConfig,
+    RefinerConfig,
+    TextConfig,
+    TrackHeadConfig,
+    VaeConfig,
+)
 from ms_infer.config.stream import ScheduleConfig, StreamConfig
 from ms_infer.errors import ConfigError
 
@@ -46,6 +54,8 @@ MODELS: dict[str, ModelConfig] = {
             layers=30,
             layout=(("noise", 16), ("mask", 4), ("image", 16), ("track", 16)),
             image_tokens=257,
+            image_encoder=ImageEncoderConfig(),
+            image_at="grey",
             track_head=TrackHeadConfig(rounding="round", first_frame="zero_pad", bias=False, convs=2),
         ),
         ModelConfig(
@@ -89,7 +99,7 @@ PRESETS: dict[str, StreamConfig] = {
     "track-v0": StreamConfig(
         model=MODELS["track-v0"],
         context=ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1),
-        schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0)),
+        schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shifted_twice=True),
     ),
     "demo": StreamConfig(model=MODELS["demo"], height=128, width=128),
     "demo-256": StreamConfig(model=MODELS["demo-256"], height=256, width=256),

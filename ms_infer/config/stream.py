@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ms_infer.config.context import ContextConfig
 from ms_infer.config.model import (
     PATCH,
+    ImageEncoderConfig,
     LayersConfig,
     ModelConfig,
     RefinerConfig,
@@ -32,6 +33,8 @@ class ScheduleConfig:
     """Flow-matching time shift k."""
     context_timestep: float = 0.0
     """Timestep of the clean pass that writes the final keys and values."""
+    shifted_twice: bool = False
+    """Whether the table of sigmas ends where the shift puts 0.001, and is shifted again (FastVideo's scheduler)."""
     renoise: Literal["fresh", "none"] = "fresh"
     """"fresh": re-noise x0 between steps; "none": Euler along the flow."""
 
@@ -115,6 +118,8 @@ class StreamConfig:
         model["text"] = _build(TextConfig, _tuples(model.get("text", {}), "vocabulary"))
         model["vae"] = _vae(model.get("vae", {}))
         model["track_head"] = None if head is None else _build(TrackHeadConfig, head)
+        encoder = model.get("image_encoder")
+        model["image_encoder"] = None if encoder is None else _build(ImageEncoderConfig, encoder)
         refiner = model.get("refiner")
         model["refiner"] = None if refiner is None else _build(RefinerConfig, _tuples(refiner, "widths"))
         layers = model.get("layer_network")

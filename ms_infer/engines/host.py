@@ -13,7 +13,7 @@ from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
 from ms_infer.engines.base import Array
 from ms_infer.engines.runner import (
-    KINDS,
+    ALL_KINDS,
     PASS_INPUTS,
     STATEFUL,
     ChunkRunner,
@@ -47,6 +47,7 @@ class HostArrays:
             name, side = self._followers[name], 1 - side
         elif tensor.role == "host" and tensor in self.specs[stage].outputs:
             name = f"{stage}.{name}"  # another stage may have an input of this name
+            side = 0 if STATEFUL.get(stage) == "grey" else side
         elif tensor.role != "state":
             side = 0
         key = (name, tensor.shape, side)
@@ -108,7 +109,7 @@ class HostRunner(ChunkRunner):
         self._slots = [self._x if s == "noise" else arrays.named("denoise", s) for s, _ in config.model.layout]
         self._capacity = config.context.remembered_frames
         self._history = np.zeros((self._capacity, config.model.in_channels, *self._x.shape[3:]), np.float32)
-        self._sides = dict.fromkeys(KINDS, 0)
+        self._sides = dict.fromkeys(ALL_KINDS, 0)
         self._opening = self._tracked = False
         self._times = _Laps()
 
@@ -119,7 +120,11 @@ class HostRunner(ChunkRunner):
         return self._arrays.named(stage, name)
 
     def run(self, stage: str) -> None:
-        self._stages.call(stage, 0)
+        if STATEFUL.get(stage) != "grey" or not any(tensor.role == "state" for tensor in self.specs[stage].outputs):
+            self._stages.call(stage, 0)
+            return
+        self._stages.call(stage, self._sides["grey"])
+        self._sides["grey"] ^= 1
 
     def hand_over(self, stage: str) -> None:
         """Stages share their arrays already."""

@@ -18,9 +18,13 @@ STATEFUL = {
     "decode_first": "decoder",
     "decode_given": "decoder",
     "decode": "decoder",
+    "encode": "grey",
+    "encode_grey": "grey",
 }
 """Stage -> the half of the autoencoder whose state it moves on."""
 KINDS = ("encoder", "decoder")
+ALL_KINDS = (*KINDS, "grey")
+"""Beside those of a chunk, the encoder that fills the image slot: it goes on whenever it runs."""
 _WINDOWS = {"latents": "x", "track": "track"}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.bundle.stages import StageSpec, cache_name, contiguous_writes, relative_sink
-from ms_infer.config import Placement
+from ms_infer.config import GREY_LATENT_FRAMES, Placement
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.runner import ChunkRunner, PassInputs, named, state_specs
 from ms_infer.engines.saved import check_counters, check_packed, host_dtype, kept, packed, unpacked
@@ -35,7 +35,7 @@ class StagedEngine(Engine):
         self.steps = denoise_steps(self.config.schedule)
         self.sink_start = 0
         self._made = 0
-        self._image_latent: NDArray[np.float32] | None = None
+        self._image_latents: list[NDArray[np.float32]] = []
         self._embedding = threading.Lock()
         self._sinusoids: dict[float, NDArray[np.float32]] = {}
         self._x = self._input("x")
@@ -69,7 +69,7 @@ class StagedEngine(Engine):
         self.runner.run("condition")
 
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
-        self._image_latent = None
+        self._image_latents = []
         if image is not None and not self.config.model.vae.encodes:
             raise ConfigError("the autoencoder of this bundle has no encoder: start without an image, or export again")
         if "encode" not in self.specs:
@@ -82,10 +82,28 @@ class StagedEngine(Engine):
         if self.config.model.image_input == "prefill":
             self._check_prefill()
         pixels[0] = image.transpose(2, 0, 1) / np.float32(255)
-        self.runner.run("encode")
-        self._image_latent = self.runner.array("encode", "image_latent").copy()
+        self._encode_image("encode")
+        if "look" in self.specs:
+            self.runner.run("look")
+            self.runner.array("condition", "image_tokens")[...] = self.runner.array("look", "image_tokens")
+            self.runner.run("condition")  # under the prompt that was set last
         if self.given_frames():
-            self._write_given(self._image_latent)
+            self._write_given(self._image_latents[0][None])
+
+    def _encode_image(self, stage: str) -> None:
+        """Add the next latent frame of the image slot."""
+        self.runner.run(stage)
+        self._image_latents.append(self.runner.array(stage, "image_latent")[0].copy())
+
+    def _image_slot(self, frame: int) -> NDArray[np.float32] | None:
+        """What the image slot holds at a latent frame, `[C, h, w]`; None for zeros."""
+        rule, latents = self.config.model.image_at, self._image_latents
+        if not latents or (rule == "first" and frame):
+            return None
+        place = min(frame, GREY_LATENT_FRAMES) if rule == "grey" else 0
+        while len(latents) <= place:
+            self._encode_image("encode_grey")
+        return latents[place][0]
 
     def _check_prefill(self) -> None:
         if self.manifest.writes == "chunk" and not contiguous_writes(self.config, given=1):
@@ -95,7 +113,7 @@ class StagedEngine(Engine):
             )
 
     def given_frames(self) -> int:
-        return 1 if self.config.model.image_input == "prefill" and self._image_latent is not None else 0
+        return 1 if self.config.model.image_input == "prefill" and self._image_latents else 0
 
     def _write_given(self, latents: NDArray[np.float32]) -> None:
         self.runner.prepare()
@@ -146,12 +164,12 @@ class StagedEngine(Engine):
         return [slots[0]]
 
     def _fill_image_slots(self, start: int, frames: int) -> None:
-        """Image latent and mask at the latent frames that carry them, zeros elsewhere."""
-        latent, model = self._image_latent, self.config.model
+        """Image latent and mask at the latent frames that carry them, zeros or grey elsewhere."""
         for j in range(frames):
-            carried = latent is not None and model.carries_image(start + j)
+            carried = bool(self._image_latents) and self.config.model.carries_image(start + j)
             if "image" in self._slots:
-                self._slots["image"][:, j] = latent[:, 0] if carried and latent is not None else 0
+                shown = self._image_slot(start + j)
+                self._slots["image"][:, j] = 0 if shown is None else shown
             if "mask" in self._slots:
                 self._slots["mask"][:, j] = float(carried)
 
@@ -163,13 +181,13 @@ class StagedEngine(Engine):
 
     def _fill_passes(self, plan: ChunkPlan) -> None:
         """First noise, and timestep, sigmas and fresh noise of every pass."""
-        frames, latent = plan.placement.frames, self._image_latent
+        frames, latents = plan.placement.frames, self._image_latents
         noises = self._noise.take(plan.seed, plan.index, frames)
-        pinned = latent is not None and self.config.model.pins_image(plan.placement.start)
+        pinned = bool(latents) and self.config.model.pins_image(plan.placement.start)
         self._x[...] = 0
         self._x[:, :frames] = noises[0]
-        if pinned and latent is not None:
-            self._x[:, 0] = latent[:, 0]
+        if pinned:
+            self._x[:, 0] = latents[0]
         for index, step in enumerate(self.steps):
             inputs = self.runner.passes[index]
             renoised = bool(step.next_sigma) and self._fresh
@@ -227,7 +245,7 @@ class StagedEngine(Engine):
             self.runner.write_again(first, count)
 
     def reset(self) -> None:
-        self._image_latent = None
+        self._image_latents = []
         self._made = self.sink_start = 0
         self.runner.reset()
 

@@ -15,6 +15,7 @@ from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.model.constants import ExactBuffers
 
 LOW_IDS = 256  # an id is high * 256 + low, see IdEmbedding
+FAR_PIXELS = 1e6  # no point is so far outside; NaN is not nearer
 
 
 class IdEmbedding(ExactBuffers):
@@ -120,7 +121,11 @@ class TrackHead(nn.Module):
         rows, columns = self.stream.latent_height, self.stream.latent_width
         batch, _, frames = visible.shape
         x, y = points.float().transpose(1, 2).unbind(-1)  # [B, T, N]
-        seen = visible.transpose(1, 2) & (x >= 0) & (y >= 0) & (x < self.stream.width) & (y < self.stream.height)
+        seen = visible.transpose(1, 2)
+        if self.config.hides_outside:
+            seen = seen & (x >= 0) & (y >= 0) & (x < self.stream.width) & (y < self.stream.height)
+        else:
+            seen = seen & (x.abs() < FAR_PIXELS) & (y.abs() < FAR_PIXELS)
         column, row = self._cell(x, self.stream.width, columns), self._cell(y, self.stream.height, rows)
         cell = torch.where(seen, row * columns + column, torch.zeros_like(row))
         embedded = self.ids(ids)[:, None].expand(-1, frames, -1, -1)
@@ -135,7 +140,7 @@ class TrackHead(nn.Module):
         if self.config.rounding == "floor":
             cell = torch.floor(position / (pixels // cells))
         else:
-            cell = torch.round(position / (pixels - 1) * (cells - 1))
+            cell = torch.round(position / pixels * (cells - 1))
         return cell.clamp(0, cells - 1).long()
 
     def _is_last(self, cell: Tensor, seen: Tensor, cells: int) -> Tensor:

@@ -14,25 +14,35 @@ TRAIN_STEPS = 1000
 
 
 @functools.cache
-def sigma_table(shift: float) -> NDArray[np.float32]:
-    """The 1000 training sigmas: s = 1, 0.999, ...; sigma = shift s / (1 + (shift - 1) s)."""
+def sigma_table(shift: float, twice: bool = False) -> NDArray[np.float32]:
+    """The 1000 training sigmas: s = 1, 0.999, ..., 0.001; sigma = shift s / (1 + (shift - 1) s).
+
+    twice: s falls evenly from 1 to the sigma of 0.001 instead (FastVideo's scheduler).
+    """
     s = np.linspace(1.0, 0.0, TRAIN_STEPS + 1, dtype=np.float64).astype(np.float32)[:-1]
-    k = np.float32(shift)
-    table = k * s / (np.float32(1) + (k - np.float32(1)) * s)
+    if twice:
+        s = np.linspace(1.0, float(_shifted(s[-1:], shift)[0]), TRAIN_STEPS).astype(np.float32)
+    table = _shifted(s, shift)
     table.setflags(write=False)
     return table
 
 
-def sigma_of(timestep: float, shift: float) -> float:
+def _shifted(s: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
+    k = np.float32(shift)
+    moved: NDArray[np.float32] = k * s / (np.float32(1) + (k - np.float32(1)) * s)
+    return moved
+
+
+def sigma_of(timestep: float, shift: float, twice: bool = False) -> float:
     """Sigma of the nearest table entry. A quirk to keep: timestep 0 gives the last, not 0."""
-    table = sigma_table(shift)
+    table = sigma_table(shift, twice)
     return float(table[np.abs(table * np.float32(TRAIN_STEPS) - np.float32(timestep)).argmin()])
 
 
-def warp(timestep: float, shift: float) -> float:
-    """A uniform timestep moved by the shift: 1000 x the sigma at index 1000 - timestep."""
-    index = TRAIN_STEPS - round(timestep)
-    return float(sigma_table(shift)[index] * np.float32(TRAIN_STEPS)) if index < TRAIN_STEPS else 0.0
+def warp(timestep: float, shift: float, twice: bool = False) -> float:
+    """A uniform timestep moved by the shift: 1000 x the sigma at place 1000 - timestep."""
+    place = TRAIN_STEPS - round(timestep)
+    return float(sigma_table(shift, twice)[place] * np.float32(TRAIN_STEPS)) if place < TRAIN_STEPS else 0.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,9 @@ class DenoiseStep:
 
 def denoise_steps(config: ScheduleConfig) -> tuple[DenoiseStep, ...]:
     """The passes of a chunk, noisy to clean."""
-    steps = [warp(t, config.shift) for t in config.timesteps] if config.warp else list(config.timesteps)
-    sigmas = [sigma_of(t, config.shift) for t in steps]
+    shift, twice = config.shift, config.shifted_twice
+    steps = [warp(t, shift, twice) for t in config.timesteps] if config.warp else list(config.timesteps)
+    sigmas = [sigma_of(t, shift, twice) for t in steps]
     return tuple(
         DenoiseStep(timestep, sigma, next_sigma)
         for timestep, sigma, next_sigma in zip(steps, sigmas, [*sigmas[1:], 0.0], strict=True)

@@ -41,7 +41,7 @@ class TrackPlayer:
        p[k] = float32(float64(p[i]) + float64(p[j] - p[i]) * float64(w)); visible[k] = visible[floor(s + 0.5)].
        When r == fps nothing changes.
     2. Pixels: x = float32(float64(x) * width / own_width), y alike (own size 1 x 1 for 0..1 coordinates). A point
-       is invisible unless 0 <= x < width and 0 <= y < height.
+       is invisible unless 0 <= x < width and 0 <= y < height, or `hide_outside` is False.
     3. A control set at RGB frame f plays position min(g - f, T' - 1) at RGB frame g >= f: the end is held.
     4. Anchors at f = 0: p[0]. At f > 0 an id of the old control keeps its anchor. A new id at p = p[0] gets p - m,
        where m is how far the picture there has moved since RGB frame 0, by the old control's visible tracks at RGB
@@ -56,10 +56,11 @@ class TrackPlayer:
        Where neither does, m is q - a of the nearest track. Sums are float64 and run from the nearest track on.
     """
 
-    def __init__(self, height: int, width: int, fps: float, max_tracks: int) -> None:
+    def __init__(self, height: int, width: int, fps: float, max_tracks: int, *, hide_outside: bool = True) -> None:
         if min(height, width) < 1 or max_tracks < 0 or not fps > 0:
             raise ConfigError(f"a player needs positive sizes, got {height}x{width}, {fps} fps, {max_tracks} tracks")
         self.height, self.width, self.fps, self.max_tracks = height, width, float(fps), max_tracks
+        self.hide_outside = hide_outside
         self._control = Tracks.empty(size=(height, width), fps=fps)
         self._anchors: FloatArray = np.zeros((0, 2), np.float32)
         self._start = 0
@@ -68,7 +69,8 @@ class TrackPlayer:
     def of(cls, config: StreamConfig) -> TrackPlayer:
         """A player for streams with these settings."""
         head = config.model.track_head
-        return cls(config.height, config.width, config.fps, head.max_tracks if head else 1)
+        limit, hides = (head.max_tracks, head.hides_outside) if head else (1, True)
+        return cls(config.height, config.width, config.fps, limit, hide_outside=hides)
 
     def set(self, tracks: Tracks | None, at_frame: int) -> None:
         """Replace the control from RGB frame `at_frame` on; None: no tracks.
@@ -91,7 +93,7 @@ class TrackPlayer:
                 f"{tracks.count} tracks, but this stream takes at most {self.max_tracks}; "
                 "use a coarser grid or tracks.select(ids)"
             )
-        return tracks.resample(fps=self.fps).to_pixels(self.height, self.width)
+        return tracks.resample(fps=self.fps).to_pixels(self.height, self.width, hide_outside=self.hide_outside)
 
     def chunk(self, first_frame: int, count: int) -> TrackChunk:
         """The tracks of RGB frames [first_frame, first_frame + count), in new arrays of constant size."""
@@ -109,7 +111,7 @@ class TrackPlayer:
 
     def copy(self) -> TrackPlayer:
         """An independent player in the same state (shares only arrays that are never written)."""
-        twin = TrackPlayer(self.height, self.width, self.fps, self.max_tracks)
+        twin = TrackPlayer(self.height, self.width, self.fps, self.max_tracks, hide_outside=self.hide_outside)
         twin._control, twin._anchors, twin._start = self._control, self._anchors, self._start
         return twin
 

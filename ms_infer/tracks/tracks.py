@@ -258,14 +258,15 @@ class Tracks:
         points = (self.points.astype(np.float64) - corner) / scale
         return Tracks(points, self.visible, self.ids, size=(height, width), fps=self.fps).to_pixels(height, width)
 
-    def to_pixels(self, height: int, width: int) -> Tracks:
-        """Coordinates in pixels of a height x width picture; points outside of it become invisible."""
+    def to_pixels(self, height: int, width: int, *, hide_outside: bool = True) -> Tracks:
+        """Coordinates in pixels of a height x width picture; points outside of it become invisible unless told not."""
         own_height, own_width = self.size or (1, 1)
         scaled = self.points.astype(np.float64) * (width, height) / (own_width, own_height)
         points = scaled.astype(np.float32)
         x, y = points[..., 0], points[..., 1]
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        return Tracks(points, self.visible & inside, self.ids, size=(height, width), fps=self.fps)
+        visible = self.visible & inside if hide_outside else self.visible
+        return Tracks(points, visible, self.ids, size=(height, width), fps=self.fps)
 
     def merge(self, other: Tracks) -> Tracks:
         """The tracks of both; `other` takes this one's units and fps, and new ids where its own are taken.

@@ -10,7 +10,7 @@ import pytest
 
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.checkpoint import Student
-from ms_infer.config import ContextConfig, TrackHeadConfig
+from ms_infer.config import ContextConfig, ImageEncoderConfig, TrackHeadConfig
 from tests.tiny import layered_student, tiny_student, without_tracks
 
 Made = tuple[Student, Manifest]
@@ -31,7 +31,8 @@ STUDENTS: dict[str, Callable[[], Student]] = {
         layers=1,
         image_tokens=5,
         image_dim=12,
-        image_at="first",
+        image_encoder=ImageEncoderConfig(width=12, ffn_dim=16, heads=2, layers=1, pixels=28),
+        image_at="grey",
         layout=(("noise", 16), ("mask", 4), ("image", 16), ("track", 16)),
         track_head=TrackHeadConfig(
             max_tracks=24, id_dim=8, rounding="round", first_frame="zero_pad", bias=False, convs=2

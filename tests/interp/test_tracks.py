@@ -86,6 +86,17 @@ def test_points_on_the_border(guard):
     assert_close(result, reference.scatter_tracks(points, visible, ids, weight.double(), GRID), torch.float32)
 
 
+def test_points_outside_fall_into_the_border_where_cells_are_rounded_to(guard):
+    places = [(0.0, 0.0), (-30.0, 20.0), (200.0, 99.0), (44.5, 4.9), (float("nan"), 3.0), (3.0, float("inf"))]
+    points = guard(torch.tensor(places).view(-1, 1, 2).expand(-1, 4, 2).contiguous())
+    visible, ids = guard(torch.ones(len(points), 4, dtype=torch.bool)), guard(torch.arange(len(points)))
+    weight, _ = _weights(guard)
+    grid = _grid(("round", "sum", "repeat"))
+    result = scatter_tracks(points, visible, ids, weight, grid)
+    assert result.abs().sum(1)[0].nonzero().tolist() == [[0, 0], [1, 5], [2, 0], [5, 9]]
+    assert_close(result, reference.scatter_tracks(points, visible, ids, weight.double(), grid), torch.float32)
+
+
 def test_two_runs_give_the_same_bits(guard):
     points, visible, ids = _tracks(guard, count=70, rgb_frames=4)
     weight, _ = _weights(guard)

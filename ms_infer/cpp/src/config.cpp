@@ -34,6 +34,7 @@ ScheduleConfig read_schedule(const Json& json) {
   for (const auto& step : json.at("timesteps").array()) schedule.timesteps.push_back(step.number());
   schedule.warp = json.at("warp").boolean();
   schedule.shift = json.at("shift").number();
+  if (const Json* twice = json.find("shifted_twice")) schedule.shifted_twice = twice->boolean();
   schedule.context_timestep = json.at("context_timestep").number();
   schedule.fresh_noise = json.at("renoise").string() == "fresh";
   const auto fits = [](double t) { return t > 0 && t <= 1000; };
@@ -75,12 +76,17 @@ void read_model(StreamConfig& config, const Json& json) {
     require(channels > 0 && channels <= 4096, MS_ERROR_BUNDLE, "a slot of the layout has ", channels, " channels");
     config.layout.emplace_back(slot.array()[0].string(), static_cast<int>(channels));
   }
-  config.image_every_frame = json.at("image_at").string() == "every";
+  const std::string& image_at = json.at("image_at").string();
+  require(image_at == "first" || image_at == "every", MS_ERROR_BUNDLE, "the model ", config.model,
+          " reads its image slot by the rule '", image_at, "', which this library does not know; use the Python package");
+  config.image_every_frame = image_at == "every";
   config.image_input = read_image_input(json.at("image_input").string());
   config.text = read_text(json.at("text"));
   config.spatial_stride = size_of(json.at("vae"), "spatial_stride", 1, 64);
   const Json& head = json.at("track_head");
-  if (!head.is_null()) config.max_tracks = size_of(head, "max_tracks", 1, 1 << 20);
+  if (head.is_null()) return;
+  config.max_tracks = size_of(head, "max_tracks", 1, 1 << 20);
+  config.hides_outside = head.at("rounding").string() == "floor";
 }
 
 }  // namespace

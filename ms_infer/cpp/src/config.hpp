@@ -53,6 +53,7 @@ struct ScheduleConfig {
   std::vector<double> timesteps;
   bool warp = true;
   double shift = 6.0;
+  bool shifted_twice = false;
   double context_timestep = 0.0;
   bool fresh_noise = true;
 };
@@ -72,6 +73,7 @@ struct StreamConfig {
   bool image_every_frame = false;
   ImageInput image_input = ImageInput::slot;
   int max_tracks = 0;  // 0: no track head
+  bool hides_outside = true;  // points outside the picture are invisible
   TextConfig text;
   ContextConfig context;
   ScheduleConfig schedule;

@@ -91,15 +91,15 @@ Point motion_at(const FloatPoint& place, std::span<const FloatPoint> now, std::s
 
 }  // namespace
 
-TrackPlayer::TrackPlayer(PictureSize picture, double fps, int max_tracks)
-    : picture_(picture), fps_(fps), max_tracks_(max_tracks) {
+TrackPlayer::TrackPlayer(PictureSize picture, double fps, int max_tracks, bool hide_outside)
+    : picture_(picture), fps_(fps), max_tracks_(max_tracks), hide_outside_(hide_outside) {
   playing_ = std::make_shared<const Playing>(Playing{Tracks::empty(picture, fps), {}});
 }
 
 Tracks TrackPlayer::fitted(const Tracks& tracks) const {
   require(tracks.count() <= max_tracks_, MS_ERROR_CONFIG, tracks.count(), " tracks, but this stream takes at most ",
           max_tracks_, "; use a coarser grid");
-  return tracks.resample(fps_).to_pixels(picture_);
+  return tracks.resample(fps_).to_pixels(picture_, hide_outside_);
 }
 
 void TrackPlayer::set(const Tracks* tracks, std::int64_t at_frame) {

@@ -10,13 +10,17 @@ namespace {
 constexpr int kTrainSteps = 1000;
 using SigmaTable = std::array<float, kTrainSteps>;
 
-SigmaTable sigma_table(double shift) {
+float shifted(double s, double shift) {
+  const float k = static_cast<float>(shift), level = static_cast<float>(s);
+  return k * level / (1.0f + (k - 1.0f) * level);
+}
+
+// `twice`: the noise level falls evenly from 1 to the sigma of the last one (FastVideo's scheduler).
+SigmaTable sigma_table(double shift, bool twice) {
   SigmaTable table;
-  const float k = static_cast<float>(shift);
-  for (int i = 0; i < kTrainSteps; ++i) {
-    const float s = static_cast<float>(i * (-1.0 / kTrainSteps) + 1.0);
-    table[i] = k * s / (1.0f + (k - 1.0f) * s);
-  }
+  const double last = (kTrainSteps - 1) * (-1.0 / kTrainSteps) + 1.0;
+  const double step = (double(shifted(last, shift)) - 1.0) / (kTrainSteps - 1);
+  for (int i = 0; i < kTrainSteps; ++i) table[i] = shifted(i * (twice ? step : -1.0 / kTrainSteps) + 1.0, shift);
   return table;
 }
 
@@ -38,7 +42,7 @@ double warped(const SigmaTable& table, double timestep) {
 }  // namespace
 
 std::vector<DenoiseStep> denoise_steps(const ScheduleConfig& config) {
-  const SigmaTable table = sigma_table(config.shift);
+  const SigmaTable table = sigma_table(config.shift, config.shifted_twice);
   std::vector<DenoiseStep> steps;
   for (const double named : config.timesteps) {
     const double timestep = config.warp ? warped(table, named) : named;

@@ -161,7 +161,8 @@ std::shared_ptr<const Tracks> Stream::fitted(std::shared_ptr<const Tracks> track
 }
 
 TrackPlayer Stream::new_player() const {
-  return {{config().height, config().width}, config().fps, std::max(1, config().max_tracks)};
+  return {{config().height, config().width}, config().fps, std::max(1, config().max_tracks),
+          config().hides_outside};
 }
 
 void Stream::reset() {

@@ -135,7 +135,7 @@ Tracks Tracks::resample(double new_fps) const {
   return sampled(where, new_fps);
 }
 
-Tracks Tracks::to_pixels(PictureSize picture) const {
+Tracks Tracks::to_pixels(PictureSize picture, bool hide_outside) const {
   const PictureSize own = size.value_or(PictureSize{1, 1});
   Tracks scaled = *this;
   for (std::size_t at = 0; at < visible.size(); ++at) {
@@ -143,7 +143,7 @@ Tracks Tracks::to_pixels(PictureSize picture) const {
     const float y = static_cast<float>(double(points[2 * at + 1]) * picture.height / own.height);
     const bool inside = x >= 0 && x < float(picture.width) && y >= 0 && y < float(picture.height);
     scaled.points[2 * at] = x, scaled.points[2 * at + 1] = y;
-    scaled.visible[at] = visible[at] && inside;
+    scaled.visible[at] = visible[at] && (inside || !hide_outside);
   }
   scaled.size = picture;
   scaled.check();

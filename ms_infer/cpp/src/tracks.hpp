@@ -43,7 +43,7 @@ class Tracks {
   Tracks path(std::span<const Point> corners, double seconds, double radius, double start, bool smooth) const;
   Tracks resample(double new_fps) const;
   // Coordinates in pixels; points outside of the picture become invisible.
-  Tracks to_pixels(PictureSize picture) const;
+  Tracks to_pixels(PictureSize picture, bool hide_outside = true) const;
 
  private:
   // RGB frame k is read at where[k]: positions linear, visibility that of floor(where + 0.5).
@@ -57,7 +57,7 @@ class Tracks {
 class TrackPlayer {
  public:
   TrackPlayer() = default;
-  TrackPlayer(PictureSize picture, double fps, int max_tracks);
+  TrackPlayer(PictureSize picture, double fps, int max_tracks, bool hide_outside = true);
 
   // What `set` plays of tracks: in pixels and at the stream's fps; depends on nothing that plays already.
   // MS_ERROR_CONFIG when there are too many.
@@ -86,6 +86,7 @@ class TrackPlayer {
   PictureSize picture_;
   double fps_ = 16.0;
   int max_tracks_ = 0;
+  bool hide_outside_ = true;
   std::shared_ptr<const Playing> playing_;
   std::int64_t start_ = 0;
 };

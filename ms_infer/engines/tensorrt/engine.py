@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import TensorSpec
 from ms_infer.engines.base import Array
-from ms_infer.engines.runner import KINDS, ChunkRunner, named
+from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
@@ -113,6 +113,8 @@ class TensorRtRunner(ChunkRunner):
         cuda_stream, spec = self._streams[_LANES.get(stage, "chunk")], self.specs[stage]
         self._move(stage, spec.inputs, cuda_stream, up=True)
         self._stages[stage].enqueue(cuda_stream)
+        if STATEFUL.get(stage) == "grey":
+            self._adopt("grey")
         self._move(stage, spec.outputs, cuda_stream, up=False)
         self._cuda.synchronize(cuda_stream)
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from ms_infer.bundle.stages import StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
-from ms_infer.engines.runner import KINDS, PASS_INPUTS, STATEFUL, PassInputs, followers, named, window_of
+from ms_infer.engines.runner import ALL_KINDS, PASS_INPUTS, STATEFUL, PassInputs, followers, named, window_of
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
 
-ONCE = ("text", "condition", "encode")
+ONCE = ("text", "condition", "encode", "encode_grey", "look")
 """Stages that run when a stream starts or a prompt changes, not in every chunk."""
-_SIDES = tuple(f"{kind}{side}" for kind in KINDS for side in ("", "_out"))
+_SIDES = tuple(f"{kind}{side}" for kind in ALL_KINDS for side in ("", "_out"))
 
 
 class StageMemory:

@@ -20,6 +20,7 @@ from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
+from ms_infer.model.first_frame import GreyTail
 from ms_infer.model.transformer import PLAIN, Attend, Operations
 from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
@@ -59,7 +60,13 @@ class TorchEngine(Engine):
                 f"the checkpoint ({student.source}) has no autoencoder; give one as vae= (--vae), for example "
                 "Wan2.1_VAE.pth or taew2_1.pth"
             )
+        if student.config.model.image_encoder is not None and student.image_encoder is None:
+            raise ConfigError(
+                f"the checkpoint ({student.source}) has no image encoder; give one with "
+                "load_student(..., image_encoder=PATH): Wan's CLIP file, or the folder image_encoder/ of a repository"
+            )
         self.config, self._text_encoder = student.config, student.text_encoder
+        self._image_encoder = student.image_encoder
         self.transformer = changed(student.transformer, self._move_)
         self._adapters, self._strengths = student.adapters, student.adapters.strengths
         self._text: NDArray[np.float32] | None = None
@@ -110,6 +117,8 @@ class TorchEngine(Engine):
         self._staged_decoder, self._staged_warped = self._decoder, self._warped
         self._image: Tensor | None = None
         self._image_latent: Tensor | None = None
+        self._grey_tail: GreyTail | None = None
+        self._image_tokens: Tensor | None = None
         self._made = 0
         self.cache.sink_start = 0
         self._history.zero_()
@@ -143,21 +152,34 @@ class TorchEngine(Engine):
         self._text = embedding
         model = self.config.model
         text = torch.from_numpy(embedding).to(self.device, self.dtype)[None]
-        image = self._zeros(1, model.image_tokens, model.image_dim) if model.image_tokens else None
+        image = self._image_tokens
+        if image is None and model.image_tokens:
+            image = self._zeros(1, model.image_tokens, model.image_dim)
         self._keys = self.transformer.condition(text, image)
 
     @torch.no_grad()
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
-        self._image = self._image_latent = None
+        self._image = self._image_latent = self._grey_tail = self._image_tokens = None
         if image is None:
             return
+        self._look_at(image)
         pixels = torch.from_numpy(image).to(self.device, self.dtype).permute(2, 0, 1)[None] / 255
-        config = self.config
-        state = self.vae.encoder_state(1, config.height, config.width, device=self.device, dtype=self.dtype)
         self._image = pixels
-        self._image_latent, _ = self.vae.encode(pixels[:, None], state, opening=True)
+        tail = GreyTail(self.vae, pixels)
+        self._image_latent = tail.latent(0)[:, None]
+        self._grey_tail = tail if self.config.model.image_at == "grey" else None
         if self.given_frames():
             self._prefill(self._image_latent)
+
+    def _look_at(self, image: NDArray[np.uint8]) -> None:
+        """Tokens of the first frame into the cross-attention; the encoder is on the device only meanwhile."""
+        if self._image_encoder is None:
+            return
+        encoder = changed(self._image_encoder, self._move_)
+        pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None] / 255
+        self._image_tokens = encoder(pixels)
+        if self._text is not None:
+            self.set_text(self._text)
 
     def given_frames(self) -> int:
         prefilled = self.config.model.image_input == "prefill" and self._image_latent is not None
@@ -193,14 +215,20 @@ class TorchEngine(Engine):
         self._pin_image()
 
     def _fill_image_slots(self, start: int, frames: int) -> None:
-        """Image latent and mask at the latent frames that carry them, zeros elsewhere."""
-        latent = self._image_latent
+        """Image latent and mask at the latent frames that carry them, zeros or grey elsewhere."""
         for j in range(frames):
-            carried = latent is not None and self.config.model.carries_image(start + j)
+            carried = self._image_latent is not None and self.config.model.carries_image(start + j)
             if "image" in self._slots:
-                self._input[:, j, self._slots["image"]] = latent[:, 0] if carried and latent is not None else 0
+                shown = self._image_slot(start + j, carried)
+                self._input[:, j, self._slots["image"]] = 0 if shown is None else shown
             if "mask" in self._slots:
                 self._input[:, j, self._slots["mask"]] = float(carried)
+
+    def _image_slot(self, frame: int, carried: bool) -> Tensor | None:
+        """What the image slot holds at a latent frame, `[1, C, h, w]`; None for zeros."""
+        if self._grey_tail is not None:
+            return self._grey_tail.latent(frame)
+        return self._image_latent[:, 0] if carried and self._image_latent is not None else None
 
     def _track_latents(self, plan: ChunkPlan) -> Tensor:
         head = self.track_head
