@@ -53,8 +53,8 @@ class Row:
 def openers(manifest: Manifest, threads: int) -> dict[str, Callable[[], Engine]]:
     """The engines to compare; all hold the weights of the demo student."""
     return {
-        BASE: lambda: TorchEngine(load_source("demo"), device="cpu", precision="fp32"),
-        "torch bf16": lambda: TorchEngine(load_source("demo"), device="cpu", precision="bf16"),
+        BASE: lambda: TorchEngine(load_source("demo").student, device="cpu", precision="fp32"),
+        "torch bf16": lambda: TorchEngine(load_source("demo").student, device="cpu", precision="bf16"),
         "onnxruntime fp32": lambda: open_onnx(manifest, threads=threads),
         "openvino fp32": lambda: open_openvino(manifest, precision="fp32", threads=threads),
         "openvino bf16": lambda: open_openvino(manifest, precision="bf16", threads=threads),

@@ -13,6 +13,14 @@ def env(name: str, default: str = "") -> str:
     return os.environ.get(f"MS_INFER_{name}", default)
 
 
+def hub_folder() -> Path:
+    """Where the Hugging Face hub keeps what was downloaded: HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub."""
+    named, home = os.environ.get("HF_HUB_CACHE"), os.environ.get("HF_HOME")
+    if named:
+        return Path(named)
+    return (Path(home) if home else Path("~/.cache/huggingface").expanduser()) / "hub"
+
+
 def cache_folder() -> Path:
     """Where this SDK keeps what can be made again: MS_INFER_CACHE or ~/.cache/ms_infer; ConfigError without a home."""
     try:

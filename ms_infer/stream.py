@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ms_infer.config import StreamConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
-from ms_infer.engines.open import open_engine
+from ms_infer.engines.open import open_named
 from ms_infer.errors import ConfigError, StateError
+from ms_infer.given import Given
 from ms_infer.prompts import PromptEncoder, prompt_encoder
 from ms_infer.snapshot import load_snapshot, save_snapshot
 from ms_infer.state import Run, StreamState, checked_seed, state_digest
@@ -53,12 +54,15 @@ class Chunk:
 class Stream:
     """Makes video chunk by chunk, for ever, from an image, a prompt and tracks.
 
-    source: "demo", a checkpoint file or folder, a bundle folder, a loaded `Student`, or an engine of your own.
+    source: "demo", a checkpoint (file, folder, repository or OWNER/NAME of the hub), a bundle folder, a loaded
+    `Student`, or an engine of your own.
     engine: "auto", "torch", "openvino" or "tensorrt"; a named engine never falls back.
     precision: "fp32", "bf16", ...; None takes the engine's default for the device.
     text_encoder: umT5 for models that read prompts with it: Wan's .pth, a diffusers text_encoder/ folder, or a
     `PromptEncoder`. It is loaded for prompts that the cache does not hold and freed again before streaming.
-    parts: what else `load_student` takes beside a checkpoint, such as vae=, lora= and preset=.
+    parts: what else goes with a checkpoint: vae=, image_encoder=, lora=, preset=, settings= (see `Given`). Parts that
+    are not named are looked for beside it and in the hub's cache; `notes` says what was taken. download=True lets the
+    rest be downloaded.
 
     Controls may be set from any thread; they take effect at the next chunk boundary.
 
@@ -81,7 +85,13 @@ class Stream:
     ) -> None:
         self._first_seed = checked_seed(seed)
         self._prompts = prompt_encoder(text_encoder)
-        self._engine: Engine = open_engine(source, engine=engine, device=device, precision=precision, **parts)
+        weights = None if self._prompts is None else self._prompts.weights
+        opened = open_named(
+            source, engine=engine, device=device, precision=precision, given=Given.of(parts, text_encoder=weights)
+        )
+        self._engine: Engine = opened.engine
+        self._prompts = self._prompts or prompt_encoder(opened.text_encoder)
+        self.notes = opened.notes
         self.config: StreamConfig = self._engine.config
         self._controls = Controls()
         self._paused = threading.Event()

@@ -84,7 +84,7 @@ def measure(options: PeerOptions) -> str:
         random_weights=options.random_weights,
         size=options.size,
     )
-    student = load_source(open_source(shared))
+    student = load_source(open_source(shared)).student
     own = student if options.random_weights and options.source == "demo" else options.source  # a bundle stays itself
     makers: list[Any] = [
         lambda: Stream(own, engine=options.engine, device=options.device, precision=options.precision),

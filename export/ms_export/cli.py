@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ms_infer.cli.model import ModelOptions, say_notes
 from ms_infer.cli.run import run_command, set_logging
 from ms_infer.errors import ConfigError, MotionStreamError
 
@@ -23,15 +24,13 @@ Target = Literal["cpu", "onnx", "rtx", "trt"]
 
 
 @dataclass(frozen=True)
-class ExportCommand:
+class ExportCommand(ModelOptions):
     """Turn a checkpoint into a bundle: ONNX stages, engines and a manifest."""
 
-    checkpoint: tyro.conf.Positional[str]
-    """A checkpoint file or folder, or "demo"; with --list, a bundle."""
+    checkpoint: tyro.conf.Positional[str] = "demo"
+    """A checkpoint (file, folder, repository or OWNER/NAME of the hub), or "demo"; with --list, a bundle."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the bundle; default bundles/NAME, and for the demo the user's cache, where Stream("demo") finds it."""
-    preset: str | None = None
-    """Settings of a checkpoint whose shapes do not tell them."""
     target: tuple[Target, ...] = ("cpu",)
     """Engines to make: cpu (OpenVINO), onnx (graphs only), rtx (TensorRT-RTX), trt (TensorRT)."""
     dtype: Literal["fp32", "bf16", "fp16", "fp8"] | None = None
@@ -42,11 +41,6 @@ class ExportCommand:
     """Latent frames of chunk, sink and window, such as c3s3w3."""
     writes: Literal["auto", "chunk", "frame"] = "auto"
     """Cache indices per pass: one for the chunk (TensorRT needs it), or one per latent frame (any context)."""
-    vae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """TAEHV or Wan VAE file, for checkpoints without an autoencoder; given twice, the first one encodes and the
-    second one decodes."""
-    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """FILE or FILE:strength, more than once if you like: adapters to merge."""
     verify: bool = False
     """Run every stage, chunks and a rollout on every engine this machine has, against PyTorch."""
     verify_chunks: int = 50
@@ -101,11 +95,12 @@ def _options(command: ExportCommand) -> ExportOptions:
 
 
 def _load(command: ExportCommand) -> Student:
-    from ms_infer.checkpoint import load_student
-    from ms_infer.demo import demo_checkpoint
+    from ms_infer.engines.open import load_source
 
-    path = demo_checkpoint() if command.checkpoint == "demo" else Path(command.checkpoint)
-    return load_student(path, preset=command.preset, vae=command.vae, lora=command.lora)
+    complete = load_source(command.checkpoint, command.given())
+    if not command.quiet:
+        say_notes("ms-export", complete.notes if command.checkpoint != "demo" else ())
+    return complete.student
 
 
 def _folder(command: ExportCommand, student: Student, options: ExportOptions) -> Path:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from ms_infer.cli.model import ModelOptions
+
 
 @dataclass(frozen=True)
-class BenchOptions:
+class BenchOptions(ModelOptions):
     """Measure a stream: frames per second, latency and its constancy."""
 
     source: tyro.conf.Positional[str] = "demo"
@@ -20,8 +22,6 @@ class BenchOptions:
     """Measure this machine's ceilings (products, attention, copy); with --fps also the share reached."""
     env: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print device, driver, library versions and settings, and stop."""
-    preset: str | None = None
-    """Settings of a named model instead of the source's own; needs --random-weights or a checkpoint."""
     random_weights: tyro.conf.FlagCreatePairsOff[bool] = False
     """Seeded random weights for the preset: the same speed, no download."""
     tiny_decoder: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -84,13 +84,18 @@ def open_source(options: BenchOptions) -> str | Student:
     """What the stream is opened with."""
     if not options.random_weights and (options.size or options.tiny_decoder):
         raise ConfigError("--size and --tiny-decoder change the model: give --preset NAME --random-weights too")
-    if not options.random_weights and options.preset is None:
-        return options.source
-    from ms_infer.checkpoint import load_student, random_student
+    from ms_infer.checkpoint import random_student
+    from ms_infer.cli.model import say_notes
+    from ms_infer.engines.open import find_bundle, load_source
 
-    if not options.random_weights:
-        return load_student(options.source, preset=options.preset)
-    return random_student(random_config(options))
+    if options.random_weights:
+        return random_student(random_config(options))
+    given = options.given()
+    if not given.names and (options.source == "demo" or find_bundle(options.source, "torch", None) is not None):
+        return options.source
+    complete = load_source(options.source, given)
+    say_notes("ms-bench", complete.notes)
+    return complete.student
 
 
 def random_config(options: BenchOptions) -> StreamConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ def load_student(  # noqa: PLR0913 - one keyword a file
     lora_rank: int | None = None,
     vae: str | Path | Sequence[str | Path] | None = None,
     image_encoder: str | Path | None = None,
+    companions: Callable[[StreamConfig, Sequence[str]], Mapping[str, Path]] | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> Student:
@@ -114,8 +115,9 @@ def load_student(  # noqa: PLR0913 - one keyword a file
     lora: adapters to merge, "FILE" or "FILE:strength" each, with alpha where their files do not state it; without any
     alpha the rank is taken. vae: a TAEHV or Wan VAE file for checkpoints without an autoencoder, or two: the encoder
     of the first goes with the decoder of the second; "FILE:raw" for a LightTAE without that in its name.
-    image_encoder: Wan's CLIP file or an image_encoder/ folder, for models that read image tokens. dtype: of all
-    weights; None keeps that of every tensor.
+    image_encoder: Wan's CLIP file or an image_encoder/ folder, for models that read image tokens. companions: told
+    the settings and the parts that the file holds, returns the files of "vae" and "image_encoder" that are not named.
+    dtype: of all weights; None keeps that of every tensor.
     Weights stay memory-mapped where neither dtype nor device changes them.
 
     Raises CheckpointError, with nothing loaded, when the file is broken or hostile, when a weight is missing, has
@@ -125,6 +127,9 @@ def load_student(  # noqa: PLR0913 - one keyword a file
     file = read_checkpoint(path)
     files, choices = [*file.files], [f"dtype {dtype}"] if dtype else []
     contents = _contents(file, preset)
+    if companions is not None:
+        beside = companions(contents.config, tuple(contents.parts))
+        vae, image_encoder = vae or beside.get("vae", ()), image_encoder or beside.get("image_encoder")
     if sources := [with_latents(one) for one in ([vae] if isinstance(vae, str | Path) else vae or ())]:
         vaes = [(read_checkpoint(source), latents) for source, latents in sources]
         files += [name for one, _ in vaes for name in one.files]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ms_infer.cli.model import ModelOptions, say_notes
 from ms_infer.cli.run import parse_size, run_command, set_logging
 from ms_infer.errors import ConfigError
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StreamOptions:
+class StreamOptions(ModelOptions):
     """Stream motion-controlled video to a file."""
 
     source: tyro.conf.Positional[str] = "demo"
-    """"demo", a checkpoint file or folder, or a bundle made by ms-export."""
+    """"demo", a checkpoint (file, folder, repository or OWNER/NAME of the hub), or a bundle made by ms-export."""
     image: str | None = None
     """First frame: any picture; it is cropped and scaled. The demo brings one of its own."""
     tracks: str | None = None
@@ -46,12 +47,6 @@ class StreamOptions:
     """What the video shows."""
     prompt_embeds: str | None = None
     """The prompt, embedded elsewhere: .npy, .safetensors or .pt with [tokens, dim]."""
-    text_encoder: str | None = None
-    """umT5 for models that read prompts with it: Wan's .pth or a diffusers text_encoder/ folder."""
-    vae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """TAEHV or Wan VAE file, for checkpoints without one; given twice, the first encodes and the second decodes."""
-    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """FILE or FILE:strength, more than once if you like: adapters of the checkpoint."""
     grid: int = 12
     """Rows and columns of the grid of points that drags and camera move."""
     seconds: float = 5.0
@@ -105,18 +100,14 @@ def stream_to_file(options: StreamOptions) -> str:
 
 
 def open_stream(options: StreamOptions) -> Stream:
-    """The stream of the command line: a source and the parts that go with it."""
+    """The stream of the command line: a source and the parts that go with it, said on stderr."""
+    from ms_infer.engines.open import open_named
     from ms_infer.stream import Stream
 
-    parts: dict[str, Any] = {name: value for name, value in (("vae", options.vae), ("lora", options.lora)) if value}
-    return Stream(
-        options.source,
-        engine=options.engine,
-        precision=options.precision,
-        seed=options.seed,
-        text_encoder=options.text_encoder,
-        **parts,
-    )
+    opened = open_named(options.source, engine=options.engine, precision=options.precision, given=options.given())
+    if options.source != "demo" and not options.quiet:
+        say_notes("ms-stream", opened.notes)
+    return Stream(opened.engine, seed=options.seed, text_encoder=options.text_encoder or opened.text_encoder)
 
 
 def prompt_of(options: StreamOptions) -> Any:

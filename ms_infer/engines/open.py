@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_infer.bundle.manifest import MANIFEST, Manifest, load_manifest
 from ms_infer.demo import demo_bundle, demo_checkpoint
@@ -15,11 +16,22 @@ from ms_infer.errors import BundleError, ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
+    from ms_infer.checkpoint.complete import Complete
     from ms_infer.engines.torch import TorchEngine
+    from ms_infer.given import Given
 
 logger = logging.getLogger(__name__)
 ENGINES = ("torch", "openvino", "tensorrt")
 HEAD_DIMS = range(32, 129, 8)  # of the kernels
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine, and what was found for the checkpoint that it runs."""
+
+    engine: Engine
+    text_encoder: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_engine(
@@ -28,31 +40,42 @@ def open_engine(
     engine: str = "auto",
     device: str | None = None,
     precision: str | None = None,
-    **parts: Any,
+    given: Given | None = None,
 ) -> Engine:
+    """The engine of `open_named`."""
+    return open_named(source, engine=engine, device=device, precision=precision, given=given).engine
+
+
+def open_named(
+    source: str | Path | Student | Engine,
+    *,
+    engine: str = "auto",
+    device: str | None = None,
+    precision: str | None = None,
+    given: Given | None = None,
+) -> Opened:
     """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source.
 
-    parts: what `load_student` takes beside the checkpoint (vae, lora, ...); ConfigError for a source that is no file.
+    given: what belongs to a checkpoint; parts that it leaves out are looked for.
     """
-    if parts and not (isinstance(source, str | Path) and find_bundle(source, "torch", None) is None):
-        names = ", ".join(f"{name}=" for name in parts)
+    if given is not None and given.names and not (isinstance(source, str | Path) and not _is_bundle(source)):
+        names = ", ".join(f"{name}=" for name in given.names)
         raise ConfigError(f"{names} go with a checkpoint; a bundle, an engine and a loaded student have theirs already")
     if isinstance(source, Engine):
-        return source
+        return Opened(source)
     wanted = engine if engine != "auto" else env("ENGINE", "auto")
     if wanted not in ("auto", *ENGINES):
         raise ConfigError(f"engine {wanted!r} is not one of auto, {', '.join(ENGINES)}")
-    if isinstance(source, str | Path) and not parts:
+    if isinstance(source, str | Path) and not (given and given.names):
         bundle = find_bundle(source, wanted, device or env("DEVICE") or None)
         if bundle is not None:
-            return open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision)
+            return Opened(open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision))
     if wanted in ("openvino", "tensorrt"):
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
-    chosen = open_torch_engine(
-        load_source(source, **parts), device=device or env("DEVICE") or None, precision=precision
-    )
+    complete = load_source(source, given)
+    chosen = open_torch_engine(complete.student, device=device or env("DEVICE") or None, precision=precision)
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
-    return chosen
+    return Opened(chosen, complete.text_encoder, complete.notes)
 
 
 def open_torch_engine(student: Student, *, device: str | None = None, precision: str | None = None) -> TorchEngine:
@@ -120,15 +143,20 @@ def open_bundle(
     return chosen
 
 
+def _is_bundle(source: str | Path) -> bool:
+    return (Path(source) / MANIFEST).is_file()
+
+
 def _has_cuda() -> bool:
     """Whether a CUDA device is there, asked of the driver so that no library has to be loaded."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def load_source(source: str | Path | Student, **parts: Any) -> Student:
-    """The student behind a source that is no bundle; parts as in `load_student`."""
-    from ms_infer.checkpoint import Student, load_student
+def load_source(source: str | Path | Student, given: Given | None = None) -> Complete:
+    """The student behind a source that is no bundle, with all its parts."""
+    from ms_infer.checkpoint import Student
+    from ms_infer.checkpoint.complete import Complete, open_complete
 
     if isinstance(source, Student):
-        return source
-    return load_student(demo_checkpoint() if str(source) == "demo" else Path(source), **parts)
+        return Complete(source, None, ())
+    return open_complete(demo_checkpoint() if str(source) == "demo" else source, given)

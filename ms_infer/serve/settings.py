@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from ms_infer.cli.model import ModelOptions
 from ms_infer.errors import ConfigError
 
 Codec = Literal["jpeg", "h264"]
@@ -49,7 +50,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ModelOptions):
     """Open a page in which a picture moves the way it is dragged."""
 
     source: tyro.conf.Positional[str] = "demo"
