@@ -27,7 +27,7 @@ Target = Literal["cpu", "onnx", "rtx", "trt"]
 class ExportCommand(ModelOptions):
     """Turn a checkpoint into a bundle: ONNX stages, engines and a manifest."""
 
-    checkpoint: tyro.conf.Positional[str] = "demo"
+    checkpoint: tyro.conf.Positional[str]
     """A checkpoint (file, folder, repository or OWNER/NAME of the hub), or "demo"; with --list, a bundle."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the bundle; default bundles/NAME, and for the demo the user's cache, where Stream("demo") finds it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ _STUDENTS = (
     "diffusion_models",
 )
 """Folders of a repository that hold its checkpoint, where its root holds none."""
+_OTHERS = re.compile(r"lora|vae|tae|t5|clip")
+"""What stands in the names of files that are no students."""
 _INNER = {part for place in _STUDENTS for part in place.split("/")} | {"transformer"}
 _BESIDE = ("", "wan_models/*", "models/*", "split_files", "Wan2.1-*", "Wan2.2-*")
 """Where the rest lies, seen from the root of a repository."""
@@ -139,7 +142,7 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _may_be_student(file: Path) -> bool:
-    return file.suffix in (".pt", ".pth", ".safetensors") and "lora" not in file.name.lower()
+    return file.suffix in (".pt", ".pth", ".safetensors") and not _OTHERS.search(file.name.lower())
 
 
 def find(student: Path, wanted: Collection[Wanted], *, download: bool = False) -> Companions:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ms_infer.given import Given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Parts and settings of a checkpoint; parts that are not named are looked for beside it and in the hub's cache."""
 

@@ -23,6 +23,8 @@ DYNAMIC = ("NON_ZERO", "LOOP_OUTPUT", "TRIP_LIMIT", "RECURRENCE", "ITERATOR", "C
 """Layers whose output sizes or work depend on data: such a network cannot be captured in a CUDA graph."""
 HEAD_DIM_STEP = 8
 """Fused attention over a given number of keys exists for head sizes in multiples of this, from twice it on."""
+WIDEST_HEAD = 256
+"""Wider heads have no fused attention: those of Wan's autoencoders (384 and more), over one frame's cells."""
 FALLBACKS = ("SOFTMAX", "SCATTER")
 """What attention and cache writes become when they are not taken as one layer each."""
 
@@ -80,8 +82,8 @@ def repair(library: TensorRt, network: Network) -> list[Any]:
     """Put back what the parser leaves out; returns numbers that must stay alive until the engine is built.
 
     The parser ignores input 6 of Attention-24 (`nonpad_kv_seqlen`) with a warning: the number of valid keys is
-    attached again as int32. float32 attention has no fused kernel and is allowed to decompose. ConfigError for head
-    sizes without a fused kernel.
+    attached again as int32. float32 attention and very wide heads have no fused kernel and are allowed to decompose.
+    ConfigError for other head sizes without one.
     """
     trt = library.module
     n_valid = network.inputs().get("n_valid")
@@ -99,7 +101,7 @@ def repair(library: TensorRt, network: Network) -> list[Any]:
                 lengths.name = "n_valid_int32"
             attention.key_value_lengths = lengths
         query = layer.get_input(0)
-        if query.dtype == trt.float32:
+        if query.dtype == trt.float32 or query.shape[-1] > WIDEST_HEAD:
             attention.decomposable = True
         else:
             _check_head_dim(query.shape[-1])
