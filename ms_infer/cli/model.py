@@ -47,6 +47,6 @@ class ModelOptions:
 
 
 def say_notes(program: str, notes: tuple[str, ...]) -> None:
-    """What was taken and why, on stderr."""
-    for note in notes:
+    """What was taken and why, on stderr; nothing for a checkpoint that holds all its parts."""
+    for note in notes if len(notes) > 1 else ():
         print(f"{program}: {note}", file=sys.stderr)
