@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
@@ -22,16 +23,18 @@ from ms_export.tensorrt import network as networks
 from ms_export.tensorrt.build import PlanOptions, build_plan
 from ms_export.tensorrt.fp8 import Fp8Scales, calibrate, products_of
 from ms_export.tensorrt.scatter import without_scatter_add
+from ms_export.trace import module_parts, trace_stage
+from ms_export.weights import WEIGHTS, WeightTable, write_weights
 
 from ms_infer import BundleError, ConfigError, DeviceError, EngineMismatchError, MissingExtraError, preset
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.bundle.stages import stage_specs
 from ms_infer.checkpoint import random_student
-from ms_infer.config import RefinerConfig
+from ms_infer.config import RefinerConfig, VaeConfig
 from ms_infer.engines.tensorrt import library as trt_library
 from ms_infer.engines.tensorrt.library import TensorRt, listening, load, log_of
 from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
-from tests.tiny import tiny_student
+from tests.tiny import tiny_student, without_tracks
 from tests.trt_graphs import attention_graph, attention_spec, export_hollow, wide_config
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of a bundle waits for its export
@@ -98,6 +101,21 @@ def test_four_layers_of_the_1_3b_model_build_at_its_true_sizes(rtx: TensorRt, tm
     assert plan.layers["ATTENTION_INPUT"] == 3 * 4, "its own context, the text, the image"
     assert plan.layers["KV_CACHE_UPDATE"] == 3 * 4
     assert plan.data.nbytes > 2 * 4 * (6 * config.model.dim**2 + 2 * config.model.dim * config.model.ffn_dim)
+
+
+def test_wide_heads_of_a_wan_autoencoder_decompose(rtx: TensorRt, tmp_path: Path) -> None:
+    """Its one head is as wide as its widest layer: 384 in the published one. No fused attention takes more than 256."""
+    vae = VaeConfig(kind="wan2.1", base_dim=72)
+    student = without_tracks(layers=1, image_input="pin", vae=vae)
+    spec = stage_specs(student.config, dtype="bf16")["encode"]
+    table = WeightTable.of(student, torch.bfloat16)
+    write_weights(student, table, tmp_path / WEIGHTS)
+    graph = trace_stage(spec, module_parts(student, torch.bfloat16), torch.bfloat16, table, tmp_path / WEIGHTS)
+    onnx.save(graph, tmp_path / "encode.onnx")
+
+    plan = build_plan(rtx, tmp_path / "encode.onnx", spec, PlanOptions(dtype="bf16"))
+
+    assert plan.data.nbytes > 10_000
 
 
 @pytest.fixture(scope="module")

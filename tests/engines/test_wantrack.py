@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     student = wantrack.student(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "state_shapes", lambda config, kind: [(1,)])  # the stored autoencoder only counts
-        return export_bundle(student, checkpoint_digest(None, student), folder / "bundle", ExportOptions()).manifest
+        return export_bundle(student, checkpoint_digest(student), folder / "bundle", ExportOptions()).manifest
 
 
 def test_the_rollout_is_that_of_fastvideo(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 
 from ms_infer import Stream, Tracks
 from ms_infer.checkpoint import Student, load_student
-from ms_infer.checkpoint.names import to_diffusers
 from ms_infer.checkpoint.parts import part_shapes
 from ms_infer.config import TextConfig, VaeConfig, preset
 from ms_infer.engines.base import Engine
 from ms_infer.model.vae import Shape, State, Vae
 from ms_infer.numerics import noise
+from tests.diffusers_names import to_diffusers
 
 FOLDER = Path(__file__).parent
 META = json.loads((FOLDER / "wantrack_c3s1w2.json").read_text())
@@ -154,8 +153,5 @@ def play(engine: Engine) -> list[float]:
 def newest_latents(engine: Engine, frames: int) -> Any:
     """The last `frames` latent frames `[frames, C, h, w]` of what the engine remembers."""
     state = engine.state()
-    history: np.ndarray[Any, Any] = state["history"]
-    history = history[0] if history.ndim == 5 else history
-    made = int(state["counters"][0])
-    rows: Sequence[int] = [(made - frames + j) % len(history) for j in range(frames)]
-    return history[rows][:, : engine.config.model.latent_channels]
+    rows = state["history"][0] if "history" in state else state["history.noise"]
+    return rows[-frames:, : engine.config.model.latent_channels]
