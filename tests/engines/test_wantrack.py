@@ -38,9 +38,9 @@ def test_the_rollout_is_that_of_fastvideo(tmp_path: Path) -> None:
 
 
 def test_exported_graphs_on_onnxruntime_make_the_same_rollout(bundle: Manifest) -> None:
-    from ms_export.onnx_engine import OnnxEngine
+    from ms_export.onnx_engine import open_onnx
 
-    assert max(wantrack.play(OnnxEngine(bundle, threads=1))) <= EXPORTED_TOLERANCE
+    assert max(wantrack.play(open_onnx(bundle, threads=1))) <= EXPORTED_TOLERANCE
 
 
 def test_exported_stages_on_openvino_make_the_same_rollout(bundle: Manifest) -> None:
