@@ -123,3 +123,15 @@ def test_the_analytic_encoder_equals_its_layers_and_keeps_most_of_the_picture(as
     smooth = torch.nn.functional.interpolate(blocks, scale_factor=8, mode="bilinear").unflatten(0, frames.shape[:2])
     inside = (..., slice(20, -20), slice(20, -20))  # zero padding darkens the border until training mends it
     assert (decoded - frames)[inside].abs().mean() < 1.25 * (smooth - frames)[inside].abs().mean()
+
+
+def test_assets_without_textures_have_scenes_without_solids(tmp_path: Path) -> None:
+    folder = write_assets(tmp_path)
+    for path in (folder / "textures").iterdir():
+        path.unlink()
+    (folder / "textures").rmdir()
+    bare = load_assets(folder, "all")
+    assert len(bare.textures) == 0
+    scene = draw_scene(bare, 2, torch.Generator().manual_seed(0), SceneConfig(size=32, solid_share=1.0))
+    assert {thing.kind for thing in scene.things} == {"sprite"}
+    assert render(bare, scene, torch.zeros(2, 1)).isfinite().all()

@@ -16,7 +16,7 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.scene import draw_scene
 from ms_train.evaluate.ablation import content_only, ids_only
 from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
-from ms_train.evaluate.evaluation import SETS, EvaluateConfig, evaluate, set_maker
+from ms_train.evaluate.evaluation import SETS, EvaluateConfig, evaluate, set_maker, student_file
 from ms_train.evaluate.measure import held_still, measure_rows, without_sink
 from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.evaluate.tables import markdown
@@ -183,6 +183,11 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         assert (title in report) == shown
     assert (tmp_path / "sheets" / "tracks_swapped.png").exists()
     assert (tmp_path / "sheets" / "transfer_wide.png").exists() == real
+
+
+def test_the_demo_is_evaluated_by_its_name() -> None:
+    assert student_file(Path("demo")).name == "demo.safetensors"
+    assert student_file(Path("other.safetensors")) == Path("other.safetensors")
 
 
 def test_the_ends_of_a_long_stream_are_compared() -> None:

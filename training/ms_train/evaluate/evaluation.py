@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig, preset
+from ms_infer.demo import demo_checkpoint
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
 from ms_train.data.assets import Assets, load_assets
@@ -78,10 +79,10 @@ DEFAULTS = EvaluateConfig()
 
 
 def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[EvaluateConfig] = DEFAULTS) -> None:
-    """Measure a student file on held-out assets (all of them, where the folder holds no held-out names)."""
+    """Measure a student file, or "demo", on held-out assets (all of them, where the folder holds no such names)."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    student = load_student(checkpoint, dtype=torch.float32)
+    student = load_student(student_file(checkpoint), dtype=torch.float32)
     network, vae = networks(student)
     decoder = Decoder(vae, student.refiner)
     held_out = load_assets(assets, "held_out", size=student.config.height)
@@ -118,6 +119,11 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     if config.drift_frames:
         result["drift"] = measure_drift(student, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)
+
+
+def student_file(checkpoint: Path) -> Path:
+    """The checkpoint given, or that of the package for "demo"."""
+    return demo_checkpoint() if checkpoint == Path("demo") else checkpoint
 
 
 def _region_tables(
