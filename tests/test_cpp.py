@@ -114,11 +114,14 @@ def test_timestep_sinusoids_are_the_same(probe: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("shift", [1.0, 5.0, 6.0, 8.5])
 @pytest.mark.parametrize("warp", [True, False])
-def test_schedule_is_bit_equal(probe: ctypes.CDLL, shift: float, warp: bool) -> None:
-    config = ScheduleConfig(timesteps=(1000.0, 750.0, 500.5, 333.0, 1.0), warp=warp, shift=shift)
+@pytest.mark.parametrize("twice", [True, False])
+def test_schedule_is_bit_equal(probe: ctypes.CDLL, shift: float, warp: bool, twice: bool) -> None:
+    steps = (1000.0, 750.0, 500.5, 333.0, 1.0)
+    config = ScheduleConfig(timesteps=steps, warp=warp, shift=shift, shifted_twice=twice)
     given_steps = np.array(config.timesteps)
     made = np.zeros((len(given_steps), 3))
-    probe.ms_probe_schedule(pointer(given_steps), c_size_t(len(made)), int(warp), c_double(shift), pointer(made))
+    options = (int(warp), c_double(shift), int(twice))
+    probe.ms_probe_schedule(pointer(given_steps), c_size_t(len(made)), *options, pointer(made))
     expected = [(s.timestep, s.sigma, s.next_sigma) for s in denoise_steps(config)]
     np.testing.assert_array_equal(made, np.array(expected))
 
@@ -222,7 +225,8 @@ def assert_same_tracks(made: tuple[NDArray[Any], ...], expected: Tracks) -> None
     np.testing.assert_array_equal(made[2], expected.ids)
 
 
-def test_a_player_plays_the_same(probe: ctypes.CDLL) -> None:
+@pytest.mark.parametrize("hide_outside", [True, False])
+def test_a_player_plays_the_same(probe: ctypes.CDLL, hide_outside: bool) -> None:
     """Ten controls one after the other: points, visibility, ids and anchors are bit-equal."""
     rng, controls = np.random.default_rng(3), []
     for _ in range(10):
@@ -230,7 +234,7 @@ def test_a_player_plays_the_same(probe: ctypes.CDLL) -> None:
         points = rng.uniform(-0.2, 1.2, (count, length, 2)).astype(np.float32)
         visible, ids = rng.random((count, length)) < 0.8, rng.choice(40, count, replace=False)
         controls.append(Tracks(points, visible, ids, fps=float(rng.choice([8, 16, 24, 30]))))
-    assert_played_the_same(probe, controls)
+    assert_played_the_same(probe, controls, hide_outside=hide_outside)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.004, 0.02])
@@ -246,10 +250,11 @@ def test_a_player_anchors_points_the_same_while_the_camera_moves(probe: ctypes.C
     assert_played_the_same(probe, controls)
 
 
-def assert_played_the_same(probe: ctypes.CDLL, controls: list[Tracks]) -> None:
+def assert_played_the_same(probe: ctypes.CDLL, controls: list[Tracks], *, hide_outside: bool = True) -> None:
     most = max(control.count for control in controls)
-    expected = TrackPlayer(32, 48, 16.0, most)
-    player = c_void_p(probe.ms_probe_player(c_int(32), c_int(48), c_double(16.0), c_int(most)))
+    expected = TrackPlayer(32, 48, 16.0, most, hide_outside=hide_outside)
+    options = (c_double(16.0), c_int(most), c_int(hide_outside))
+    player = c_void_p(probe.ms_probe_player(c_int(32), c_int(48), *options))
     frame = 0
     for control in controls:
         expected.set(control, frame)

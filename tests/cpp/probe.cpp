@@ -30,8 +30,10 @@ PROBE void ms_probe_sinusoids(double timestep, float* values, std::size_t count)
 }
 
 // steps [count, 3]: timestep, sigma, next sigma.
-PROBE void ms_probe_schedule(const double* timesteps, std::size_t count, int warp, double shift, double* steps) {
-  const ScheduleConfig config{{timesteps, timesteps + count}, warp != 0, shift, 0.0, true};
+PROBE void ms_probe_schedule(const double* timesteps, std::size_t count, int warp, double shift, int twice,
+                             double* steps) {
+  const ScheduleConfig config{
+      .timesteps = {timesteps, timesteps + count}, .warp = warp != 0, .shift = shift, .shifted_twice = twice != 0};
   for (const auto& step : denoise_steps(config)) {
     *steps++ = step.timestep, *steps++ = step.sigma, *steps++ = step.next_sigma;
   }
@@ -67,8 +69,8 @@ PROBE std::size_t ms_probe_config(const char* folder, char* text, std::size_t si
   return sorted.size();
 }
 
-PROBE TrackPlayer* ms_probe_player(int height, int width, double fps, int max_tracks) {
-  return new TrackPlayer({height, width}, fps, max_tracks);
+PROBE TrackPlayer* ms_probe_player(int height, int width, double fps, int max_tracks, int hide_outside) {
+  return new TrackPlayer({height, width}, fps, max_tracks, hide_outside != 0);
 }
 
 PROBE void ms_probe_player_set(TrackPlayer* player, const float* points, const std::uint8_t* visible,

@@ -103,7 +103,7 @@ TEST(noise_is_normal_and_counted) {
 }
 
 TEST(schedule_has_the_shifted_sigmas) {
-  const ScheduleConfig config{{1000, 750, 500, 250}, true, 5.0, 0.0, true};
+  const ScheduleConfig config{.timesteps = {1000, 750, 500, 250}, .warp = true, .shift = 5.0};
   const auto steps = denoise_steps(config);
   CHECK_EQUAL(steps.size(), 4u);
   for (std::size_t i = 0; i < 4; ++i) {
