@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer import Stream, StreamConfig, Tracks, preset
+from ms_infer import ConfigError, Stream, StreamConfig, Tracks, preset
 from ms_infer.demo import demo_examples
 from ms_infer.engines.base import ChunkPlan, Engine
 from ms_infer.media import open_writer
@@ -64,6 +64,13 @@ class Mover(Engine):
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {"image": self._image}
+
+    def check_state(self, state: Mapping[str, NDArray[Any]], made: int) -> None:
+        if np.shape(state.get("image")) != self._image.shape:
+            raise ConfigError(f"the state holds no image of {self._image.shape}; restore with the same settings")
+
+    def weights_digest(self) -> str:
+        return "none"
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._image = np.asarray(state["image"])
