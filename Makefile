@@ -1,26 +1,30 @@
-# Two commands for a fresh clone: `make demo` and `make test`. Both use .venv, made from the project's own files.
+# Three commands for a fresh clone: `make demo`, `make live` and `make test`. All use .venv, made from the project's own
+# files; each installs only what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo.mp4
 
-.PHONY: demo test live install clean
+.PHONY: demo live test docs install clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-video
 	$(BIN)/ms-stream demo --seconds 4 --show-tracks -o $(OUT)
 
-live: $(VENV)/.installed
+live: $(VENV)/.installed-cpu,export,serve
 	$(BIN)/ms-export demo
 	$(BIN)/ms-serve demo --open
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed-dev
 	$(BIN)/python scripts/test.py
 
-install: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m scripts.docs
 
-$(VENV)/.installed: pyproject.toml scripts/install.py
-	$(PYTHON) scripts/install.py $(VENV)
+install: $(VENV)/.installed-dev
+
+$(VENV)/.installed-%: pyproject.toml scripts/install.py
+	$(PYTHON) scripts/install.py $(VENV) $*
 	touch $@
 
 clean:

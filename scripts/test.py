@@ -1,4 +1,4 @@
-"""The whole check: style, types, layers, every test suite in its own process, the C++ build."""
+"""The whole check: style, types, layers, the site, every test suite in its own process, the C++ build."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ CHECKS: list[tuple[str, list[str]]] = [
     ("format", ["ruff", "format", "--check", "."]),
     ("types", ["mypy"]),
     ("layers", ["lint-imports"]),
+    ("docs", [sys.executable, "-m", "scripts.docs"]),
 ]
 SUITES = ["tests", "tests/interp", "tests/aot", "tests/browser", "benchmarks"]
 

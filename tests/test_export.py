@@ -290,7 +290,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     absent = {"cpu": "openvino", "rtx": "tensorrt_rtx", "trt": "tensorrt", "onnx": "onnx"}[target]
     monkeypatch.setattr(plan, "find_spec", lambda name: None if name == absent else find_spec("json"))
-    with pytest.raises(MissingExtraError, match=rf"{absent}: pip install 'ms-infer\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"{absent}: pip install -e '.\[{extra}\]' in the repository"):
         export_bundle(student, "d" * 64, tmp_path, ExportOptions(targets=(target,)))  # type: ignore[arg-type]
 
 
@@ -381,7 +381,7 @@ def test_a_missing_extra_is_code_3(
 ) -> None:
     monkeypatch.setattr(plan, "find_spec", lambda name: None)
     assert code(file, "-o", tmp_path / "out") == 3
-    assert "ms-infer[export]" in capsys.readouterr().err
+    assert "pip install -e '.[export]'" in capsys.readouterr().err
 
 
 def test_bad_usage_is_code_2() -> None:

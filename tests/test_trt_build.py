@@ -373,9 +373,9 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(trt_library, "import_module", absent)
     for kind in ("rtx", "trt"):
-        with pytest.raises(MissingExtraError, match=rf"ms-infer\[{kind}\]"):
+        with pytest.raises(MissingExtraError, match=rf"pip install -e .\.\[{kind}\]"):
             load(kind)  # type: ignore[arg-type]
-    with pytest.raises(MissingExtraError, match=r"ms-infer\[rtx\].*ms-infer\[trt\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e .\.\[rtx\].*\.\[trt\]"):
         load("auto")
 
 

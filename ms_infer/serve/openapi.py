@@ -19,7 +19,9 @@ def openapi() -> dict[str, Any]:
             "/healthz": {"get": _operation("The process runs")},
             "/readyz": {"get": {**_operation("The model is loaded"), "responses": {**_OK, "503": _text("loading")}}},
             "/metrics": {"get": _operation("Prometheus text format")},
-            "/ws": {"get": {"summary": "WebSocket; see docs/protocol.md", "responses": {"101": _text("upgrade")}}},
+            "/ws": {
+                "get": {"summary": "WebSocket; see docs/reference/protocol.md", "responses": {"101": _text("upgrade")}}
+            },
             "/api/sessions": {
                 "get": {"summary": "Open sessions", "responses": {"200": _json("sessions", _ref_list("Session"))}}
             },

@@ -1,4 +1,4 @@
-"""The messages between page and server: one type byte, then JSON or packed numbers (docs/protocol.md)."""
+"""The messages between page and server: one type byte, then JSON or packed numbers (docs/reference/protocol.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a GPU can confirm of the TensorRT engine. docs/tensorrt.md has the commands."""
+"""What only a GPU can confirm of the TensorRT engine. docs/engines/tensorrt.md has the commands."""
 
 from __future__ import annotations
 
