@@ -65,10 +65,11 @@ def make_openvino(folder: Path) -> None:
     from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.options import ExportOptions
 
+    from ms_infer.config import TrackHeadConfig
     from tests.tiny import tiny_student
 
     torch.set_num_threads(1)
-    student = tiny_student()
+    student = tiny_student(track_head=TrackHeadConfig(content="warp", max_tracks=100, id_dim=8))
     export_bundle(student, checkpoint_digest(student), folder, ExportOptions())
 
 
