@@ -94,9 +94,9 @@ def test_set_tracks_beside_starts_and_steps_never_fails(monkeypatch: pytest.Monk
     """Players are slow to make here, so that the other thread often comes between any two looks at the stream."""
     quickly = TrackPlayer.__init__
 
-    def slowly(self: TrackPlayer, *arguments: Any) -> None:
+    def slowly(self: TrackPlayer, *arguments: Any, **options: Any) -> None:
         time.sleep(1e-4)
-        quickly(self, *arguments)
+        quickly(self, *arguments, **options)
 
     monkeypatch.setattr(TrackPlayer, "__init__", slowly)
     count, errors = 0, []

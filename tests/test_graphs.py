@@ -190,13 +190,11 @@ Open = Callable[..., Stream]
 
 
 @pytest.fixture
-def over(monkeypatch: pytest.MonkeyPatch) -> Open:
+def over() -> Open:
     """A stream over an engine of the given class."""
 
     def open_stream(kind: type[TorchEngine], student: Student, **options: Any) -> Stream:
-        with monkeypatch.context() as patch:
-            patch.setattr("ms_infer.stream.open_engine", lambda *a, **k: kind(student, device="cpu", **options))
-            return Stream(student, seed=options.get("seed", 3))
+        return Stream(kind(student, device="cpu", **options), seed=options.get("seed", 3))
 
     return open_stream
 

@@ -69,7 +69,7 @@ class Tiny:
 
     def student(self) -> Student:
         network = self.network
-        parts = (network.transformer, network.track_head, network.text_encoder, self.vae, self.layers, self.refiner)
+        parts = (network.transformer, network.track_head, network.text_encoder, self.vae, self.refiner, self.layers)
         return Student(self.stream, *parts)
 
 

@@ -56,7 +56,7 @@ def maker(folder: Path) -> ClipMaker:
     torch.manual_seed(0)
     vae = TinyVae(stream.model.vae).requires_grad_(False)
     # Fast things for a small picture, that stay inside it
-    scene = dataclasses.replace(SETS["object drags"], object_speed=0.6, object_reach=8.0, max_objects=1)
+    scene = dataclasses.replace(SETS["object drags"], size=SIZE, object_speed=0.6, object_reach=8.0, max_objects=1)
     return set_maker(stream, assets, vae, scene, 5)
 
 

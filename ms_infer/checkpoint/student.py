@@ -65,8 +65,8 @@ class Student:
     track_head: TrackHead | None = None
     text_encoder: WordEncoder | None = None
     vae: Vae | None = None
-    layer_network: LayerNetwork | None = None
     refiner: Refiner | LayerRefiner | None = None
+    layer_network: LayerNetwork | None = None
     image_encoder: ImageEncoder | None = None
     source: str = "memory"
     """Format that was recognised."""

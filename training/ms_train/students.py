@@ -250,5 +250,5 @@ def as_student(
     """The parts of a student, not copied; without a refiner its settings name none."""
     model = replace(network.stream.model, refiner=None if refiner is None else refiner.config)
     stream = replace(network.stream, model=model)
-    parts = (network.transformer, network.track_head, network.text_encoder, vae, layer_network, refiner)
+    parts = (network.transformer, network.track_head, network.text_encoder, vae, refiner, layer_network)
     return Student(stream, *parts)
