@@ -62,7 +62,7 @@ def measure_floor(config: StreamConfig, on: str, precision: str) -> Floor:
     """Ceilings of the device at this stream's shapes; products also at 8192^3 on CUDA (1024^3 on a CPU)."""
     import torch
 
-    from ms_infer.engines.torch.plain import DTYPES
+    from ms_infer.engines.torch.needs import DTYPES
 
     device, dtype = torch.device(on), DTYPES.get(precision, torch.bfloat16)
     cuda = device.type == "cuda"

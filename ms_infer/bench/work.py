@@ -120,7 +120,7 @@ def parse_percent(text: str) -> float:
 
 
 def _floor_only(options: BenchOptions) -> dict[str, Any]:
-    from ms_infer.engines.torch.plain import check_device
+    from ms_infer.engines.torch.needs import check_device
 
     config = random_config(options) if options.random_weights else preset(options.preset or "demo")
     device = check_device(options.device)

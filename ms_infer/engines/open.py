@@ -81,7 +81,8 @@ def open_named(
 def open_torch_engine(student: Student, *, device: str | None = None, precision: str | None = None) -> TorchEngine:
     """The fused engine on CUDA, the plain one on a CPU and for head sizes that no kernel takes."""
     from ms_infer.engines.torch.captured import FusedEngine
-    from ms_infer.engines.torch.plain import TorchEngine, check_device
+    from ms_infer.engines.torch.needs import check_device
+    from ms_infer.engines.torch.plain import TorchEngine
 
     chosen = check_device(device)
     if precision == "fp8" and chosen.type != "cuda":

@@ -27,7 +27,8 @@ from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.attention import Implementation, Measured, RingAttend, choose, implementations
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_kernels
 from ms_infer.engines.torch.graphs import CapturedGraph, StaticBuffers, graphs_enabled, host_buffer, on_stream
-from ms_infer.engines.torch.plain import DTYPES, TorchEngine, check_device
+from ms_infer.engines.torch.needs import DTYPES, check_device
+from ms_infer.engines.torch.plain import TorchEngine
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.rope import Rotation
 from ms_infer.tracks.player import TrackPlayer

@@ -15,9 +15,10 @@ from ms_infer.checkpoint.files import cast
 from ms_infer.checkpoint.parts import changed, convert_, with_own
 from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.saved import check_counters, check_packed, kept
+from ms_infer.engines.torch.needs import DTYPES, check_device, check_parts
 from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
 from ms_infer.engines.torch.timing import StageTimes
-from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
 from ms_infer.model.first_frame import GreyTail
@@ -25,16 +26,6 @@ from ms_infer.model.transformer import PLAIN, Attend, Operations
 from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-
-
-def check_device(device: str | None) -> torch.device:
-    """The device asked for, or the best one; DeviceError when it is absent."""
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device='cuda' was asked for but torch sees no CUDA device; use device='cpu'")
-    return chosen
 
 
 class TorchEngine(Engine):
@@ -55,16 +46,7 @@ class TorchEngine(Engine):
         if self.precision not in self.dtypes:
             raise ConfigError(f"precision {self.precision!r} is not one of {sorted(self.dtypes)}")
         self.dtype = self.dtypes[self.precision]
-        if student.vae is None:
-            raise ConfigError(
-                f"the checkpoint ({student.source}) has no autoencoder; give one as vae= (--vae), for example "
-                "Wan2.1_VAE.pth or taew2_1.pth"
-            )
-        if student.config.model.image_encoder is not None and student.image_encoder is None:
-            raise ConfigError(
-                f"the checkpoint ({student.source}) has no image encoder; give one with "
-                "load_student(..., image_encoder=PATH): Wan's CLIP file, or the folder image_encoder/ of a repository"
-            )
+        vae = check_parts(student)
         self.config, self._text_encoder = student.config, student.text_encoder
         self._image_encoder = student.image_encoder
         self.transformer = changed(student.transformer, self._move_)
@@ -72,7 +54,7 @@ class TorchEngine(Engine):
         self._text: NDArray[np.float32] | None = None
         if self._adapters.entries:  # their strengths may change, and other engines may use the same student
             self.transformer = with_own(self.transformer, self._adapters.base)
-        self.vae = changed(student.vae, self._move_)
+        self.vae = changed(vae, self._move_)
         self.track_head = changed(student.track_head, self._move_) if student.track_head else None
         self.refiner = changed(student.refiner, self._move_) if student.refiner else None
         self.layer_network = changed(student.layer_network, self._move_) if student.layer_network else None
