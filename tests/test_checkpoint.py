@@ -10,51 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.checkpoint import Student, load_student, random_student, save_student
-from ms_infer.checkpoint.sizes import Sizes, stream_config
-from ms_infer.config import PRESETS, ModelConfig, StreamConfig, TextConfig, TrackHeadConfig, VaeConfig
+from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.model.autoencoders import build_vae
 from ms_infer.model.taehv import TinyVae
-from ms_infer.model.transformer import Transformer
+from tests.checkpoints import GOLDEN, TINY96, TRACKED, tiny96, tiny96_config, write_shards
 from tests.diffusers_names import to_diffusers
 
-GOLDEN = Path(__file__).parent / "golden"
-TINY96 = GOLDEN / "weights_tiny96.safetensors"
 DIFFUSERS96 = GOLDEN / "weights_tiny96_diffusers.safetensors"
 BIDIRECTIONAL = json.loads((GOLDEN / "diffusers_key_map.json").read_text())
-HEADS = {"num_attention_heads": 3, "attention_head_dim": 32, "ffn_dim": 256, "num_layers": 3}
-
-TRACKED = StreamConfig(
-    model=ModelConfig(
-        name="tracked",
-        dim=32,
-        ffn_dim=48,
-        heads=2,
-        layers=2,
-        layout=(("noise", 4), ("mask", 4), ("image", 4), ("track", 4)),
-        freq_dim=16,
-        image_tokens=5,
-        image_dim=24,
-        text=TextConfig(kind="words", tokens=6, dim=20, vocabulary=("sea", "sky")),
-        vae=VaeConfig(latent_channels=4, decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1),
-        track_head=TrackHeadConfig(channels=4, id_dim=8, bias=False, convs=2),
-    ),
-    height=64,
-    width=64,
-)
-
-
-def tiny96() -> dict[str, Tensor]:
-    return load_file(TINY96)
-
-
-def tiny96_config() -> StreamConfig:
-    return load_student(TINY96).config
 
 
 def assert_holds(student: Student, expected: dict[str, Tensor]) -> None:
@@ -176,109 +144,11 @@ def test_fused_projections_are_split(tmp_path: Path, diffusers: bool) -> None:
     assert student.source.startswith("fused projections")
 
 
-def write_shards(folder: Path, weights: dict[str, Tensor], shards: int = 3) -> Path:
-    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
-    placed = {name: names[i % shards] for i, name in enumerate(weights)}
-    for shard in names:
-        save_file({name: weights[name] for name in weights if placed[name] == shard}, folder / shard)
-    index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
-    (folder / "config.json").write_text(json.dumps(HEADS))
-    return index
-
-
 @pytest.mark.parametrize("give_folder", [True, False])
 def test_shards_open_through_their_index(tmp_path: Path, give_folder: bool) -> None:
     index = write_shards(tmp_path, tiny96())
 
     assert_holds(load_student(tmp_path if give_folder else index), tiny96())
-
-
-SAME_TRANSFORMER = {"demo-256": "demo"}
-"""Presets whose transformer has the sizes of another one's: their files tell which they are."""
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_recognised_by_its_shapes(name: str) -> None:
-    with torch.device("meta"):
-        tensors = Transformer(PRESETS[name].model).state_dict()
-
-    found = stream_config(Sizes.of_tensors(tensors), {}, None)
-    assert found == PRESETS[SAME_TRANSFORMER.get(name, name)]
-    assert stream_config(Sizes.of_tensors(tensors), {}, name) == PRESETS[name]
-
-
-@pytest.mark.parametrize(
-    ("in_channels", "slots"),
-    [(16, "noise"), (48, "noise track image"), (52, "noise mask image track"), (36, "noise mask image")],
-)
-def test_the_layout_follows_from_the_channels(in_channels: int, slots: str) -> None:
-    sizes = dataclasses.replace(Sizes.of_model(tiny96_config().model), in_channels=in_channels)
-
-    assert [slot for slot, _ in stream_config(sizes, {}, None).model.layout] == slots.split()
-
-
-def test_the_golden_with_48_latent_channels_gets_the_wan_2_2_autoencoder() -> None:
-    sizes = dataclasses.replace(Sizes.of_model(tiny96_config().model), in_channels=48, latent_channels=48)
-
-    model = stream_config(sizes, {}, None).model
-
-    assert model.layout == (("noise", 48),)
-    assert (model.vae.kind, model.vae.latent_channels, model.image_input) == ("wan2.2", 48, "pin")
-
-
-TRACKED_SIZES = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 48, "num_layers": 2}
-
-
-def wantrack_tensors(student: Student, *, id_dim: int = 8, bias: bool) -> dict[str, Tensor]:
-    tensors = {to_diffusers(name): tensor for name, tensor in student.transformer.state_dict().items()}
-    tensors["track_encoder.temporal_conv.weight"] = torch.randn(4, id_dim, 4, 1, 1)
-    tensors["track_encoder.proj.weight"] = torch.randn(4, 4, 1, 1, 1)
-    if bias:
-        tensors["track_encoder.temporal_conv.bias"] = torch.randn(4)
-        tensors["track_encoder.proj.bias"] = torch.randn(4)
-    return tensors
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_wantrack_export_gives_the_same_track_latents_as_its_own_convolutions(tmp_path: Path, bias: bool) -> None:
-    torch.manual_seed(0)
-    tensors = wantrack_tensors(random_student(TRACKED), bias=bias)
-    tensors["blocks.0.attn2.norm_added_q.weight"] = torch.zeros(32)  # diffusers has it, Wan does not use it
-    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({**TRACKED_SIZES, "track_config": {"max_track_id": 500}}))
-
-    student = load_student(tmp_path, preset=TRACKED)
-
-    head = student.track_head
-    assert head is not None
-    assert student.source == "FastVideo WanTrack (diffusers names)"
-    assert student.unused == ("blocks.0.attn2.norm_added_q.weight",)
-    assert student.config.model.track_head is not None
-    assert (student.config.model.track_head.bias, student.config.model.track_head.id_range) == (bias, 500)
-    points, visible, ids = torch.rand(1, 9, 8, 2) * 64, torch.rand(1, 9, 8) > 0.3, torch.randperm(500)[None, :9]
-    volume = head.scatter(points, visible, ids).permute(0, 4, 1, 2, 3)
-    expected = F.conv3d(
-        volume,
-        tensors["track_encoder.temporal_conv.weight"],
-        tensors.get("track_encoder.temporal_conv.bias"),
-        stride=(4, 1, 1),
-    )
-    expected = F.conv3d(expected, tensors["track_encoder.proj.weight"], tensors.get("track_encoder.proj.bias"))
-    torch.testing.assert_close(
-        head(points, visible, ids, opening=False), expected.transpose(1, 2), atol=1e-5, rtol=1e-5
-    )
-
-
-def test_a_wantrack_of_unknown_size_needs_no_preset(tmp_path: Path) -> None:
-    tensors = wantrack_tensors(random_student(TRACKED), id_dim=6, bias=False)
-    save_file(tensors, tmp_path / "model.safetensors", {"config": json.dumps({"num_attention_heads": 2})})
-
-    config = load_student(tmp_path / "model.safetensors").config
-
-    assert config.model.track_head is not None
-    assert (config.model.name, config.model.track_head.id_dim, config.model.track_head.convs) == ("custom", 6, 2)
-    assert config.context.first_chunk_frames == 1
 
 
 def test_our_own_format_keeps_settings_and_every_part(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ms_infer.checkpoint import student as checkpoint
 from ms_infer.checkpoint.files import read_checkpoint
 from ms_infer.checkpoint.sizes import Sizes, stream_config
 from ms_infer.errors import CheckpointError
-from tests.test_checkpoint import TINY96, TRACKED, tiny96, tiny96_config, write_shards
+from tests.checkpoints import TINY96, TRACKED, tiny96, tiny96_config, write_shards
 
 NAME = "blocks.1.ffn.0.weight"
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from ms_infer import ConfigError, Stream
 from ms_infer.checkpoint import load_student, random_student, save_student
 from ms_infer.errors import CheckpointError
+from tests.checkpoints import TRACKED
 from tests.public_checkpoints import Published, fp8_scaled, lfs_pointer, lora, make, tiny_vae, truncate
-from tests.test_checkpoint import TRACKED
 
 
 def refused(*arguments: object, **options: object) -> str:

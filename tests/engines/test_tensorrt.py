@@ -199,35 +199,6 @@ def test_no_two_tensors_overlap(machine: Machine) -> None:
             assert start + size <= following, f"{context.spec.name}: {name} runs into {other}"
 
 
-def test_half_precision_is_laid_out_without_overlaps(student: Student) -> None:
-    from ms_infer.bundle.stages import stage_specs
-    from ms_infer.engines.tensorrt.memory import StageMemory
-
-    cuda, specs = FakeCuda(), stage_specs(student.config, dtype="bf16")
-    memory = StageMemory(Cuda(cuda), student.config, specs, passes=4)
-    spans = {}
-    for stage, spec in specs.items():
-        aliased = {new for _, new in spec.aliases}
-        for tensor in (*spec.inputs, *spec.outputs):
-            if tensor.name not in aliased:
-                spans[memory.address(stage, tensor)] = tensor.nbytes
-                assert cuda.owns(memory.address(stage, tensor), tensor.nbytes), f"{stage}.{tensor.name}"
-    assert len(spans) > 40
-    assert memory.pass_address(1) - memory.pass_address(0) == memory.bound.nbytes
-
-
-def test_noise_is_drawn_ahead_and_only_taken_where_it_fits() -> None:
-    from ms_infer.numerics import noise
-    from ms_infer.numerics.noise import NoiseAhead
-
-    ahead = NoiseAhead((4, 2, 2), draws=2)
-    ahead.prepare(seed=1, chunk=5, frames=3)
-    for seed, chunk, frames in ((1, 5, 3), (1, 6, 3), (2, 5, 3), (1, 5, 1)):
-        made = ahead.take(seed, chunk, frames)
-        assert [m.shape for m in made] == [(1, frames, 4, 2, 2)] * 2
-        np.testing.assert_array_equal(made[1].ravel(), noise.normal(seed, chunk, 1, frames * 16))
-
-
 def test_decoder_and_clean_pass_have_scratch_memory_of_their_own(machine: Machine) -> None:
     machine.open()
     scratch = {name: context.scratch for name, context in machine.trt.contexts.items()}
@@ -398,29 +369,6 @@ def test_a_machine_without_a_gpu_is_told(machine: Machine) -> None:
         machine.open()
 
 
-def test_an_old_driver_is_told() -> None:
-    cuda = FakeCuda()
-    cuda.fail["cudaGetDeviceCount"] = 1
-    with pytest.raises(DeviceError, match="update the driver"):
-        Cuda(cuda)
-
-
 def test_the_cpu_is_refused_as_a_device(machine: Machine) -> None:
     with pytest.raises(DeviceError, match="'cuda', not on 'cpu'"):
         open_tensorrt(machine.manifest, device="cpu")
-
-
-def test_every_member_that_is_used_exists_in_the_library() -> None:
-    import tensorrt_rtx as trt
-
-    used = {
-        trt.ICudaEngine: "get_tensor_name get_tensor_shape get_tensor_dtype num_io_tensors get_aliased_input_tensor "
-        "device_memory_size_v2 create_runtime_config create_execution_context",
-        trt.IRuntimeConfig: "cuda_graph_strategy create_runtime_cache set_runtime_cache "
-        "set_execution_context_allocation_strategy",
-        trt.IExecutionContext: "set_device_memory set_tensor_address execute_async_v3 is_stream_capturable",
-        trt.Runtime: "deserialize_cuda_engine get_engine_validity",
-        trt.IRuntimeCache: "serialize deserialize",
-    }
-    absent = [f"{kind.__name__}.{n}" for kind, names in used.items() for n in names.split() if not hasattr(kind, n)]
-    assert absent == []
