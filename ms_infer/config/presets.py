@@ -21,6 +21,27 @@ _VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_d
 _DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
 _DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 32, 32), encoder_width=32, blocks=1)
 
+_DEMO = ModelConfig(
+    name="demo",
+    dim=256,
+    ffn_dim=1024,
+    heads=4,
+    layers=7,
+    layout=(("noise", 16), ("track", 16), ("image", 16)),
+    image_at="every",
+    text=_DEMO_TEXT,
+    vae=_DEMO_VAE,
+    track_head=TrackHeadConfig(content="warp", max_tracks=256),
+    refiner=RefinerConfig(),
+)
+_DEMO_256 = replace(
+    _DEMO,
+    name="demo-256",
+    vae=replace(_DEMO_VAE, spatial_stride=16),
+    track_head=TrackHeadConfig(content="layers", max_tracks=256),
+    layer_network=LayersConfig(),
+)
+
 MODELS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
@@ -58,33 +79,8 @@ MODELS: dict[str, ModelConfig] = {
             image_at="grey",
             track_head=TrackHeadConfig(rounding="round", first_frame="zero_pad", bias=False, convs=2),
         ),
-        ModelConfig(
-            name="demo",
-            dim=256,
-            ffn_dim=1024,
-            heads=4,
-            layers=7,
-            layout=(("noise", 16), ("track", 16), ("image", 16)),
-            image_at="every",
-            text=_DEMO_TEXT,
-            vae=_DEMO_VAE,
-            track_head=TrackHeadConfig(content="warp", max_tracks=256),
-            refiner=RefinerConfig(),
-        ),
-        ModelConfig(
-            name="demo-256",
-            dim=256,
-            ffn_dim=1024,
-            heads=4,
-            layers=7,
-            layout=(("noise", 16), ("track", 16), ("image", 16)),
-            image_at="every",
-            text=_DEMO_TEXT,
-            vae=replace(_DEMO_VAE, spatial_stride=16),
-            track_head=TrackHeadConfig(content="layers", max_tracks=256),
-            layer_network=LayersConfig(),
-            refiner=RefinerConfig(),
-        ),
+        _DEMO,
+        _DEMO_256,
     )
 }
 
