@@ -160,10 +160,7 @@ def page_tracks(
     """
     batch, size = scene.batch, scene.size
     stamps = torch.cat([torch.zeros(batch, 1), times], dim=1)
-    axis = (torch.arange(GRID) + 0.5) * (size / GRID)
-    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    grid = torch.stack([columns, rows], dim=-1).view(1, -1, 2).expand(batch, -1, -1)
-    grid = grid + uniform(generator, grid.shape, -0.35, 0.35) * (size / GRID) * chance(generator, (batch, 1, 1), 0.4)
+    grid = _grid(scene, generator)
     grid_path, _ = project(scene, stamps, lift(scene, grid))
     covered = cover(assets, scene, torch.zeros(batch, 1), grid[:, :, None], 0)[..., 0] > 0.3
     habit = torch.rand(batch, 1, generator=generator)
@@ -176,14 +173,7 @@ def page_tracks(
     base = grid_path[:, :, :1]
     drift = torch.zeros_like(grid_path)
     for number, thing in enumerate(scene.things):
-        choice = uniform(generator, (batch, PER_OBJECT, 3), 0.0, 1.0)
-        path, facing = object_points(assets, scene, thing, stamps, choice)
-        hidden = cover(assets, scene, torch.zeros(batch, 1), path[:, :, :1], number + 1)[..., 0] > 0.5
-        seen = facing[..., 0] & ~hidden & _inside(path[:, :, 0], size)
-        share = torch.where(few, uniform(generator, (batch, 1), 0.03, 0.35), uniform(generator, (batch, 1), 0.2, 1.2))
-        taken = seen & (torch.rand(batch, PER_OBJECT, generator=generator) < share)
-        none = few & ~taken.any(1, keepdim=True)
-        taken |= none & (torch.arange(PER_OBJECT) == 0) & seen
+        path, seen, taken = _strewn(assets, scene, number, stamps, few, generator)
         # A press: near the middle of the thing, a circle of points is taken along.
         travel = thing.travel.at(stamps)[:, None]
         moves = (travel[:, 0, 1:].norm(dim=-1).amax(-1) > 2)[:, None] & (thing.present > 0)[:, None]
@@ -213,6 +203,30 @@ def page_tracks(
     anchors = torch.where(used[..., None], anchors, 0.0)
     now = torch.where(used[..., None, None], now, 0.0)
     return now, visible, anchors, owner
+
+
+def _grid(scene: Scene, generator: torch.Generator) -> Tensor:
+    """Points [B, GRID^2, 2] of the page's grid, jittered in part of the scenes."""
+    step = scene.size / GRID
+    axis = (torch.arange(GRID) + 0.5) * step
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1).view(1, -1, 2).expand(scene.batch, -1, -1)
+    return grid + uniform(generator, grid.shape, -0.35, 0.35) * step * chance(generator, (scene.batch, 1, 1), 0.4)
+
+
+def _strewn(
+    assets: Assets, scene: Scene, number: int, stamps: Tensor, few: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Paths [B, PER_OBJECT, T, 2] of points on a thing, which begin in sight, and which of these are taken."""
+    batch = scene.batch
+    choice = uniform(generator, (batch, PER_OBJECT, 3), 0.0, 1.0)
+    path, facing = object_points(assets, scene, scene.things[number], stamps, choice)
+    hidden = cover(assets, scene, torch.zeros(batch, 1), path[:, :, :1], number + 1)[..., 0] > 0.5
+    seen = facing[..., 0] & ~hidden & _inside(path[:, :, 0], scene.size)
+    share = torch.where(few, uniform(generator, (batch, 1), 0.03, 0.35), uniform(generator, (batch, 1), 0.2, 1.2))
+    taken = seen & (torch.rand(batch, PER_OBJECT, generator=generator) < share)
+    none = few & ~taken.any(1, keepdim=True)
+    return path, seen, taken | (none & (torch.arange(PER_OBJECT) == 0) & seen)
 
 
 def _inside(points: Tensor, size: int) -> Tensor:
