@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 
-from ms_export.modules import resized
 from ms_export.options import ExportOptions, configured
 from ms_export.places import origin_of
 from ms_export.plan import check_student, estimate_bytes
@@ -25,6 +24,7 @@ from ms_infer.bundle.digests import cached_digest
 from ms_infer.bundle.manifest import MANIFEST, EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, resolve_writes, stage_specs
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint.complete import resized
 from ms_infer.errors import BundleError, MissingExtraError
 from ms_infer.numerics.schedule import denoise_steps
 

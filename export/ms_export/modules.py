@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -284,16 +283,6 @@ class _CacheAttention:
             cache = scatter_tokens(cache, part, slot)
         self.caches[f"{name}_out"] = cache
         return cache
-
-
-def resized(student: Student, config: StreamConfig) -> Student:
-    """The student with other settings of size and context; of its parts only the track head knows the size."""
-    head = student.track_head
-    if head is not None and config != student.config:
-        weights = head.state_dict()
-        head = TrackHead(config)
-        head.load_state_dict(weights, assign=True)
-    return replace(student, config=config, track_head=head)
 
 
 def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ms_export.modules import build_stage, resized
+from ms_export.modules import build_stage
 from ms_export.motion_error import track_errors
 from ms_export.onnx_engine import open_onnx, open_session
 from ms_export.rollouts import Frames, chunk_pairs, rollout
@@ -20,6 +20,7 @@ from ms_export.stimulus import example_player, example_side
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.bundle.stages import GRAPH_DTYPES, Shape, StageSpec, TensorSpec
 from ms_infer.checkpoint import Student
+from ms_infer.checkpoint.complete import resized
 from ms_infer.config import StreamConfig
 from ms_infer.engines.base import Array
 from ms_infer.engines.staged import StagedEngine

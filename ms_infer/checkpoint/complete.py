@@ -76,19 +76,25 @@ def with_settings(student: Student, settings: Sequence[str]) -> Student:
 
 
 def with_config(student: Student, config: StreamConfig) -> Student:
-    """The student with other settings around the same weights; only its track head knows the size."""
+    """`resized`, with settings that the weights fit; ConfigError otherwise."""
     for part in parts_of(student.config):
         before, after = part_shapes(part, student.config), part_shapes(part, config)
         if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
             raise ConfigError(
                 f"the weights of the {part.replace('_', ' ')} do not fit the settings; leave sizes as they are"
             )
+    return resized(student, config)
+
+
+def resized(student: Student, config: StreamConfig) -> Student:
+    """The student with other settings of size and context, unchecked; only its track head knows the size."""
     head = student.track_head
-    if head is not None:
+    if head is not None and config != student.config:
         from ms_infer.model.track_head import TrackHead
 
+        weights = head.state_dict()
         head = TrackHead(config)
-        head.load_state_dict(student.track_head.state_dict(), assign=True)  # type: ignore[union-attr]
+        head.load_state_dict(weights, assign=True)
     return dataclasses.replace(student, config=config, track_head=head)
 
 

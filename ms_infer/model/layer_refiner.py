@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ms_infer.config import RefinerConfig
 from ms_infer.errors import ConfigError
-from ms_infer.model.refiner import Residual, conv, twice
+from ms_infer.model.refiner import FrameNetwork
 
 FOLD = 4  # pixels a side that one place of the first scale holds
 INPUTS = 3 + 3 + 1
@@ -17,32 +17,14 @@ STRIDE = 16
 START = -3.0  # logit of the decoded frame's share
 
 
-class LayerRefiner(nn.Module):
+class LayerRefiner(FrameNetwork):
     """Every pixel mixes the decoded frame with the moved one, which is relit and sharpened.
 
     A small U-Net, frame by frame and without a state, says how. It starts as (nearly) the moved frame.
     """
 
     def __init__(self, config: RefinerConfig) -> None:
-        super().__init__()
-        self.config = config
-        first, second, third = config.widths
-        self.enter = conv(FOLD * FOLD * INPUTS, first)
-        self.down = conv(first, second, stride=2)
-        self.middle = Residual(second)
-        self.deepen = conv(second, third, stride=2)
-        self.deep = Residual(third)
-        self.raise_second = nn.Conv2d(third, second, 1)
-        self.join = conv(second, second)
-        self.raise_first = nn.Conv2d(second, first, 1)
-        self.last = Residual(first)
-        self.leave = conv(first, FOLD * FOLD * OUTPUTS)
-        nn.init.zeros_(self.leave.weight)
-        start = torch.zeros(OUTPUTS, FOLD * FOLD)
-        start[0] = START
-        with torch.no_grad():
-            assert self.leave.bias is not None
-            self.leave.bias.copy_(start.flatten())  # channel-major, as pixel_shuffle reads it
+        super().__init__(config, inputs=INPUTS, outputs=OUTPUTS, fold=FOLD, start=START)
 
     def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor) -> Tensor:
         """Frames `[B, T, 3, H, W]` in [0, 1]; H and W are multiples of 16.
@@ -62,17 +44,8 @@ class LayerRefiner(nn.Module):
             )
         ours, theirs = decoded.flatten(0, 1), moved.flatten(0, 1)
         seen = torch.cat([ours * 2 - 1, theirs * 2 - 1, moved_valid.flatten(0, 1)], dim=1)
-        share, sharpen, gain, offset = self._choose(seen).split([1, 1, 3, 3], dim=1)
+        share, sharpen, gain, offset = self.choose(seen).split([1, 1, 3, 3], dim=1)
         detail = theirs - F.avg_pool2d(theirs, 3, stride=1, padding=1, count_include_pad=False)
         relit = theirs * (1 + gain) + offset + sharpen * detail
         share = share.sigmoid()
         return (share * ours + (1 - share) * relit).view(decoded.shape)
-
-    def _choose(self, seen: Tensor) -> Tensor:
-        """`[B T, OUTPUTS, H, W]`."""
-        first = F.relu(self.enter(F.pixel_unshuffle(seen, FOLD)))
-        second = self.middle(F.relu(self.down(first)))
-        third = self.deep(F.relu(self.deepen(second)))
-        second = F.relu(self.join(second + twice(self.raise_second(third))))
-        first = self.last(first + twice(self.raise_first(second)))
-        return F.pixel_shuffle(self.leave(first), FOLD)

@@ -15,17 +15,17 @@ OUTPUTS = SOURCES + 3
 STRIDE = 8
 
 
-class Refiner(nn.Module):
-    """Every pixel is a mixture of the decoded frame, the moved one and the motion layers, plus a correction.
+class FrameNetwork(nn.Module):
+    """A small U-Net over one frame at a time: at `fold` pixels a place, and at a half and a quarter of that.
 
-    A small U-Net, frame by frame and without a state, chooses the mixture. It starts as the decoded frame alone.
+    Its outputs are zero to begin with, the first of them `start`.
     """
 
-    def __init__(self, config: RefinerConfig) -> None:
+    def __init__(self, config: RefinerConfig, *, inputs: int, outputs: int, fold: int, start: float) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.fold = config, fold
         half, quarter, eighth = config.widths
-        self.enter = conv(4 * INPUTS, half)
+        self.enter = conv(fold * fold * inputs, half)
         self.down = conv(half, quarter, stride=2)
         self.middle = Residual(quarter)
         self.deepen = conv(quarter, eighth, stride=2)
@@ -34,13 +34,32 @@ class Refiner(nn.Module):
         self.join = conv(quarter, quarter)
         self.raise_half = nn.Conv2d(quarter, half, 1)
         self.last = Residual(half)
-        self.leave = conv(half, 4 * OUTPUTS)
+        self.leave = conv(half, fold * fold * outputs)
         nn.init.zeros_(self.leave.weight)
-        start = torch.zeros(OUTPUTS, 4)
-        start[0] = 4.0  # logit of the decoded frame
+        first = torch.zeros(outputs, fold * fold)
+        first[0] = start
         with torch.no_grad():
             assert self.leave.bias is not None
-            self.leave.bias.copy_(start.flatten())  # channel-major, as pixel_shuffle reads it
+            self.leave.bias.copy_(first.flatten())  # channel-major, as pixel_shuffle reads it
+
+    def choose(self, seen: Tensor) -> Tensor:
+        """`[N, inputs, H, W]` to `[N, outputs, H, W]`; H and W are multiples of 4 `fold`."""
+        half = F.relu(self.enter(F.pixel_unshuffle(seen, self.fold)))
+        quarter = self.middle(F.relu(self.down(half)))
+        eighth = self.deep(F.relu(self.deepen(quarter)))
+        quarter = F.relu(self.join(quarter + twice(self.raise_quarter(eighth))))
+        half = self.last(half + twice(self.raise_half(quarter)))
+        return F.pixel_shuffle(self.leave(half), self.fold)
+
+
+class Refiner(FrameNetwork):
+    """Every pixel is a mixture of the decoded frame, the moved one and the motion layers, plus a correction.
+
+    A small U-Net, frame by frame and without a state, chooses the mixture. It starts as the decoded frame alone.
+    """
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__(config, inputs=INPUTS, outputs=OUTPUTS, fold=2, start=4.0)
 
     def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor, layers: Tensor) -> Tensor:
         """Frames `[B, T, 3, H, W]` in [0, 1]; H and W are multiples of 8.
@@ -61,22 +80,13 @@ class Refiner(nn.Module):
                 f"multiple of {STRIDE}"
             )
         seen = torch.cat([decoded, moved, moved_valid, layers], dim=2).flatten(0, 1)
-        chosen = self._choose(seen * 2 - 1)
+        chosen = self.choose(seen * 2 - 1)
         weights = chosen[:, :SOURCES].softmax(dim=1)
         pictures = (decoded, moved, *(layer[:, :, :3] for layer in layers.chunk(MOTION_LAYERS, dim=2)))
         mixed = chosen[:, SOURCES:]
         for source, picture in enumerate(pictures):
             mixed = mixed + weights[:, source : source + 1] * picture.flatten(0, 1)
         return mixed.view(decoded.shape)
-
-    def _choose(self, seen: Tensor) -> Tensor:
-        """Logits of the sources and the correction, `[B T, SOURCES + 3, H, W]`."""
-        half = F.relu(self.enter(F.pixel_unshuffle(seen, 2)))
-        quarter = self.middle(F.relu(self.down(half)))
-        eighth = self.deep(F.relu(self.deepen(quarter)))
-        quarter = F.relu(self.join(quarter + twice(self.raise_quarter(eighth))))
-        half = self.last(half + twice(self.raise_half(quarter)))
-        return F.pixel_shuffle(self.leave(half), 2)
 
 
 class Residual(nn.Module):

@@ -109,7 +109,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         logger.info("%s: %s", name, result["sets"][name])
     drags = makers["object drags"]
     if config.region_clips:
-        result["regions"] = _region_tables(makers["object drags"], network, decoder, assets, config)
+        result["regions"] = _region_tables(drags, network, decoder, assets, config)
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
     if config.rest_frames:
