@@ -1,4 +1,4 @@
-"""The whole check: style, types, layers, the site, every test suite in its own process, the C++ build."""
+"""The whole check: style, types, layers, the site, the page's types, every test suite in its own process, the C++ build."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def run(name: str, command: list[str]) -> bool:
     return passed
 
 
+def page() -> bool:
+    """Types of the page's modules, where npm is found; what it installs lies outside of the tree's own files."""
+    if shutil.which("npm") is None:
+        print("== page: skipped, no npm", flush=True)
+        return True
+    tools = ROOT / "build" / "page"
+    tools.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "tests" / "browser" / "package.json", tools)
+    steps = [
+        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", str(tools)],
+        [str(tools / "node_modules" / ".bin" / "tsc"), "--project", "tests/browser"],
+    ]
+    return all(run("page", step) for step in steps)
+
+
 def cpp() -> bool:
     """Configure, build and test the C++ library, where a compiler and CMake are found."""
     if not (ROOT / "CMakeLists.txt").exists() or shutil.which("cmake") is None:
@@ -49,6 +64,8 @@ def cpp() -> bool:
 def main() -> int:
     wanted = sys.argv[1:]
     results = [run(name, command) for name, command in CHECKS if not wanted or name in wanted]
+    if not wanted or "page" in wanted:
+        results.append(page())
     for suite in SUITES:
         if (ROOT / suite).is_dir() and any((ROOT / suite).rglob("*.py")) and (not wanted or suite in wanted):
             results.append(run(suite, [sys.executable, "-m", "pytest", "-q", suite]))

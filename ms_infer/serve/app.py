@@ -36,8 +36,11 @@ from ms_infer.serve.uploads import read_motion, read_picture
 from ms_infer.serve.worker import Worker
 
 logger = logging.getLogger(__name__)
-PAGE = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+STATIC = files("ms_infer.serve") / "static"
 KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+PAGE = {"/": "index.html"} | {
+    f"/{one.name}": one.name for one in STATIC.iterdir() if one.name.rpartition(".")[2] in ("js", "css")
+}
 OPEN_PATHS = frozenset([*PAGE, "/healthz", "/readyz"])
 THUMBNAIL = 512  # side of an example as the page shows it before the stream has begun
 SECURITY = {
@@ -117,7 +120,7 @@ class _Server:
 
     def __init__(self, config: ServeConfig, open_stream: OpenStream, failed: Callable[[Exception], object]) -> None:
         self.config, self.open_stream, self._failed = config, open_stream, failed
-        self._static = {path: (files("ms_infer.serve") / "static" / name).read_bytes() for path, name in PAGE.items()}
+        self._static = {path: (STATIC / name).read_bytes() for path, name in PAGE.items()}
         self._thumbnails: dict[str, bytes] = {}
         self._decodes = asyncio.Semaphore(config.limits.decodes)
         self._sockets = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,8 @@ ARTEFACTS = Path(__file__).parents[2] / "build" / "browser"
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
+    if path is None and os.environ.get("MS_INFER_TEST_BROWSER") == "required":
+        pytest.fail("no chromium, and the browser's tests must run here: apt-get install chromium")
     if path is None:
         pytest.skip("no chromium: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -145,6 +148,12 @@ def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
     for context, _ in opened:
         context.close()
     assert not troubles
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that a browser was there: a run that skipped everything must not look like one that passed."""
+    passed = len(terminalreporter.stats.get("passed", []))
+    terminalreporter.write_line(f"{passed} tests of the page ran in Chromium; its screenshots: {ARTEFACTS}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,82 @@
+// From the bytes of a frame to the picture that is shown; the newest one wins.
+
+/** @import { Frame, Picture } from "./state.js" */
+import { requestDraw } from "./draw.js";
+import { Codec } from "./protocol.js";
+import { state } from "./state.js";
+
+/** @type {Frame | null} */
+let waiting = null;
+let decoding = false;
+/** @type {VideoDecoder | null} */
+let decoder = null;
+/** @type {Frame[]} */
+let queued = [];
+
+/** Forget the stream of video; the next frame stands alone. */
+export function resetDecoder() {
+  decoder?.close();
+  decoder = null;
+}
+
+/** @param {Frame} frame */
+export function onFrame(frame) {
+  if (frame.codec !== Codec.JPEG) return decodeVideo(frame);
+  if (waiting) state.lost += 1;
+  waiting = frame;
+  if (!decoding) decodePictures();
+}
+
+async function decodePictures() {
+  decoding = true;
+  while (waiting) {
+    const frame = waiting;
+    waiting = null;
+    try {
+      show(await createImageBitmap(new Blob([frame.bytes], { type: "image/jpeg" })), frame);
+    } catch {
+      state.lost += 1;
+    }
+  }
+  decoding = false;
+}
+
+/** Profile and level of a stream of video, from its sequence parameter set. @param {Uint8Array} bytes */
+function codecName(bytes) {
+  let at = 0;
+  const here = () => bytes[at + 2] === 1 && !(bytes[at] | bytes[at + 1]) && (bytes[at + 3] & 31) === 7;
+  while (at < bytes.length && !here()) at++;
+  return "avc1." + [4, 5, 6].map((i) => bytes[at + i].toString(16).padStart(2, "0")).join("");
+}
+
+/** @param {Frame} frame */
+function decodeVideo(frame) {
+  const key = frame.codec === Codec.H264_KEY;
+  if (!decoder && key) {
+    decoder = new VideoDecoder({
+      output: (picture) => show(picture, /** @type {Frame} */ (queued.shift())),
+      error: () => (decoder = null),
+    });
+    decoder.configure({ codec: codecName(frame.bytes), optimizeForLatency: true });
+    queued = [];
+  }
+  if (!decoder) return;
+  queued.push(frame);
+  decoder.decode(new EncodedVideoChunk({ type: key ? "key" : "delta", timestamp: frame.index, data: frame.bytes }));
+}
+
+/** @param {Picture} picture @param {Frame} frame */
+function show(picture, frame) {
+  state.picture?.close?.(); // an ImageBitmap holds its memory until closed
+  Object.assign(state, { picture, frame });
+  const now = performance.now();
+  state.shown.push(now);
+  while (state.shown[0] < now - 2000) state.shown.shift();
+  for (const [id, sent] of state.sent) {
+    if (id > frame.control) break;
+    state.latencies.push(now - sent);
+    state.sent.delete(id);
+  }
+  state.latencies.splice(0, state.latencies.length - 300);
+  requestDraw();
+}

@@ -1,0 +1,63 @@
+// The bytes of messages (docs/reference/protocol.md).
+
+/** @import { Ack, Frame, Kind, Place } from "./state.js" */
+
+export const VERSION = 1;
+export const Type = { HELLO: 1, CONTROL: 2, FRAME: 3, ACK: 4, STATS: 5, ERROR: 6, BYE: 7, WEBCAM: 8 };
+export const Codec = { JPEG: 0, H264_DELTA: 1, H264_KEY: 2 };
+const UNITS = 8192;
+const HIDDEN = -32768;
+/** @type {Kind[]} */
+export const KINDS = ["grid", "drag", "static", "path"];
+
+/** @param {object} control */
+export const packControl = (control) => new Blob([Uint8Array.of(Type.CONTROL), JSON.stringify(control)]);
+
+/** @param {Blob} picture */
+export const packWebcam = (picture) => new Blob([Uint8Array.of(Type.WEBCAM), picture]);
+
+/** @param {ArrayBuffer} data */
+export const readType = (data) => new DataView(data).getUint8(0);
+
+/** @param {ArrayBuffer} data */
+export const readJson = (data) => JSON.parse(new TextDecoder().decode(new Uint8Array(data, 1)));
+
+/** @param {ArrayBuffer} data @returns {Frame} */
+export function readFrame(data) {
+  const view = new DataView(data);
+  return {
+    codec: view.getUint8(1),
+    chunk: view.getUint32(6, true),
+    index: view.getUint32(10, true),
+    control: view.getUint32(14, true),
+    bytes: new Uint8Array(data, 26),
+  };
+}
+
+/** @param {ArrayBuffer} data @returns {Ack & { chunk: number }} */
+export function readAck(data) {
+  const view = new DataView(data);
+  const points = view.getUint16(2, true);
+  return {
+    view,
+    points,
+    chunk: view.getUint32(4, true),
+    first: view.getUint32(8, true),
+    frames: view.getUint16(20, true),
+    kinds: new Uint8Array(data, 22, points),
+    at: 22 + points,
+  };
+}
+
+/** Points of an ack in one RGB frame, without the hidden ones. @param {Ack} ack @param {number} index */
+export function pointsAt(ack, index) {
+  const frame = Math.min(Math.max(index - ack.first, 0), ack.frames - 1);
+  /** @type {(Place & { kind: Kind })[]} */
+  const points = [];
+  for (let i = 0; i < ack.points; i++) {
+    const at = ack.at + (i * ack.frames + frame) * 4;
+    const x = ack.view.getInt16(at, true);
+    if (x !== HIDDEN) points.push({ x: x / UNITS, y: ack.view.getInt16(at + 2, true) / UNITS, kind: KINDS[ack.kinds[i]] });
+  }
+  return points;
+}

@@ -1,0 +1,71 @@
+// The WebSocket: joins, sends controls, hands messages to whoever asked for their type.
+
+import { packControl, readAck, readFrame, readJson, readType, Type, VERSION } from "./protocol.js";
+import { state } from "./state.js";
+
+export const token = new URLSearchParams(location.search).get("token") ?? "";
+const query = token ? `?token=${encodeURIComponent(token)}` : "";
+
+/** Address of something on this server, with the token. @param {string} path */
+export const address = (path) => path + query;
+
+/** @type {Record<number, (content: any) => void>} */
+const handlers = {};
+/** @type {() => void} */
+let onLost = () => {};
+
+/** @param {number} type @param {(content: any) => void} handler */
+export function onType(type, handler) {
+  handlers[type] = handler;
+}
+
+/** @param {() => void} handler what happens when the connection is gone */
+export function connect(handler) {
+  onLost = handler;
+  open();
+}
+
+function open() {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const socket = new WebSocket(`${scheme}://${location.host}/ws${query}`);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = join;
+  socket.onmessage = receive;
+  socket.onclose = () => {
+    if (state.socket !== socket) return;
+    onLost();
+    if (!state.ended) setTimeout(open, (state.retry = Math.min(state.retry * 1.6, 5000)));
+  };
+  state.socket = socket;
+}
+
+export function join() {
+  const known = JSON.parse(sessionStorage.getItem("session") ?? "{}");
+  send({ do: "join", version: VERSION, watch: state.watching, ...(state.watching ? {} : known) });
+}
+
+export const connected = () => state.socket?.readyState === WebSocket.OPEN;
+
+/** Send a control; returns its number, 0 when nothing could be sent. @param {{ do: string, [field: string]: any }} control */
+export function send(control) {
+  if (!connected()) return 0;
+  if (control.do !== "join") state.control += 1;
+  state.socket?.send(packControl({ id: state.control, t: performance.now(), ...control }));
+  return state.control;
+}
+
+/** @param {MessageEvent<ArrayBuffer>} event */
+function receive({ data }) {
+  const type = readType(data);
+  const handler = handlers[type];
+  if (!handler) return; // an older page keeps working
+  if (type === Type.FRAME) handler(readFrame(data));
+  else if (type === Type.ACK) handler(readAck(data));
+  else handler(readJson(data));
+}
+
+/** Ask this session's part of the server. @param {string} what @param {RequestInit} [options] */
+export function request(what, options) {
+  const headers = { "x-session-key": state.hello?.key ?? "", "x-token": token };
+  return fetch(`api/sessions/${state.hello?.session}/${what}`, { ...options, headers });
+}
