@@ -1,4 +1,4 @@
-"""The whole check: style, types, layers, the site, the page's types, every test suite in its own process, the C++ build."""
+"""The whole check: style, types, layers, the site, the page, every test suite in its own process, the C++ build."""
 
 from __future__ import annotations
 
