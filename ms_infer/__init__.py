@@ -9,6 +9,7 @@ from ms_infer._version import __version__
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student, load_student
+    from ms_infer.chunk import Chunk
     from ms_infer.config import ContextConfig, ModelConfig, ScheduleConfig, StreamConfig, preset
     from ms_infer.errors import (
         BundleError,
@@ -21,17 +22,20 @@ if TYPE_CHECKING:
         StateError,
         TrackShapeError,
     )
+    from ms_infer.hand import Hand
     from ms_infer.state import StreamState
-    from ms_infer.stream import Chunk, Stream
+    from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
 
 _NAMES = {
     "checkpoint": "Student load_student",
+    "chunk": "Chunk",
     "config": "ContextConfig ModelConfig ScheduleConfig StreamConfig preset",
     "errors": "BundleError CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
     "MotionStreamError StateError TrackShapeError",
+    "hand": "Hand",
     "state": "StreamState",
-    "stream": "Chunk Stream",
+    "stream": "Stream",
     "tracks": "Tracks",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -44,6 +48,7 @@ __all__ = [
     "ContextConfig",
     "DeviceError",
     "EngineMismatchError",
+    "Hand",
     "MissingExtraError",
     "ModelConfig",
     "MotionStreamError",

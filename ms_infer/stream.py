@@ -6,19 +6,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.config import StreamConfig
+from ms_infer.chunk import Chunk
+from ms_infer.config import StreamConfig, TrackHeadConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.engines.open import open_named
 from ms_infer.errors import ConfigError, StateError
 from ms_infer.given import Given
+from ms_infer.hand import Hand
 from ms_infer.prompts import PromptEncoder, prompt_encoder
 from ms_infer.snapshot import load_snapshot, save_snapshot
 from ms_infer.state import Run, StreamState, checked_seed, state_digest
@@ -29,26 +31,7 @@ if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
 
 Prompt = str | NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one step made."""
-
-    index: int
-    """Counts chunks from 0."""
-    frames: NDArray[np.uint8]
-    """RGB frames `[rgb_frames, height, width, 3]`, valid until the next step; `numpy()` copies."""
-    first_rgb_frame: int
-    """Index of the first frame in the stream."""
-    control_id: int
-    """Newest control the chunk was made with."""
-    timings: dict[str, float]
-    """Milliseconds: the whole `chunk` by the host's clock, and its stages by the engine's (`Engine.stage_ms`)."""
-
-    def numpy(self) -> NDArray[np.uint8]:
-        """A copy of the frames that outlives the next step."""
-        return self.frames.copy()
+MAX_HAND_POINTS = 1024  # of a hand, where the model takes more
 
 
 class Stream:
@@ -108,6 +91,21 @@ class Stream:
     def seed(self) -> int:
         """Seed of the stream that runs, or of the first one."""
         return self._run.seed if self._run else self._first_seed
+
+    @property
+    def next_rgb_frames(self) -> int:
+        """RGB frames of the next chunk."""
+        span = self._run.span(self.config) if self._run else self.config.context.span(0)
+        return span.rgb_frames
+
+    def hand(self, rows: int = 10, cols: int = 10) -> Hand:
+        """A live hand that fits this stream, over a grid of rows x cols points; see `Hand`.
+
+        ConfigError when the model does not follow tracks.
+        """
+        head, config = self._track_head(), self.config
+        capacity = min(head.max_tracks, MAX_HAND_POINTS)
+        return Hand(rows, cols, aspect=config.width / config.height, fps=config.fps, capacity=capacity)
 
     def __enter__(self) -> Stream:
         return self
@@ -361,9 +359,14 @@ class Stream:
         """Tracks as the player plays them; refuses at once what the next chunk could not use."""
         if tracks is None:
             return None
-        if self.config.model.track_head is None:
-            raise ConfigError(f"the model {self.config.model.name!r} has no track head; it cannot follow tracks")
+        self._track_head()
         return TrackPlayer.of(self.config).fitted(tracks)
+
+    def _track_head(self) -> TrackHeadConfig:
+        head = self.config.model.track_head
+        if head is None:
+            raise ConfigError(f"the model {self.config.model.name!r} has no track head; it cannot follow tracks")
+        return head
 
     @property
     def _digest(self) -> str:

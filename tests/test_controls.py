@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ms_infer import ConfigError, Stream, Tracks
-from ms_infer.stream import Chunk
+from ms_infer.chunk import Chunk
 from ms_infer.tracks.player import TrackPlayer
 from tests.quick import HEIGHT, WIDTH, QuickEngine
 

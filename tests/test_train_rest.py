@@ -21,7 +21,8 @@ from ms_train.evaluate.rest import (
 from ms_train.evaluate.tables import markdown
 from PIL import Image
 
-from ms_infer.stream import Chunk, Stream
+from ms_infer.chunk import Chunk
+from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 
 from .test_train_data import write_assets

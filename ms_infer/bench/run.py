@@ -18,7 +18,8 @@ import numpy as np
 from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ms_infer.stream import Chunk, Stream
+    from ms_infer.chunk import Chunk
+    from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
 
 OPENING_FRAMES = 81

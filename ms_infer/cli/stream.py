@@ -16,10 +16,11 @@ from ms_infer.cli.run import parse_size, run_command, set_logging
 from ms_infer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ms_infer.chunk import Chunk
     from ms_infer.config import StreamConfig
     from ms_infer.demo import Example
     from ms_infer.media.writers import VideoWriter
-    from ms_infer.stream import Chunk, Stream
+    from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
 
 

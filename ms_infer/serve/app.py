@@ -227,7 +227,7 @@ class _Server:
         data = await self._body(request, limits.video_bytes)
         async with self._decodes:
             tracks = await asyncio.to_thread(read_motion, data, config.height, config.width, session.fps, limits)
-        session.edit(lambda board: board.transfer(tracks, session.fps))
+        session.hand.play(tracks)
         return JSONResponse({"tracks": tracks.count, "seconds": round(tracks.seconds, 2)})
 
     async def recording(self, request: Request) -> Response:

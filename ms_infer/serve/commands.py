@@ -7,7 +7,6 @@ from typing import Any
 
 from ms_infer.serve import protocol
 from ms_infer.serve.clients import Client
-from ms_infer.serve.movers import Field, Stick
 from ms_infer.serve.session import Session
 from ms_infer.serve.uploads import WebcamMotion
 
@@ -70,20 +69,19 @@ def _edit(session: Session, control: protocol.Control) -> None:
     """Controls that change the points."""
     match control:
         case protocol.Points(do="static"):
-            session.edit(lambda board: board.static(control.points))
+            session.hand.static(control.points)
         case protocol.Points():
-            session.edit(lambda board: board.brush(control.points))
+            session.hand.brush(control.points)
         case protocol.Path():
-            session.edit(lambda board: board.path(control.points, control.seconds, control.radius))
+            session.hand.path(control.points, seconds=control.seconds, reach=control.radius)
         case protocol.Camera():
-            stick = Stick(control.x, control.y, control.zoom, control.roll)
-            session.edit(lambda board: setattr(board, "stick", stick))
+            session.hand.steer(x=control.x, y=control.y, zoom=control.zoom, roll=control.roll)
         case protocol.Grid():
-            session.edit(lambda board: board.set_grid(control.rows, control.cols))
+            session.hand.grid(control.rows, control.cols)
         case protocol.Options():
             for name in ("hold_rest", "hold_released"):
                 if (value := getattr(control, name)) is not None:
-                    session.edit(lambda board, name=name, value=value: setattr(board, name, value))
+                    setattr(session.hand, name, value)
 
 
 def _simple(session: Session, do: str) -> None:
@@ -96,7 +94,7 @@ def _simple(session: Session, do: str) -> None:
     elif do == "reset":
         session.begin()
     elif do == "clear":
-        session.edit(lambda board: board.reset())
+        session.hand.reset()
 
 
 async def _start(session: Session, control: protocol.Start) -> None:
@@ -137,10 +135,9 @@ async def _switch(session: Session, control: protocol.Switch) -> None:
         await session.record(control.on)
     elif control.do == "webcam":
         session.webcam = WebcamMotion() if control.on else None
-        field = Field() if control.on else None
-        session.edit(lambda board: setattr(board, "webcam", field))
+        session.hand.push(None)
     elif not control.on:
-        session.edit(lambda board: board.transfer(None, session.fps))
+        session.hand.play(None)
 
 
 async def webcam_picture(session: Session, data: bytes) -> None:
@@ -149,6 +146,6 @@ async def webcam_picture(session: Session, data: bytes) -> None:
     if motion is None:
         return
     flow = await asyncio.to_thread(motion.step, data)
-    if flow is not None:
-        session.edit(lambda board: board.webcam and board.webcam.add(flow))
+    if flow is not None and session.webcam is motion:
+        session.hand.push(flow)
     session.note(protocol.Message())

@@ -15,17 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig
 from ms_infer.errors import MotionStreamError
+from ms_infer.hand import Hand
 from ms_infer.serve import protocol
-from ms_infer.serve.board import Applied, Board
 from ms_infer.serve.clients import Client
 from ms_infer.serve.encode import make_encoder
 from ms_infer.serve.protocol import Codec, Type
 from ms_infer.serve.recording import Recording
 from ms_infer.serve.shared import Context
 from ms_infer.serve.uploads import WebcamMotion
-from ms_infer.stream import Chunk
 from ms_infer.tracks import Tracks
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class StreamLike(Protocol):
 
     config: StreamConfig
 
+    @property
+    def next_rgb_frames(self) -> int: ...
     def start(
         self, image: Any = None, prompt: Any = "", tracks: Tracks | None = None, *, seed: int | None = None
     ) -> None: ...
@@ -84,7 +86,7 @@ class Session:
         head = config.model.track_head
         self.follows_tracks = head is not None
         capacity = min(head.max_tracks if head else 1, MAX_POINTS)
-        self.board = Board(capacity, config.width / config.height)
+        self.hand = Hand(aspect=config.width / config.height, fps=self.fps, capacity=capacity)
         self.clients: set[Client] = set()
         self.image: NDArray[np.uint8] | None = None
         self.prompt: Any = ""
@@ -109,7 +111,7 @@ class Session:
         self._wake = asyncio.Event()
         self._due = 0.0  # when the next frame is to leave
         self._ends = 0.0  # when the chunk that is shown ends, 0 when none is
-        self._clock: float | None = None  # server minus client, milliseconds
+        self._clock: float | None = None  # server minus client, seconds
         self._player = asyncio.create_task(self._play())
 
     # ---- clients
@@ -139,7 +141,7 @@ class Session:
         if client.owner:
             self.left = time.monotonic()
             with self._lock:
-                self.board.release_all()
+                self.hand.release()
 
     def describe(self) -> dict[str, Any]:
         """What anybody may know about the session."""
@@ -174,7 +176,7 @@ class Session:
             self._epoch += 1
             self._wishes = replace(self._wishes, restart=True)
             if not keep_points:
-                self.board.reset()
+                self.hand.reset()
         self._ready.clear()
         self._wake.set()
         self.set_state("running")
@@ -202,18 +204,17 @@ class Session:
 
     def pointers(self, control: protocol.Pointers) -> None:
         """Pointer events, put on the server's clock (the least delayed message sets the difference)."""
-        now = time.monotonic() * 1e3
-        offset = now - control.t
+        now = time.monotonic()
+        offset = now - control.t / 1e3
         self._clock = offset if self._clock is None or offset < self._clock else self._clock
-        with self._lock:
-            for number, phase, sent, x, y in control.events:
-                at = min(max(sent + self._clock, now - 1000), now)
-                self.board.pointer(number, phase, (x, y), at, control.radius)
-
-    def edit(self, change: Any) -> None:
-        """Run `change(board)` between two chunks."""
-        with self._lock:
-            change(self.board)
+        for number, phase, sent, x, y in control.events:
+            at = min(max(sent / 1e3 + self._clock, now - 1), now)
+            if phase == "down":
+                self.hand.press(number, x, y, at=at, reach=control.radius)
+            else:
+                self.hand.move(number, x, y, at=at)
+            if phase == "up":
+                self.hand.release(number)
 
     # ---- the engine thread
 
@@ -242,26 +243,27 @@ class Session:
         if wishes.prompt is not None:
             self._prompt_control = wishes.prompt[1]
         begun = time.monotonic()
-        frames = self.stream.config.context.span(self.chunk).rgb_frames
-        with self._lock:
-            applied = self.board.advance(time.monotonic() * 1e3, frames, self.fps)
-        if self.follows_tracks:
-            self.stream.set_tracks(applied.tracks(self.stream.config.fps))
+        tracks = self.hand.tracks(frames=self.stream.next_rgb_frames)
+        kinds = self.hand.kinds
+        if self.follows_tracks:  # they are at the pace that is shown; the stream plays one position per frame
+            self.stream.set_tracks(Tracks(tracks.points, tracks.visible, tracks.ids, fps=self.stream.config.fps))
         chunk = self.stream.step()
-        self._hand_over(chunk, applied.fitted(len(chunk.frames)), epoch, control, received)
+        self._hand_over(chunk, tracks, kinds, epoch, control, received)
         taken = time.monotonic() - begun
         self._count(chunk, taken)
         return taken
 
-    def _hand_over(self, chunk: Chunk, applied: Applied, epoch: int, control: int, received: float) -> None:
+    def _hand_over(
+        self, chunk: Chunk, tracks: Tracks, kinds: NDArray[np.uint8], epoch: int, control: int, received: float
+    ) -> None:
         ack = protocol.pack_ack(
             chunk.index,
             chunk.first_rgb_frame,
             control,
             self._prompt_control,
-            applied.kinds,
-            applied.points,
-            applied.visible,
+            kinds,
+            tracks.points,
+            tracks.visible,
         )
         made_ms = time.monotonic() * 1e3
         made = Made(epoch, chunk.index, chunk.first_rgb_frame, chunk.numpy(), ack, control, received, made_ms)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_infer.serve.board import Kind
+from ms_infer.hand import Kind
 from ms_infer.tracks import Tracks
 from tests.browser.conftest import Visit
 from tests.serve.live import running

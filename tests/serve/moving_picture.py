@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
 from ms_infer.media import load_image
 from ms_infer.model.warp import warp_first_frame
-from ms_infer.stream import Chunk
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
@@ -56,13 +56,17 @@ class MovingPicture:
         self.player.set(tracks, self.frame)
         return len(self.controls)
 
+    @property
+    def next_rgb_frames(self) -> int:
+        return self.config.context.span(self.index).rgb_frames
+
     def step(self) -> Chunk:
         self.threads.add(threading.get_ident())
         if self.index == self.fail_at:
             self.fail_at = -1
             raise RuntimeError("secret path /home/somebody/weights.pt")
         until = time.monotonic() + self.seconds
-        count = self.config.context.span(self.index).rgb_frames
+        count = self.next_rgb_frames
         frames = self._moved(count)
         time.sleep(max(0.0, until - time.monotonic()))
         chunk = Chunk(self.index, frames, self.frame, 0, {"denoise": 1.0, "chunk": 1.0})

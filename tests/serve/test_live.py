@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_infer.serve.board import Kind
+from ms_infer.hand import Kind
 from ms_infer.serve.protocol import Codec
 from ms_infer.serve.settings import Limits
 from tests.serve.live import Page, Running, running
