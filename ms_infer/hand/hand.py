@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ms_infer.errors import ConfigError
+from ms_infer.hand.checks import moment_of, position, positions, reach_of
 from ms_infer.hand.dots import BoolArray, Dots, IntArray, Kind, grid_cells, squared
-from ms_infer.hand.movers import SPRING, Array, Field, Path, Point, Pointer, Stick
+from ms_infer.hand.grab import taken
+from ms_infer.hand.movers import SPRING, Array, Field, Path, Pointer, Stick
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.checks import positive
 from ms_infer.tracks.tracks import RIM
 
 MARGIN = 0.3  # how far outside of the picture a point is kept
 COVER = 0.8  # of the grid's spacing
-NEAR = 0.04  # a grabbed point this close is the one that is meant
+SAME = 1e-3  # a point that was put this close to a place was put there
+FULL = 0.12, 0.12, 0.22, 0.25  # what the stick moves in a second: pictures, pictures, e-folds, radians
 SPARE = 32  # points that the grid leaves for what is grabbed, painted and held
 MAX_POINTERS, MAX_PATHS = 16, 64  # that move at the same time
 MAX_POINTS = 10_000
-FAR = 10.0  # a position beyond is in pixels, not in shares of the picture
 
 
 @dataclass
@@ -64,10 +65,13 @@ class Hand:
         """Grid points that nobody moves stay where they are; else they are free."""
         self.hold_released = True
         """Points that were let go stay where they are; else they are free."""
+        self.loop = False
+        """Whether tracks that are played begin again at their end."""
         self.kinds: NDArray[np.uint8] = np.zeros(0, np.uint8)
         """uint8 [N]: what each of the points is that `tracks` returned last, a `Kind`."""
         self._dots = Dots(self.capacity)
-        self._stick = self._stick_before = Stick()
+        self._stick = self._steered = self._stick_before = Stick()
+        self._way = [0.0, 0.0, 0.0, 0.0]
         self._field: Field | None = None
         self._last = -math.inf
         self._lock = threading.RLock()
@@ -92,25 +96,39 @@ class Hand:
             self._playing: tuple[Tracks, IntArray] | None = None
             self._played = 0
             self._stick_before = Stick()
+            self._way = [0.0, 0.0, 0.0, 0.0]
             self._dots.clear()
             self._dots.add(grid_cells(self._rows, self._cols), Kind.GRID)
 
-    def press(self, pointer: int, x: float, y: float, *, at: float | None = None, reach: float = 0.15) -> int:
+    def press(
+        self,
+        pointer: int,
+        x: float,
+        y: float,
+        *,
+        at: float | None = None,
+        reach: float = 0.15,
+        thing: ArrayLike | None = None,
+    ) -> int:
         """A pointer (any number) goes down and takes along what lies within `reach`, in picture heights.
 
+        thing: `[M, 2]`, points that lie upon a thing: these come along instead, with what was moved as part of it.
         Nothing there: a new point is put there. A pointer that was down is released first. Returns how many points it
         holds: 0 when 16 pointers move already, or when a new point does not fit.
         """
-        point, moment, wide = _position(x, y), _moment(at), _reach(reach)
+        point, moment, wide = position(x, y), moment_of(at), reach_of(reach)
+        upon = None if thing is None else positions(thing)
         with self._lock:
             self.release(pointer)
             if sum(isinstance(hold.mover, Pointer) for hold in self._holds) >= MAX_POINTERS:
                 return 0
-            return self._hold(Pointer(point, moment), point, wide, Kind.DRAG, pointer)
+            return self._hold(
+                Pointer(point, moment), taken(self._dots, point, wide, upon, Kind.DRAG, self.aspect), Kind.DRAG, pointer
+            )
 
     def move(self, pointer: int, x: float, y: float, *, at: float | None = None) -> None:
         """A pointer that is down is at (x, y) now; one that is not is ignored."""
-        point, moment = _position(x, y), _moment(at)
+        point, moment = position(x, y), moment_of(at)
         with self._lock:
             for hold in self._holds:
                 if hold.pointer == pointer and isinstance(hold.mover, Pointer):
@@ -127,31 +145,45 @@ class Hand:
     def static(self, points: ArrayLike) -> None:
         """Add points `[M, 2]` that must not move, whatever else does."""
         with self._lock:
-            self._dots.add(_positions(points), Kind.STATIC)
+            self._dots.add(positions(points), Kind.STATIC)
 
     def brush(self, points: ArrayLike) -> None:
         """Add points `[M, 2]` that move together, with all that were painted before, when one of them is grabbed."""
-        painted = _positions(points)
+        painted = positions(points)
         with self._lock:
             dots = self._dots
             dots.add(painted, Kind.DRAG, grouped=True)
             gap = squared((dots.rest[:, None] - painted[None]) * (self._cols, self._rows))
             dots.free |= (dots.kind == Kind.GRID) & (gap.min(1, initial=np.inf) < RIM * RIM)
 
-    def path(self, points: ArrayLike, *, seconds: float, reach: float = 0.15) -> int:
+    def remove(self, points: ArrayLike) -> None:
+        """Take away the points that were put at `points` `[M, 2]` by `static` or `brush`, wherever they are now."""
+        places = positions(points)
+        with self._lock:
+            dots = self._dots
+            put = (dots.kind == Kind.STATIC) | dots.grouped
+            gone = put & (squared(dots.rest[:, None] - places[None]).min(1, initial=np.inf) < SAME * SAME)
+            gap = squared((dots.rest[:, None] - dots.rest[gone & dots.grouped][None]) * (self._cols, self._rows))
+            dots.free &= ~((dots.kind == Kind.GRID) & (gap.min(1, initial=np.inf) < RIM * RIM))
+            dots.keep(~gone)
+
+    def path(self, points: ArrayLike, *, seconds: float, reach: float = 0.15, thing: ArrayLike | None = None) -> int:
         """Take what lies within `reach` of the first of `points` `[M >= 2, 2]` along them, in so many seconds of video.
 
-        Begins with the next chunk, at constant speed. Returns how many points it takes along (0: as in `press`).
+        thing: as in `press`. Begins with the next chunk, at constant speed. Returns how many points it takes along
+        (0: as in `press`).
         """
-        corners = _positions(points)
+        corners = positions(points)
         if len(corners) < 2:
             raise ConfigError(f"a path has at least 2 points (x, y), not {len(corners)}")
         places = [(float(x), float(y)) for x, y in corners]
-        mover, wide = Path(places, positive("seconds", seconds)), _reach(reach)
+        mover, wide = Path(places, positive("seconds", seconds)), reach_of(reach)
+        upon = None if thing is None else positions(thing)
         with self._lock:
             if sum(isinstance(hold.mover, Path) for hold in self._holds) >= MAX_PATHS:
                 return 0
-            return self._hold(mover, places[0], wide, Kind.PATH, None)
+            along = taken(self._dots, places[0], wide, upon, Kind.PATH, self.aspect)
+            return self._hold(mover, along, Kind.PATH, None)
 
     def steer(self, *, x: float = 0.0, y: float = 0.0, zoom: float = 0.0, roll: float = 0.0) -> None:
         """Move the camera from now on: to the right, down, in, clockwise, each -1..1 of full speed.
@@ -162,10 +194,27 @@ class Hand:
         if not all(-1 <= value <= 1 for value in values):
             raise ConfigError(f"the stick's x, y, zoom and roll are -1..1, not {values}")
         with self._lock:
-            self._stick = Stick(float(x), float(y), float(zoom), float(roll))
+            self._steered = Stick(float(x), float(y), float(zoom), float(roll))
 
-    def play(self, tracks: Tracks | None) -> None:
-        """Start over with tracks in the place of the grid, from their first position on; None: with the grid."""
+    def carry(self, *, x: float = 0.0, y: float = 0.0, zoom: float = 0.0, roll: float = 0.0) -> None:
+        """Move the camera by so much, beside the stick and as fast as it: pictures, pictures, e-folds, radians.
+
+        It adds up with what is still to be moved; at most 10 seconds of the stick are kept.
+        """
+        values = x, y, zoom, roll
+        if not all(math.isfinite(value) for value in values):
+            raise ConfigError(f"the camera is carried by finite numbers, not {values}")
+        with self._lock:
+            self._way = [
+                min(max(left + value, -10 * full), 10 * full)
+                for left, value, full in zip(self._way, values, FULL, strict=True)
+            ]
+
+    def play(self, tracks: Tracks | None, *, loop: bool = False) -> None:
+        """Start over with tracks in the place of the grid, from their first position on; None: with the grid.
+
+        At their end they hold still, or begin again: `loop`.
+        """
         played = None if tracks is None else tracks.to_pixels(1, 1).resample(fps=self.fps)
         with self._lock:
             self.reset()
@@ -173,6 +222,7 @@ class Hand:
                 played = played.select(played.ids[: self.capacity])
                 self._dots.clear()
                 self._playing = played, self._dots.add(played.points[:, 0].astype(np.float64), Kind.PATH)
+            self.loop = loop
 
     def push(self, movement: ArrayLike | None) -> None:
         """Push the grid's points by movement `[rows, cols, 2]` of the picture's cells, in shares of the picture.
@@ -199,9 +249,10 @@ class Hand:
         """
         if frames < 1:
             raise ConfigError(f"a chunk has 1 or more RGB frames, not {frames}")
-        moment = _moment(now)
+        moment = moment_of(now)
         with self._lock:
             moment = max(moment, self._last)
+            self._set_stick(frames)
             self._tidy()
             points, visible = self._moved(moment, frames)
             self._stick_before, self._last = self._stick, moment
@@ -211,6 +262,18 @@ class Hand:
             return Tracks(points, visible, self._dots.ids, fps=self.fps)
 
     # ---- helpers
+
+    def _set_stick(self, frames: int) -> None:
+        """The stick of a chunk: as it is held, and what is left of the way that the camera is carried."""
+        seconds, values = frames / self.fps, []
+        stick = self._steered
+        for axis, held in enumerate((stick.x, stick.y, stick.zoom, stick.roll)):
+            most = FULL[axis] * seconds
+            wanted = self._way[axis] / most
+            added = min(max(wanted, -1 - held), 1 - held)
+            self._way[axis] = 0.0 if added == wanted else self._way[axis] - added * most
+            values.append(held + added)
+        self._stick = Stick(*values)
 
     def _moved(self, now: float, frames: int) -> tuple[Array, BoolArray]:
         dots = self._dots
@@ -251,8 +314,13 @@ class Hand:
     def _play(self, frame: int) -> None:
         if self._playing is not None:
             tracks, ids = self._playing
-            at = min(self._played + frame, tracks.rgb_frames - 1)
+            at = self._place_in(tracks, frame)
             self._dots.points[self._dots.rows(ids)] = tracks.points[np.isin(ids, self._dots.ids), at]
+
+    def _place_in(self, tracks: Tracks, frame: int) -> int:
+        """Index in played tracks of a frame of this chunk."""
+        at = self._played + frame
+        return at % tracks.rgb_frames if self.loop else min(at, tracks.rgb_frames - 1)
 
     def _seen(self, frame: int) -> BoolArray:
         dots = self._dots
@@ -261,7 +329,7 @@ class Hand:
         seen &= (dots.points >= 0).all(-1) & (dots.points < 1).all(-1)
         if self._playing is not None:
             tracks, ids = self._playing
-            at = min(self._played + frame, tracks.rgb_frames - 1)
+            at = self._place_in(tracks, frame)
             seen[dots.rows(ids)] &= tracks.visible[np.isin(ids, dots.ids), at]
             return seen
         return seen & ~self._covered()
@@ -276,29 +344,12 @@ class Hand:
         covered[resting] = squared(gap).min(1, initial=np.inf) < COVER * COVER
         return covered
 
-    def _hold(self, mover: Pointer | Path, point: Point, reach: float, kind: Kind, pointer: int | None) -> int:
-        """Let a mover take along what is grabbed at `point`; one is added there if need be."""
-        taken = self._grabbed(point, reach)
-        if not taken.any():
-            self._dots.add(np.array([point]), kind)
-            taken = np.arange(len(self._dots.ids)) >= len(taken)
-        self._dots.kind[taken], self._dots.free[taken] = kind, False
-        if taken.any():
-            self._holds.append(_Hold(mover, self._dots.ids[taken], pointer))
-        return int(taken.sum())
-
-    def _grabbed(self, point: Point, reach: float) -> BoolArray:
-        """Which points `[N]` come along; lets go of the grid just beyond, where it is not known what comes along."""
-        dots = self._dots
-        away = squared((dots.points - point) * (self.aspect, 1.0))
-        movable = dots.kind != Kind.STATIC
-        group, meant = movable & dots.grouped, max(NEAR, reach / 2)
-        if group.any() and away[group].min() < meant * meant:
-            return group
-        near, rim = max(reach, NEAR), RIM * reach
-        taken = movable & (away < near * near)
-        dots.free |= movable & ~taken & (away < rim * rim) & (dots.kind == Kind.GRID)
-        return taken
+    def _hold(self, mover: Pointer | Path, along: BoolArray, kind: Kind, pointer: int | None) -> int:
+        """Let a mover take the points `along` `[N]`."""
+        self._dots.kind[along], self._dots.free[along] = kind, False
+        if along.any():
+            self._holds.append(_Hold(mover, self._dots.ids[along], pointer))
+        return int(along.sum())
 
     def _let_go(self) -> None:
         arrived = [hold for hold in self._holds if hold.mover.done]
@@ -323,32 +374,3 @@ class Hand:
         empty = np.ones(self._rows * self._cols, np.bool_)
         empty[(cell[:, 1] * self._cols + cell[:, 0])[inside]] = False
         dots.add(grid_cells(self._rows, self._cols)[empty], Kind.GRID)
-
-
-def _moment(at: float | None) -> float:
-    moment = time.monotonic() if at is None else float(at)
-    if not math.isfinite(moment):
-        raise ConfigError(f"a time must be finite seconds, not {at!r}")
-    return moment
-
-
-def _positions(points: ArrayLike) -> Array:
-    places = np.asarray(points, np.float64)
-    if places.ndim != 2 or places.shape[1] != 2:
-        raise ConfigError(f"points must be [M, 2] (x, y), got shape {list(places.shape)}")
-    if not (np.abs(places) <= FAR).all():
-        raise ConfigError(
-            "a hand's positions are shares of the picture, 0..1, not pixels: divide x by its width and y by its height"
-        )
-    return places
-
-
-def _position(x: float, y: float) -> Point:
-    (place,) = _positions([(x, y)])
-    return float(place[0]), float(place[1])
-
-
-def _reach(reach: float) -> float:
-    if not 0 <= reach < math.inf:
-        raise ConfigError(f"reach must be 0 or more picture heights, not {reach!r}")
-    return float(reach)
