@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo.mp4
 
-.PHONY: demo live test docs install clean
+.PHONY: demo live test docs dist install clean
 
-demo: $(VENV)/.installed-video
+demo: $(VENV)/.installed-torch,video
 	$(BIN)/ms-stream demo --seconds 4 --show-tracks -o $(OUT)
 
 live: $(VENV)/.installed-cpu,export,serve
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m scripts.docs
 
+dist: $(VENV)/.installed-dev
+	$(BIN)/python -m build --outdir dist .
+
 install: $(VENV)/.installed-dev
 
 $(VENV)/.installed-%: pyproject.toml scripts/install.py
@@ -28,4 +31,4 @@ $(VENV)/.installed-%: pyproject.toml scripts/install.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

@@ -104,5 +104,5 @@ def test_unusable_frames_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"pip install -e '.\[video\]' in the repository"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ms-infer\[video\]'"):
         Tracks.from_video(np.zeros((2, 32, 32, 3), np.uint8))

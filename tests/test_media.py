@@ -272,10 +272,10 @@ def test_damaged_videos_load_or_raise_a_config_error(tmp_path: Path, seed: int, 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"pip install -e .\.\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ms-infer\[video\]"):
         read_video(tmp_path / "v.mp4")
     with (
-        pytest.raises(MissingExtraError, match=r"pip install -e .\.\[video\]"),
+        pytest.raises(MissingExtraError, match=r"pip install 'ms-infer\[video\]"),
         open_writer(tmp_path / "v.mp4", height=4, width=4, fps=1),
     ):
         pass

@@ -129,14 +129,14 @@ def test_without_pillow_heif_the_extra_is_named(brand: bytes, monkeypatch: pytes
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     head = b"\0\0\0\x18ftyp" + brand + bytes(4) + b"mif1heic"
     for call in (lambda: load_image(head + bytes(100), 8, 8), lambda: image_size(head + bytes(100))):
-        with pytest.raises(MissingExtraError, match=r"HEIC.*pip install -e '.\[heic\]' in the repository"):
+        with pytest.raises(MissingExtraError, match=r"HEIC.*pip install 'ms-infer\[heic\]'"):
             call()
 
 
 def test_without_avif_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "AVIF"])
     monkeypatch.setattr(features, "check", lambda feature: False)
-    with pytest.raises(MissingExtraError, match=r"AVIF.*pip install -e '.\[heic\]' in the repository"):
+    with pytest.raises(MissingExtraError, match=r"AVIF.*pip install 'ms-infer\[heic\]'"):
         load_image(b"\0\0\0\x18ftypavif" + bytes(4) + b"mif1avif" + bytes(100), 8, 8)
 
 

@@ -271,9 +271,9 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(trt_library, "import_module", absent)
     for kind in ("rtx", "trt"):
-        with pytest.raises(MissingExtraError, match=rf"pip install -e .\.\[{kind}\]"):
+        with pytest.raises(MissingExtraError, match=rf"pip install 'ms-infer\[{kind}\]"):
             load(kind)  # type: ignore[arg-type]
-    with pytest.raises(MissingExtraError, match=r"pip install -e .\.\[rtx\].*\.\[trt\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ms-infer\[rtx\].*ms-infer\[trt\]"):
         load("auto")
 
 

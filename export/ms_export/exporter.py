@@ -234,9 +234,7 @@ class Exporter:
         try:
             from ms_export.tensorrt.build import build_engines
         except ImportError as error:
-            raise MissingExtraError(
-                f"target {target} needs pip install -e '.[{target}]' in the repository ({error})"
-            ) from None
+            raise MissingExtraError(f"target {target} needs pip install 'ms-infer[{target}]' ({error})") from None
         dtype = self.options.dtype or "bf16"
         name, engine = build_engines(self.store, self.student, self.specs, target, dtype=dtype, writes=self.writes)
         self.store.add_engine(name, engine)

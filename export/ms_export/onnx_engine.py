@@ -72,7 +72,7 @@ def open_session(path: str, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingExtraError("onnxruntime is not installed: pip install -e '.[export]' in the repository") from None
+        raise MissingExtraError("onnxruntime is not installed: pip install 'ms-infer[export]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:

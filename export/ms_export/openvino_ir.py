@@ -17,7 +17,7 @@ def load_openvino() -> Any:
     try:
         import openvino
     except ImportError:
-        raise MissingExtraError("OpenVINO is not installed: pip install -e '.[cpu]' in the repository") from None
+        raise MissingExtraError("OpenVINO is not installed: pip install 'ms-infer[cpu]'") from None
     return openvino
 
 

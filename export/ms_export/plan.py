@@ -48,9 +48,7 @@ def check_extras(options: ExportOptions) -> None:
         extra, modules = _EXTRAS[target]
         missing = [name for name in modules if find_spec(name) is None]
         if missing:
-            raise MissingExtraError(
-                f"--target {target} needs {', '.join(missing)}: pip install -e '.[{extra}]' in the repository"
-            )
+            raise MissingExtraError(f"--target {target} needs {', '.join(missing)}: pip install 'ms-infer[{extra}]'")
 
 
 def estimate_bytes(config: StreamConfig, table: WeightTable, options: ExportOptions) -> int:

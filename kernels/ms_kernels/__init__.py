@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
         raise ImportError(
-            "the GPU kernels need Triton, which is not installed: pip install -e '.[kernels]' in the repository "
+            "the GPU kernels need Triton, which is not installed: pip install 'ms-infer[kernels]' "
             f"(ms_kernels.reference.{name} is the same in plain PyTorch)",
             name="triton",
         ) from error

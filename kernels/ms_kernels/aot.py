@@ -23,7 +23,7 @@ try:
 except ImportError:
     if __name__ != "__main__":
         raise
-    print("ms_kernels.aot needs Triton: pip install -e '.[kernels]' in the repository", file=sys.stderr)
+    print("ms_kernels.aot needs Triton: pip install 'ms-infer[kernels]'", file=sys.stderr)
     sys.exit(3)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource

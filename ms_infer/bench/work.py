@@ -84,11 +84,12 @@ def open_source(options: BenchOptions) -> str | Student:
     """What the stream is opened with."""
     if not options.random_weights and (options.size or options.tiny_decoder):
         raise ConfigError("--size and --tiny-decoder change the model: give --preset NAME --random-weights too")
-    from ms_infer.checkpoint import random_student
     from ms_infer.cli.model import say_notes
     from ms_infer.engines.open import find_bundle, load_source
 
     if options.random_weights:
+        from ms_infer.checkpoint import random_student
+
         return random_student(random_config(options))
     given = options.given()
     if not given.names and (options.source == "demo" or find_bundle(options.source, "torch", None) is not None):

@@ -117,17 +117,13 @@ def _register(handle: Path | io.BytesIO, name: str) -> bool:
 
     brands = _brands(handle)
     if brands & _AVIF and not features.check("avif"):
-        raise MissingExtraError(
-            f"{name} is AVIF, which Pillow reads from 11.3 on: pip install -e '.[heic]' in the repository"
-        )
+        raise MissingExtraError(f"{name} is AVIF, which Pillow reads from 11.3 on: pip install 'ms-infer[heic]'")
     if brands & _AVIF or not brands & _HEIC or "HEIF" in Image.OPEN:
         return False
     try:
         import pillow_heif
     except ImportError as error:
-        raise MissingExtraError(
-            f"{name} is HEIC, which needs pillow-heif: pip install -e '.[heic]' in the repository"
-        ) from error
+        raise MissingExtraError(f"{name} is HEIC, which needs pillow-heif: pip install 'ms-infer[heic]'") from error
     pillow_heif.register_heif_opener()
     return True
 

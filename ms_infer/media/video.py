@@ -86,7 +86,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     try:
         import av
     except ImportError as error:
-        raise MissingExtraError("reading video needs PyAV: pip install -e '.[video]' in the repository") from error
+        raise MissingExtraError("reading video needs PyAV: pip install 'ms-infer[video]'") from error
     if not Path(path).is_file():
         raise ConfigError(f"there is no video at {path}")
     try:

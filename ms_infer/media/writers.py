@@ -257,7 +257,7 @@ class _Mp4(VideoWriter):
         try:
             import av
         except ImportError as error:
-            raise MissingExtraError("writing mp4 needs PyAV: pip install -e '.[video]' in the repository") from error
+            raise MissingExtraError("writing mp4 needs PyAV: pip install 'ms-infer[video]'") from error
         if self.height % 2 or self.width % 2:
             raise ConfigError(f"H.264 needs an even height and width, not {self.height}x{self.width}")
         self._av = av

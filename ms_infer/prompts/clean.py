@@ -15,6 +15,6 @@ def clean_prompt(prompt: str) -> str:
     try:
         import ftfy
     except ImportError:
-        raise MissingExtraError("prompts are cleaned with ftfy: pip install -e '.[text]' in the repository") from None
+        raise MissingExtraError("prompts are cleaned with ftfy: pip install 'ms-infer[text]'") from None
     mended = html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()
     return _SPACE.sub(" ", mended).strip()

@@ -101,9 +101,7 @@ class PromptEncoder:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            raise MissingExtraError(
-                "prompts are split with tokenizers: pip install -e '.[text]' in the repository"
-            ) from None
+            raise MissingExtraError("prompts are split with tokenizers: pip install 'ms-infer[text]'") from None
         try:
             return Tokenizer.from_file(str(self.tokenizer))
         except Exception as error:  # the library raises plain Exception for whatever is wrong with the file

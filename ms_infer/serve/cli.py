@@ -38,7 +38,7 @@ def serve(config: ServeConfig) -> str:
     except ImportError as error:
         from ms_infer.errors import MissingExtraError
 
-        raise MissingExtraError(f"ms-serve needs {error.name}: pip install -e '.[serve]' in the repository") from error
+        raise MissingExtraError(f"ms-serve needs {error.name}: pip install 'ms-infer[serve]'") from error
     from ms_infer.serve.open import stream_opener
     from ms_infer.serve.transport import make_server
 

@@ -47,7 +47,7 @@ class H264Encoder(Encoder):
         try:
             import av
         except ImportError as error:
-            raise MissingExtraError("--codec h264 needs PyAV: pip install -e '.[serve]' in the repository") from error
+            raise MissingExtraError("--codec h264 needs PyAV: pip install 'ms-infer[serve]'") from error
         self._av = av
         self._context: Any = av.CodecContext.create("libx264", "w")
         self._context.width, self._context.height, self._context.pix_fmt = width, height, "yuv420p"

@@ -76,9 +76,7 @@ class WebcamMotion:
         try:
             import cv2
         except ImportError as error:
-            raise MissingExtraError(
-                "webcam motion needs OpenCV: pip install -e '.[serve]' in the repository"
-            ) from error
+            raise MissingExtraError("webcam motion needs OpenCV: pip install 'ms-infer[serve]'") from error
         self._engine: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._before: NDArray[np.uint8] | None = None
 

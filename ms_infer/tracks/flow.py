@@ -42,9 +42,7 @@ def track_video(
     try:
         import cv2
     except ImportError as error:
-        raise MissingExtraError(
-            "following a video needs OpenCV: pip install -e '.[video]' in the repository"
-        ) from error
+        raise MissingExtraError("following a video needs OpenCV: pip install 'ms-infer[video]'") from error
     frames, rate = _frames(source, height, width, fps, max_frames)
     first = next(frames)
     size = (int(first.shape[0]), int(first.shape[1]))

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_ati(path: Path, size: Size, fps: float | None) -> TrackArrays:
+    import ms_infer.needs_torch  # noqa: F401, I001 (before torch)
     import torch
 
     try:
@@ -59,6 +60,7 @@ def read_ati(path: Path, size: Size, fps: float | None) -> TrackArrays:
 
 
 def write_ati(tracks: TrackArrays, path: Path) -> dict[Path, bytes]:
+    import ms_infer.needs_torch  # noqa: F401, I001 (before torch)
     import torch
 
     if tracks.size is None:

@@ -139,7 +139,7 @@ def test_without_triton_the_extra_is_named():
     code = "import runpy, sys; sys.modules['triton'] = None; runpy.run_module('ms_kernels.aot', run_name='__main__')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == aot.MISSING
-    assert "pip install -e '.[kernels]' in the repository" in result.stderr
+    assert "pip install 'ms-infer[kernels]'" in result.stderr
 
 
 PTX = """.version 8.7

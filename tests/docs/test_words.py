@@ -1,4 +1,4 @@
-"""What the pages tell to type exists: extras, options, environment variables; nothing comes from an index."""
+"""What the pages tell to type exists: extras, options, environment variables; the package comes from no index."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def tracked(*endings: str) -> list[Path]:
 
 
 def test_nothing_says_to_install_a_name_that_no_index_has() -> None:
+    """An extra of the package that is installed, `pip install 'ms-infer[cpu]'`, takes nothing but what it lacks."""
     name = PROJECT["name"].replace("-", "[-_]")
-    pattern = re.compile(rf"pip install [^\n`]*?['\" ]{name}\b(?!/)")
+    pattern = re.compile(rf"pip install [^\n`]*?['\" ]{name}\b(?![/\\\[])")
     told = [
         f"{path.relative_to(ROOT)}: {found[0]}"
         for path in tracked(".md", ".py", ".cpp", ".hpp", ".h", ".cmake", ".html", ".js")
@@ -40,7 +41,7 @@ def test_every_extra_that_is_named_exists() -> None:
     named = {
         extra
         for path in [*SOURCES, *tracked(".py")]
-        for group in re.findall(r"pip install -e ['\"]\.\[([a-z,]+)\]", path.read_text())
+        for group in re.findall(r"pip install (?:-e ['\"]\.|['\"]ms-infer)\[([a-z,]+)\]", path.read_text())
         for extra in group.split(",")
     }
     named |= {extra for page in pages() for extra in re.findall(r"`\[([a-z]+)\]`", page.read_text())}

@@ -61,7 +61,7 @@ def test_a_missing_extra_is_code_3(
 ) -> None:
     monkeypatch.setattr(plan, "find_spec", lambda name: None)
     assert code(file, "-o", tmp_path / "out") == 3
-    assert "pip install -e '.[export]'" in capsys.readouterr().err
+    assert "pip install 'ms-infer[export]'" in capsys.readouterr().err
 
 
 def test_bad_usage_is_code_2() -> None:

@@ -35,7 +35,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     absent = {"cpu": "openvino", "rtx": "tensorrt_rtx", "trt": "tensorrt", "onnx": "onnx"}[target]
     monkeypatch.setattr(plan, "find_spec", lambda name: None if name == absent else find_spec("json"))
-    with pytest.raises(MissingExtraError, match=rf"{absent}: pip install -e '.\[{extra}\]' in the repository"):
+    with pytest.raises(MissingExtraError, match=rf"{absent}: pip install 'ms-infer\[{extra}\]'"):
         export_bundle(student, "d" * 64, tmp_path, ExportOptions(targets=(target,)))  # type: ignore[arg-type]
 
 

@@ -158,7 +158,7 @@ def _polygraphy(kind: Kind) -> Any:
     try:
         from polygraphy import config
     except ImportError:
-        raise MissingExtraError(f"polygraphy is not installed: pip install -e '.[{kind}]' in the repository") from None
+        raise MissingExtraError(f"polygraphy is not installed: pip install 'ms-infer[{kind}]'") from None
     config.USE_TENSORRT_RTX = kind == "rtx"
     from polygraphy.backend import trt
 

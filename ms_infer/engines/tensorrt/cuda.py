@@ -163,7 +163,7 @@ def _bindings() -> Any:
         from cuda.bindings import runtime
     except ImportError as error:
         raise MissingExtraError(
-            f"cuda-python is not installed ({error}): pip install -e '.[rtx]' or '.[trt]' in the repository"
+            f"cuda-python is not installed ({error}): pip install 'ms-infer[rtx]' or 'ms-infer[trt]'"
         ) from None
     return runtime
 

@@ -88,21 +88,21 @@ def load(kind: Kind | Literal["auto"] = "auto") -> TensorRt:
             except MissingExtraError:
                 continue
         raise MissingExtraError(
-            "neither TensorRT nor TensorRT-RTX is installed: pip install -e '.[rtx]' in the repository (plain "
-            "wheels), or '.[trt]' where NVIDIA's package index can be reached"
+            "neither TensorRT nor TensorRT-RTX is installed: pip install 'ms-infer[rtx]' (plain "
+            "wheels), or 'ms-infer[trt]' where NVIDIA's package index can be reached"
         )
     try:
         module = import_module(MODULES[kind])
     except ImportError as error:
         raise MissingExtraError(
-            f"{MODULES[kind]} is not installed or not complete ({error}): pip install -e '.[{kind}]' in the repository"
+            f"{MODULES[kind]} is not installed or not complete ({error}): pip install 'ms-infer[{kind}]'"
         ) from None
     found = release(str(module.__version__))
     if found < OLDEST[kind] or found[0] > NEWEST[kind]:
         oldest = ".".join(map(str, OLDEST[kind]))
         raise EngineMismatchError(
             f"{MODULES[kind]} {module.__version__} is installed; this ms-infer needs {oldest} or newer, below "
-            f"{NEWEST[kind] + 1}: pip install -e '.[{kind}]' in the repository"
+            f"{NEWEST[kind] + 1}: pip install 'ms-infer[{kind}]'"
         )
     return TensorRt(kind, module)
 

@@ -23,7 +23,7 @@ def load_kernels(device: torch.device) -> ModuleType:
     try:
         import triton  # noqa: F401
     except ImportError:
-        raise MissingExtraError("the GPU kernels need Triton: pip install -e '.[kernels]' in the repository") from None
+        raise MissingExtraError("the GPU kernels need Triton: pip install 'ms-infer[kernels]'") from None
     import ms_kernels
 
     return ms_kernels  # type: ignore[no-any-return]

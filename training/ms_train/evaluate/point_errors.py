@@ -25,7 +25,7 @@ class FlowTracker:
             import cv2
         except ImportError:
             raise MissingExtraError(
-                "the evaluation measures motion with OpenCV: pip install -e '.[video]' in the repository"
+                "the evaluation measures motion with OpenCV: pip install 'ms-infer[video]'"
             ) from None
         self._cv2 = cv2
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
