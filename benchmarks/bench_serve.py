@@ -3,6 +3,7 @@
     python benchmarks/bench_serve.py demo --fps 24
     python benchmarks/bench_serve.py demo --sessions 2
     python benchmarks/bench_serve.py demo --soak 20
+    python benchmarks/bench_serve.py demo --at-rest     # processor time of a session in which nothing moves
 
 It starts the server as a process of its own and drives it over WebSockets with random drags. `--soak MINUTES` adds
 prompts, pauses, camera moves and resets, and fails unless memory stays flat, every frame comes in order and nothing
@@ -27,7 +28,7 @@ import numpy as np
 import tyro
 from websockets.asyncio.client import ClientConnection, connect
 
-HELLO, CONTROL, FRAME, STATS, ERROR, BYE = 1, 2, 3, 5, 6, 7
+HELLO, CONTROL, FRAME, STATS, ERROR, BYE, SEEN = 1, 2, 3, 5, 6, 7, 9
 FLAT = 2.0  # percent that memory may grow by in a soak
 
 
@@ -45,6 +46,8 @@ class Options:
     engine: str = "auto"
     soak: float = 0.0
     """Minutes of a soak, which replace `seconds`; 0 is none."""
+    at_rest: bool = False
+    """Start one session, touch nothing, and print the share of a core that the server takes."""
     seed: int = 0
 
     @property
@@ -79,12 +82,12 @@ class Visitor:
         self.socket, self.options, self.number, self.end = socket, options, number, end
         self.seen = Seen(end - options.counted)
         self.sent: dict[int, float] = {}
-        self._control = 0
+        self._control = self._received = 0
         self._rng = random.Random(options.seed * 1000 + number)
 
     async def run(self) -> Seen:
-        await self._send("join", version=1)
-        while (first := await self.socket.recv(decode=False))[0] != HELLO:
+        await self.send("join", version=2)
+        while (first := await self.receive())[0] != HELLO:
             if first[0] == ERROR:
                 self.seen.errors.append(first[1:].decode())
                 return self.seen
@@ -92,7 +95,7 @@ class Visitor:
         while time.monotonic() < self.end:
             try:
                 async with asyncio.timeout(1):
-                    data = await self.socket.recv(decode=False)
+                    data = await self.receive()
             except TimeoutError:
                 continue
             if data[0] in (ERROR, BYE):
@@ -104,14 +107,21 @@ class Visitor:
         user.cancel()
         return self.seen
 
-    async def _send(self, do: str, **content: object) -> None:
+    async def receive(self) -> bytes:
+        """The next message; the server is told that it came."""
+        data = await self.socket.recv(decode=False)
+        self._received += 1
+        await self.socket.send(struct.pack("<BI", SEEN, self._received))
+        return data
+
+    async def send(self, do: str, **content: object) -> None:
         self._control += do != "join"
         text = json.dumps({"do": do, "id": self._control, "t": time.monotonic() * 1e3, **content})
         await self.socket.send(bytes([CONTROL]) + text.encode())
 
     async def _use(self) -> None:
         rng = self._rng
-        await self._send("start", seed=self.number)
+        await self.send("start", seed=self.number)
         while time.monotonic() < self.end:
             await asyncio.sleep(rng.uniform(0.1, 0.8))
             if self.options.soak and rng.random() < 0.1:
@@ -128,24 +138,24 @@ class Visitor:
             now = time.monotonic()
             self.sent[self._control + 1] = now
             place = (min(max(x + dx * step, 0), 1), min(max(y + dy * step, 0), 1))
-            await self._send("pointers", events=[[1, phase, now * 1e3, *place]], radius=0.2)
+            await self.send("pointers", events=[[1, phase, now * 1e3, *place]], radius=0.2)
             await asyncio.sleep(1 / 60)
 
     async def _whim(self) -> None:
         rng = self._rng
         do = rng.choice(["reset", "clear", "prompt", "camera", "pause"])
         if do == "prompt":
-            await self._send("prompt", text=rng.choice(["night", "snow", "fog", "", "a plain day"]))
+            await self.send("prompt", text=rng.choice(["night", "snow", "fog", "", "a plain day"]))
         elif do == "camera":
-            await self._send("camera", x=rng.uniform(-1, 1), zoom=rng.uniform(-1, 1))
+            await self.send("camera", x=rng.uniform(-1, 1), zoom=rng.uniform(-1, 1))
             await asyncio.sleep(1)
-            await self._send("camera")
+            await self.send("camera")
         elif do == "pause":
-            await self._send("pause")
+            await self.send("pause")
             await asyncio.sleep(rng.uniform(0, 1))
-            await self._send("resume")
+            await self.send("resume")
         else:
-            await self._send(do)
+            await self.send(do)
 
 
 async def client(address: str, options: Options, number: int, end: float) -> Seen:
@@ -202,6 +212,37 @@ async def watch_memory(process: int, end: float) -> list[float]:
     return samples
 
 
+async def rest(address: str, options: Options, process: int) -> list[str]:
+    """Start a session, wait until it rests, and print what that costs."""
+    async with connect(address, max_size=None, compression=None) as socket:
+        visitor = Visitor(socket, options, 0, time.monotonic())
+        await visitor.send("join", version=2)
+        await visitor.send("start")
+        resting = False
+        while not resting:
+            data = await visitor.receive()
+            resting = data[0] == STATS and json.loads(data[1:]).get("resting") is True
+        keeping = asyncio.create_task(keep_reading(visitor))
+        await asyncio.sleep(2)
+        before, begin = processor_seconds(process), time.monotonic()
+        await asyncio.sleep(options.seconds)
+        share = (processor_seconds(process) - before) / (time.monotonic() - begin)
+        keeping.cancel()
+    print(f"at rest: {100 * share:.1f} % of a core")
+    return []
+
+
+async def keep_reading(visitor: Visitor) -> None:
+    while True:
+        await visitor.receive()
+
+
+def processor_seconds(process: int) -> float:
+    """Time that a process and its threads have taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def drive(address: str, options: Options, process: int) -> list[str]:
     """Let clients use the server and print what they saw; returns what a soak may not hold."""
     end = time.monotonic() + options.warm_up + options.counted
@@ -227,6 +268,7 @@ def main() -> None:
     options = tyro.cli(Options)
     command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", options.source, "--port", "0"]
     command += ["--engine", options.engine, "--min-fps", "0.01", "--max-sessions", str(options.sessions)]
+    command += [] if options.at_rest else ["--no-rest"]
     command += [] if options.fps is None else ["--fps", str(options.fps)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -234,7 +276,8 @@ def main() -> None:
         port = server.stdout.readline().strip().rstrip("/").rpartition(":")[2]
         wait_until_ready(port)
         load = os.getloadavg()[0]
-        wrong = asyncio.run(drive(f"ws://127.0.0.1:{port}/ws", options, server.pid))
+        work = rest if options.at_rest else drive
+        wrong = asyncio.run(work(f"ws://127.0.0.1:{port}/ws", options, server.pid))
         print(f"{options}; {os.cpu_count()} cores, load before {load:.1f}, after {os.getloadavg()[0]:.1f}")
     finally:
         server.terminate()

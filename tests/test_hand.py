@@ -358,6 +358,30 @@ def test_what_cannot_be_is_refused_in_one_line(call: Callable[[Hand], object], w
     assert np.array_equal(hand.tracks(0.0).points, before.points)
 
 
+def test_hand_says_whether_points_go_on_by_themselves() -> None:
+    hand = Hand(4, 4)
+    assert not hand.moving
+    hand.press(1, 0.5, 0.5, at=0.0)
+    hand.tracks(0.5)
+    assert not hand.moving  # a finger that rests asks for nothing
+    hand.steer(zoom=0.1)
+    assert hand.moving
+    hand.steer()
+    hand.path([(0.2, 0.2), (0.4, 0.2)], seconds=1.0)
+    assert hand.moving
+    hand.tracks(1.0, frames=17)
+    assert not hand.moving
+    hand.play(Tracks.grid(2, 2).drag((0.5, 0.5), (0.6, 0.5), seconds=1.0))
+    assert hand.moving
+    hand.tracks(2.0, frames=64)
+    assert not hand.moving
+    hand.loop = True
+    assert hand.moving
+    hand.reset()
+    hand.push(np.zeros((2, 2, 2)))
+    assert hand.moving
+
+
 def test_stream_makes_a_hand_that_fits_it() -> None:
     with Stream(QuickEngine()) as stream:
         hand = stream.hand()

@@ -209,6 +209,8 @@ class ModelConfig:
     """Works on decoded frames; needs a track head with content."""
     layer_network: LayersConfig | None = None
     """Moves the first frame for a track head with content="layers"."""
+    rests: bool = False
+    """Whether its picture stands still while no track moves; a large model's water goes on flowing."""
 
     def __post_init__(self) -> None:
         require(

@@ -33,6 +33,7 @@ _DEMO = ModelConfig(
     vae=_DEMO_VAE,
     track_head=TrackHeadConfig(content="warp", max_tracks=256),
     refiner=RefinerConfig(),
+    rests=True,
 )
 _DEMO_256 = replace(
     _DEMO,

@@ -241,6 +241,14 @@ class Hand:
 
     # ---- what the stream gets
 
+    @property
+    def moving(self) -> bool:
+        """Whether points go on by themselves: along a path, with the camera, with played tracks, after pushes."""
+        with self._lock:
+            playing = self._playing is not None and (self.loop or self._played < self._playing[0].rgb_frames)
+            paths = any(isinstance(hold.mover, Path) for hold in self._holds)
+            return playing or paths or self._stick.moving or self._field is not None
+
     def tracks(self, now: float | None = None, *, frames: int = 12) -> Tracks:
         """Move on by `frames` RGB frames with all that happened until `now`, and return where the points are.
 

@@ -28,6 +28,7 @@ from ms_infer.errors import MotionStreamError
 from ms_infer.serve.encode import JpegEncoder
 from ms_infer.serve.hub import Hub, OpenStream
 from ms_infer.serve.openapi import openapi
+from ms_infer.serve.protocol import Message as Control
 from ms_infer.serve.session import Session
 from ms_infer.serve.settings import ServeConfig, is_loopback
 from ms_infer.serve.shared import Context
@@ -217,7 +218,7 @@ class _Server:
         config, limits = session.stream.config, self.config.limits
         data = await self._body(request, limits.image_bytes)
         async with self._decodes:
-            session.image = await asyncio.to_thread(read_picture, data, config.height, config.width, limits)
+            session.maker.image = await asyncio.to_thread(read_picture, data, config.height, config.width, limits)
         session.begin()
         return JSONResponse({"width": config.width, "height": config.height})
 
@@ -228,6 +229,7 @@ class _Server:
         async with self._decodes:
             tracks = await asyncio.to_thread(read_motion, data, config.height, config.width, session.fps, limits)
         session.hand.play(tracks)
+        session.note(Control())
         return JSONResponse({"tracks": tracks.count, "seconds": round(tracks.seconds, 2)})
 
     async def recording(self, request: Request) -> Response:

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import deque
 
-from ms_infer.serve.protocol import Codec
+from ms_infer.serve.grades import JPEG, Coder, Shown
+from ms_infer.serve.link import Link
+from ms_infer.serve.protocol import Type, pack_json
 
 SMALL_MESSAGES, ACKS = 32, 2  # the oldest is lost first
 
@@ -18,12 +20,12 @@ class Client:
         self.owner = owner
         """Whether it controls its session; the others watch."""
         self.sent = self.dropped = 0
-        self.needs_key = True
-        """Whether the next H.264 frame it gets must stand alone."""
         self.closing = False
+        self.link = Link()
+        self.coder = Coder(JPEG, 1.0)
         self._small: deque[bytes] = deque(maxlen=SMALL_MESSAGES)
         self._acks: deque[bytes] = deque(maxlen=ACKS)
-        self._frame: bytes | None = None
+        self._frame: Shown | None = None
         self._wake = asyncio.Event()
 
     def put(self, message: bytes) -> None:
@@ -31,33 +33,31 @@ class Client:
         self._small.append(message)
         self._wake.set()
 
-    def put_ack(self, message: bytes) -> None:
-        """Queue an ack; it leaves before the frames that follow."""
-        self._acks.append(message)
-        self._wake.set()
+    def put_ack(self, message: bytes, slim: bytes) -> None:
+        """Queue an ack, or on a link that is too slow for it the one without resting points."""
+        self._acks.append(message if len(message) <= self.link.frame_bytes else slim)
 
-    def put_frame(self, message: bytes, codec: Codec) -> None:
+    def put_frame(self, frame: Shown) -> None:
         """Offer a frame; it replaces one that has not left yet."""
-        waits = self._frame is not None
-        if codec == Codec.H264_DELTA and (self.needs_key or waits):  # it builds upon one that is lost, or would be
-            self.needs_key = True
-            self.dropped += 1
-            return
-        self.dropped += waits
-        self.needs_key = False
-        self._frame = message
+        self.dropped += self._frame is not None
+        self._frame = frame
         self._wake.set()
 
-    def close(self, bye: bytes) -> None:
-        """Send what is small, then this, then end."""
+    def seen(self, count: int) -> None:
+        """The client has so many messages."""
+        self.link.seen(count, time.monotonic())
+        self._wake.set()
+
+    def bye(self, reason: str, text: str) -> None:
+        """Send what is small, then a goodbye, then end."""
         self._frame = None
         self._acks.clear()
-        self.put(bye)
+        self.put(pack_json(Type.BYE, {"reason": reason, "text": text}))
         self.closing = True
 
-    async def take(self) -> bytes | None:
-        """The next message to send; None at the end."""
-        while not (self._small or self._acks) and self._frame is None:
+    async def take(self) -> bytes | Shown | None:
+        """The next message or frame to send, once its link takes it; None at the end."""
+        while not self._small and not self._may_send():
             if self.closing:
                 return None
             self._wake.clear()
@@ -69,6 +69,12 @@ class Client:
         frame, self._frame = self._frame, None
         self.sent += 1
         return frame
+
+    def _may_send(self) -> bool:
+        if self._frame is None:
+            return False
+        size = self.coder.fit(self.link.frame_bytes, self._frame.sizes)
+        return self.link.may_send(round(size), time.monotonic())
 
 
 class RateLimit:

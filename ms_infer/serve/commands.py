@@ -23,18 +23,18 @@ def hello(session: Session, client: Client) -> dict[str, Any]:
         "key": session.key if client.owner else "",
         "owner": client.owner,
         "state": session.state,
+        "resting": session.resting,
         "model": config.model.name,
         "engine": getattr(session.stream, "engine", ""),
         "width": config.width,
         "height": config.height,
         "fps": session.fps,
         "chunk_frames": session.chunk_frames,
-        "codec": serve.codec,
-        "prompt": session.prompt if isinstance(session.prompt, str) else "",
+        "prompt": session.maker.prompt if isinstance(session.maker.prompt, str) else "",
         "words": [word for word in LOOKS if word in config.model.text.vocabulary],
-        "follows_tracks": session.follows_tracks,
-        "has_image": session.image is not None,
-        "last_control": session.last_control,
+        "follows_tracks": session.maker.follows_tracks,
+        "has_image": session.maker.image is not None,
+        "last_control": session.maker.last_control,
         "examples": list(session.context.examples.names),
         "image_bytes": limits.image_bytes,
         "video_bytes": limits.video_bytes,
@@ -100,11 +100,11 @@ def _simple(session: Session, do: str) -> None:
 async def _start(session: Session, control: protocol.Start) -> None:
     if control.example:
         config, examples = session.stream.config, session.context.examples
-        session.image = await asyncio.to_thread(examples.picture, control.example, config.height, config.width)
+        session.maker.image = await asyncio.to_thread(examples.picture, control.example, config.height, config.width)
     if control.prompt is not None:
         session.set_prompt(await _prompt(session, control.prompt), control.id)
     if control.seed is not None:
-        session.seed = control.seed
+        session.maker.seed = control.seed
     session.begin(keep_points=not control.example)
 
 

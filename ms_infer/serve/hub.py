@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 
 from ms_infer.serve.clients import Client
+from ms_infer.serve.making import StreamLike
 from ms_infer.serve.protocol import Join
-from ms_infer.serve.session import Session, StreamLike
+from ms_infer.serve.session import Session
 from ms_infer.serve.shared import Context
 from ms_infer.serve.worker import Worker
 
@@ -97,7 +98,7 @@ class Hub:
         name = secrets.token_hex(4)
         session = self.sessions[name] = Session(stream, self.context, name)
         config, examples = stream.config, self.context.examples
-        session.image = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
+        session.maker.image = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
         self.worker.add(session)
         self.context.metrics.sessions.set(len(self.sessions))
         logger.info("session %s opened", name)

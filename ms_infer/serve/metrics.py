@@ -29,6 +29,7 @@ class Metrics:
         )
         self.frames = self._counter("frames", "Frames shown")
         self.dropped = self._counter("frames_dropped", "Frames that slow clients lost")
+        self.rested = self._counter("rested_seconds", "Time in which no chunks were made because nothing moved")
         self.misses = self._counter("deadline_misses", "Chunks that were not ready in time")
         self.failures = self._counter("chunk_failures", "Chunks that an engine failed to make")
         self.messages = self._counter("messages_received", "Messages from clients")

@@ -77,6 +77,7 @@ _SESSION = {
     "properties": {
         "id": {"type": "string"},
         "state": {"enum": ["waiting", "running", "paused", "stopped"]},
+        "resting": {"type": "boolean"},
         "chunk": {"type": "integer"},
         "seconds": {"type": "number"},
         "fps": {"type": "number"},

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-VERSION = 1
+VERSION = 2
 FRAME_HEAD = struct.Struct("<BBHHIIId")
 ACK_HEAD = struct.Struct("<BBHIIIIH")
+SEEN = struct.Struct("<BI")
 UNITS = 8192
 """An applied position is a little-endian int16 of 1/8192 of the picture's width or height."""
 HIDDEN = -32768
@@ -23,6 +24,8 @@ HIDDEN = -32768
 class Type(IntEnum):
     """First byte of every message; a receiver ignores types it does not know."""
 
+    NOTHING = 0
+    """A message of one byte, before the hello: with it the two tell how fast the link is before the first frame."""
     HELLO = 1
     CONTROL = 2
     FRAME = 3
@@ -31,6 +34,7 @@ class Type(IntEnum):
     ERROR = 6
     BYE = 7
     WEBCAM = 8
+    SEEN = 9
 
 
 class Codec(IntEnum):
@@ -39,6 +43,7 @@ class Codec(IntEnum):
     JPEG = 0
     H264_DELTA = 1
     H264_KEY = 2
+    WEBP = 3
 
 
 class BadMessage(ValueError):
@@ -80,6 +85,13 @@ def pack_ack(
     return head + kinds.astype(np.uint8).tobytes() + units.tobytes()
 
 
+def read_seen(data: bytes) -> int:
+    """How many messages the client says to have received, modulo 2^32."""
+    if len(data) != SEEN.size:
+        raise BadMessage(f"a seen message has {SEEN.size} bytes, not {len(data)}")
+    return int(SEEN.unpack(data)[1])
+
+
 # ---- controls
 
 Unit = Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False)]
@@ -102,13 +114,17 @@ class Message(BaseModel):
 
 
 class Join(Message):
-    """First message: a new session, the one that `session` and `key` name, or watching."""
+    """First message: a new session, the one that `session` and `key` name, a fork of it, or watching."""
 
     do: Literal["join"]
     version: int
     session: Annotated[str, Field(max_length=64)] = ""
     key: Annotated[str, Field(max_length=64)] = ""
     watch: bool = False
+    fork: bool = False
+    """A new session that goes on from where that one stands."""
+    codecs: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=8)] = ["jpeg"]
+    """What the client can show: jpeg, webp, h264."""
 
 
 class Start(Message):
@@ -124,6 +140,12 @@ class Simple(Message):
     """stop, pause, resume; reset: start over; clear: remove what was placed or drawn."""
 
     do: Literal["stop", "pause", "resume", "reset", "clear"]
+
+
+class Ask(Message):
+    """key: the next frame must stand alone; leave: the session is given up; take: a watcher wants to own it."""
+
+    do: Literal["key", "leave", "take"]
 
 
 class Prompt(Message):
@@ -186,7 +208,7 @@ class Switch(Message):
     on: bool
 
 
-Control = Join | Start | Simple | Prompt | Pointers | Points | Path | Camera | Grid | Options | Switch
+Control = Join | Start | Simple | Ask | Prompt | Pointers | Points | Path | Camera | Grid | Options | Switch
 _CONTROLS: TypeAdapter[Control] = TypeAdapter(Annotated[Control, Field(discriminator="do")])
 KNOWN = frozenset(name for control in get_args(Control) for name in get_args(control.model_fields["do"].annotation))
 

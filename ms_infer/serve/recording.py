@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import StreamConfig
-from ms_infer.serve.encode import Recorder
+from ms_infer.errors import MotionStreamError
 from ms_infer.serve.shared import Context
+
+logger = logging.getLogger(__name__)
 
 
 class Recording:
@@ -48,3 +52,36 @@ class Recording:
         """Give up the finished file."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
+
+
+class Recorder:
+    """Writes exactly the frames that are made to `folder`/NAME.mp4. One thread at a time."""
+
+    def __init__(self, path: Path, height: int, width: int, fps: float, max_seconds: float) -> None:
+        from ms_infer.media import open_writer
+
+        self.path = path
+        self._left = round(max_seconds * fps)
+        self._stack = ExitStack()
+        self._writer = self._stack.enter_context(open_writer(path, height=height, width=width, fps=fps))
+
+    def write(self, frame: NDArray[np.uint8]) -> bool:
+        """Append a frame; False when the recording is as long as it may be, or the disk is full."""
+        if self._left > 0:
+            try:
+                self._writer.write(frame[None])
+                self._left -= 1
+            except MotionStreamError as error:
+                logger.error("a recording ends: %s", error)
+                self._left = 0
+        return self._left > 0
+
+    def finish(self) -> Path | None:
+        """Close the file; None when it holds nothing."""
+        try:
+            self._stack.close()
+        except MotionStreamError as error:
+            logger.error("a recording is lost: %s", error)
+        if self._writer.frames_written == 0:
+            self.path.unlink(missing_ok=True)
+        return self.path if self.path.exists() else None

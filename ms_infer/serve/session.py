@@ -1,81 +1,31 @@
-"""One session: a stream, its points, its clients; chunks come from the engine thread, frames leave at an even pace."""
+"""One session: its clients, what they ask for, and what joins the making of chunks to their showing."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 import secrets
-import threading
 import time
-from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from ms_infer.chunk import Chunk
-from ms_infer.config import StreamConfig
 from ms_infer.errors import MotionStreamError
 from ms_infer.hand import Hand
 from ms_infer.serve import protocol
 from ms_infer.serve.clients import Client
-from ms_infer.serve.encode import make_encoder
-from ms_infer.serve.protocol import Codec, Type
+from ms_infer.serve.making import Maker, StreamLike
+from ms_infer.serve.protocol import Type
 from ms_infer.serve.recording import Recording
 from ms_infer.serve.shared import Context
+from ms_infer.serve.show import Show
 from ms_infer.serve.uploads import WebcamMotion
-from ms_infer.tracks import Tracks
 
 logger = logging.getLogger(__name__)
-MAX_POINTS = 1024
-LATE = 0.005  # seconds: a frame that is later counts as late and moves the pace
-
-
-class StreamLike(Protocol):
-    """What a session needs of `ms_infer.Stream`."""
-
-    config: StreamConfig
-
-    @property
-    def next_rgb_frames(self) -> int: ...
-    def start(
-        self, image: Any = None, prompt: Any = "", tracks: Tracks | None = None, *, seed: int | None = None
-    ) -> None: ...
-    def step(self) -> Chunk: ...
-    def set_tracks(self, tracks: Tracks | None) -> int: ...
-    def set_prompt(self, prompt: Any) -> int: ...
-    def embed(self, prompt: Any) -> NDArray[np.float32]: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What changed since the last chunk; the newest of each wins."""
-
-    restart: bool = False
-    prompt: tuple[Any, int] | None = None
-    """Prompt or its embedding, and the control that set it."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A chunk on its way to the clients."""
-
-    epoch: int
-    chunk: int
-    first_frame: int
-    frames: NDArray[np.uint8]
-    ack: bytes
-    control: int
-    received: float
-    """When the newest control it was made with came in, 0 when it is not the first chunk with it."""
-    made_ms: float
 
 
 class Session:
-    """See the module. Methods belong to the event loop, except `make`, `due` and `fail` (engine thread)."""
+    """Methods belong to the event loop, except `due`, `make`, `fail` and `running`: those are the engine thread's."""
 
     def __init__(self, stream: StreamLike, context: Context, name: str) -> None:
         self.id, self.key = name, secrets.token_urlsafe(24)
@@ -83,36 +33,25 @@ class Session:
         config = stream.config
         self.fps = context.config.fps or config.fps
         self.chunk_frames = config.context.span(1).rgb_frames
-        head = config.model.track_head
-        self.follows_tracks = head is not None
-        capacity = min(head.max_tracks if head else 1, MAX_POINTS)
-        self.hand = Hand(aspect=config.width / config.height, fps=self.fps, capacity=capacity)
+        self.maker = Maker(stream, self.fps)
         self.clients: set[Client] = set()
-        self.image: NDArray[np.uint8] | None = None
-        self.prompt: Any = ""
-        self.seed = 0
         self.state = "waiting"  # waiting, running, paused, stopped
-        self.chunk = 0
-        """Chunks made since the start."""
         self.born = self.touched = time.monotonic()
         self.left: float | None = self.born
         """When the owner left, None while it is there."""
-        self.misses = 0
-        self.last_control = self.prompt_wanted = 0
+        self.prompt_wanted = 0
         self.recording = Recording(context, name, config, self.fps)
         self.webcam: WebcamMotion | None = None
-        self._encoder = make_encoder(context.config.codec, config.height, config.width, self.fps)
-        self._lock = threading.Lock()
-        self._wishes = Wishes()
-        self._prompt_control = 0
-        self._received = 0.0
-        self._epoch = 0
-        self._ready: deque[Made] = deque()
-        self._wake = asyncio.Event()
-        self._due = 0.0  # when the next frame is to leave
-        self._ends = 0.0  # when the chunk that is shown ends, 0 when none is
+        pace = (self.fps, self.chunk_frames)
+        self.show = Show(context, self.recording, self.clients, pace, self.fail, self._stop_recording)
+        self._rests_after = _chunks_to_rest(stream) if context.config.rest else None
+        self._rested: float | None = None  # since when
         self._clock: float | None = None  # server minus client, seconds
-        self._player = asyncio.create_task(self._play())
+
+    @property
+    def hand(self) -> Hand:
+        """What moves the points."""
+        return self.maker.hand
 
     # ---- clients
 
@@ -125,11 +64,13 @@ class Session:
         if client.owner and (old := self.owner) is not None:
             self.clients.discard(old)
             old.owner = False
-            old.close(protocol.pack_json(Type.BYE, {"reason": "replaced", "text": "opened in another window"}))
+            old.bye("replaced", "opened in another window")
         self.clients.add(client)
         if client.owner:
             self.left, self._clock = None, None
         self.touched = time.monotonic()
+        if self.show.newest is not None:
+            client.put_frame(self.show.newest)
         self.context.wake()
 
     def detach(self, client: Client) -> None:
@@ -140,15 +81,17 @@ class Session:
         self.context.metrics.dropped.inc(client.dropped)
         if client.owner:
             self.left = time.monotonic()
-            with self._lock:
-                self.hand.release()
+            self.hand.release()
+            self.maker.note(0)
+            self._awake()
 
     def describe(self) -> dict[str, Any]:
         """What anybody may know about the session."""
         return {
             "id": self.id,
             "state": self.state,
-            "chunk": self.chunk,
+            "resting": self.resting,
+            "chunk": self.maker.chunk,
             "seconds": round(time.monotonic() - self.born, 1),
             "fps": self.fps,
             "watchers": sum(not client.owner for client in self.clients),
@@ -165,50 +108,40 @@ class Session:
 
     def note(self, control: protocol.Message) -> None:
         """Remember that a control came in: it belongs to the next chunk."""
-        with self._lock:
-            self.last_control = max(self.last_control, control.id)
-            self._received = self._received or time.monotonic()
+        self.maker.note(control.id)
         self.touched = time.monotonic()
+        self._awake()
 
     def begin(self, *, keep_points: bool = False) -> None:
         """Start over from the picture at the next chunk; what waits to be shown is dropped."""
-        with self._lock:
-            self._epoch += 1
-            self._wishes = replace(self._wishes, restart=True)
-            if not keep_points:
-                self.hand.reset()
-        self._ready.clear()
-        self._wake.set()
+        self.show.start_over(self.maker.begin(keep_points=keep_points))
         self.set_state("running")
 
     def set_state(self, state: str) -> None:
         """waiting, running, paused or stopped."""
         self.state = state
-        self._due = self._ends = 0.0
-        self._wake.set()
+        self.show.turn(paused=state == "paused")
         self.say(Type.STATS, {"state": state})
-        self.context.wake()
+        self._awake()
 
     def halt(self) -> None:
         """Stop, and drop what waits to be shown."""
-        with self._lock:
-            self._epoch += 1
-        self._ready.clear()
+        self.show.start_over(self.maker.halt())
         self.set_state("stopped")
 
     def set_prompt(self, prompt: Any, control: int) -> None:
         """Text or embedding for the next chunk."""
-        self.prompt = prompt
-        with self._lock:
-            self._wishes = replace(self._wishes, prompt=(prompt, control))
+        self.maker.set_prompt(prompt, control)
+        self._awake()
 
     def pointers(self, control: protocol.Pointers) -> None:
         """Pointer events, put on the server's clock (the least delayed message sets the difference)."""
         now = time.monotonic()
         offset = now - control.t / 1e3
-        self._clock = offset if self._clock is None or offset < self._clock else self._clock
+        clock = self._clock = offset if self._clock is None or offset < self._clock else self._clock
+
         for number, phase, sent, x, y in control.events:
-            at = min(max(sent / 1e3 + self._clock, now - 1), now)
+            at = min(max(sent / 1e3 + clock, now - 1), now)
             if phase == "down":
                 self.hand.press(number, x, y, at=at, reach=control.radius)
             else:
@@ -216,62 +149,60 @@ class Session:
             if phase == "up":
                 self.hand.release(number)
 
+    # ---- rest
+
+    @property
+    def resting(self) -> bool:
+        """Whether no chunks are made because the picture stands still until something changes."""
+        return self._rested is not None
+
+    def _rest(self) -> None:
+        if self._rested is None and self._may_rest():
+            self._rested = time.monotonic()
+            self.say(Type.STATS, {"resting": True})
+
+    def _awake(self) -> None:
+        """Something changed: make chunks again."""
+        if self._rested is not None:
+            self.context.metrics.rested.inc(time.monotonic() - self._rested)
+            self._rested = None
+            self.show.turn(paused=self.state == "paused")  # a new pace: what comes next is not late
+            self.say(Type.STATS, {"resting": False})
+        self.context.wake()
+
+    def _may_rest(self) -> bool:
+        return (
+            self._rests_after is not None
+            and self.state == "running"
+            and not self.recording.on
+            and self.maker.still(self._rests_after)
+        )
+
     # ---- the engine thread
 
     @property
     def running(self) -> bool:
         """Whether it plays, and to somebody."""
-        return self.state == "running" and bool(self.clients)
+        return self.state == "running" and bool(self.clients) and not self.resting
 
     def due(self) -> float | None:
         """When the next chunk is to be shown, 0 for at once; None when none is wanted."""
-        if not self.running or self._ready:
+        if not self.running or self.show.waits:
             return None
-        return self._ends
+        if self._may_rest():
+            if self.show.ends == 0:
+                self.context.call_soon(self._rest)
+            return None
+        return self.show.ends
 
     def make(self) -> float:
-        """Make the next chunk; returns the seconds it took, a start before it not included."""
-        with self._lock:
-            wishes, self._wishes = self._wishes, Wishes()
-            epoch, control = self._epoch, self.last_control
-            received, self._received = self._received, 0.0
-        if wishes.restart:
-            self.stream.start(self.image, self.prompt, seed=self.seed)
-            self.chunk = 0
-        elif wishes.prompt is not None:
-            self.stream.set_prompt(wishes.prompt[0])
-        if wishes.prompt is not None:
-            self._prompt_control = wishes.prompt[1]
+        """Make the next chunk; returns the seconds it took."""
         begun = time.monotonic()
-        tracks = self.hand.tracks(frames=self.stream.next_rgb_frames)
-        kinds = self.hand.kinds
-        if self.follows_tracks:  # they are at the pace that is shown; the stream plays one position per frame
-            self.stream.set_tracks(Tracks(tracks.points, tracks.visible, tracks.ids, fps=self.stream.config.fps))
-        chunk = self.stream.step()
-        self._hand_over(chunk, tracks, kinds, epoch, control, received)
+        made, chunk = self.maker.make()
+        self.show.put(made)
         taken = time.monotonic() - begun
         self._count(chunk, taken)
         return taken
-
-    def _hand_over(
-        self, chunk: Chunk, tracks: Tracks, kinds: NDArray[np.uint8], epoch: int, control: int, received: float
-    ) -> None:
-        ack = protocol.pack_ack(
-            chunk.index,
-            chunk.first_rgb_frame,
-            control,
-            self._prompt_control,
-            kinds,
-            tracks.points,
-            tracks.visible,
-        )
-        made_ms = time.monotonic() * 1e3
-        made = Made(epoch, chunk.index, chunk.first_rgb_frame, chunk.numpy(), ack, control, received, made_ms)
-        with self._lock:
-            if epoch == self._epoch:
-                self._ready.append(made)
-                self.chunk = chunk.index + 1
-        self.context.call_soon(self._wake.set)
 
     def _count(self, chunk: Chunk, taken: float) -> None:
         histogram = self.context.metrics.chunk_seconds
@@ -280,9 +211,9 @@ class Session:
         histogram.labels("chunk").observe(taken)
 
     def fail(self, error: Exception) -> None:
-        """The engine could not make a chunk: stop, and tell the clients in words that reveal nothing."""
+        """No chunk or frame could be made: stop, and tell the clients in words that reveal nothing. Any thread."""
         self.context.metrics.failures.inc()
-        logger.error("session %s: chunk %d failed", self.id, self.chunk, exc_info=error)
+        logger.error("session %s: chunk %d failed", self.id, self.maker.chunk, exc_info=error)
         known = isinstance(error, MotionStreamError)
         text = str(error) if known else "the engine failed; press Enter to start again"
         self.context.call_soon(self._failed, text)
@@ -291,78 +222,12 @@ class Session:
         self.halt()
         self.say(Type.ERROR, {"code": "engine", "text": text})
 
-    # ---- frames out
-
-    async def _play(self) -> None:
-        while True:
-            try:
-                await self._play_chunk()
-            except Exception as error:  # a frame that cannot be coded must not end the session
-                self.fail(error)
-
-    async def _play_chunk(self) -> None:
-        while not self._ready:
-            self._ends = 0.0
-            self._wake.clear()
-            await self._wake.wait()
-        made = self._ready.popleft()
-        self._ends = (self._due or time.monotonic()) + self._seconds(len(made.frames))
-        self.context.wake()
-        for client in self.clients:
-            client.put_ack(made.ack)
-        for index in range(len(made.frames)):
-            if not await self._wait_for_turn(made):
-                break
-            self._ends = self._due + self._seconds(len(made.frames) - index - 1)
-            await self._show(made, index)
-            if made.received and index == 0:
-                self.context.metrics.control_seconds.observe(time.monotonic() - made.received)
-
-    async def _wait_for_turn(self, made: Made) -> bool:
-        """Sleep until the next frame is due; False when its stream was started over."""
-        while made.epoch == self._epoch:
-            now = time.monotonic()
-            if self.state == "paused":
-                self._wake.clear()
-                await self._wake.wait()
-            elif now < self._due:
-                await asyncio.sleep(self._due - now)
-            else:
-                if self._due and now - self._due > LATE + 1 / self.fps:
-                    self.misses += 1
-                    self.context.metrics.misses.inc()
-                    self._due = 0.0  # a new pace from here on: no hurrying to catch up
-                self._due = (self._due or now) + self._seconds(1)
-                return True
-        return False
-
-    def _seconds(self, frames: int) -> float:
-        """How long frames are shown at the present pace."""
-        return frames * self.context.frame_seconds(self.fps, self.chunk_frames)
-
-    async def _show(self, made: Made, index: int) -> None:
-        frame = made.frames[index]
-        key = any(client.needs_key for client in self.clients)
-        coded, codec = await self.context.encode(self._encode, frame, key)
-        size = (frame.shape[0], frame.shape[1])
-        message = protocol.pack_frame(
-            coded, codec, size, made.chunk, made.first_frame + index, made.control, made.made_ms
-        )
-        for client in self.clients:
-            client.put_frame(message, codec)
-        self.context.metrics.frames.inc()
-
-    def _encode(self, frame: NDArray[np.uint8], key: bool) -> tuple[bytes, Codec]:
-        """In the encoder's thread: code for the clients and, when recording, for the file."""
-        if not self.recording.write(frame):
-            self.context.call_soon(self._stop_recording)
-        return self._encoder.encode(frame, key=key)
-
     # ---- recording
 
     async def record(self, on: bool) -> None:
         """Begin or end a recording."""
         await self.recording.switch(on)
+        self._awake()
         self.say(Type.STATS, {"recording": self.recording.on, "recorded": self.recording.file is not None})
 
     def _stop_recording(self) -> None:
@@ -383,10 +248,19 @@ class Session:
     async def close(self, reason: str, text: str) -> None:
         """Say goodbye to every client and give up the files; the stream is the caller's."""
         for client in self.clients:
-            client.close(protocol.pack_json(Type.BYE, {"reason": reason, "text": text}))
+            client.bye(reason, text)
         self.clients.clear()
         self.state = "stopped"
-        self._player.cancel()
-        await asyncio.gather(self._player, return_exceptions=True)
+        self._awake()
+        await self.show.close()
         await self.record(False)
         self.recording.remove()
+
+
+def _chunks_to_rest(stream: StreamLike) -> int | None:
+    """Chunks after which a picture in which nothing moves stands still, None for one that goes on flowing.
+
+    What its last motion was made of must have left the window.
+    """
+    context, model = stream.config.context, stream.config.model
+    return 1 + math.ceil(context.window_frames / context.chunk_frames) if model.rests else None

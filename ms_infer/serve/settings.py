@@ -11,7 +11,7 @@ import tyro
 from ms_infer.cli.model import ModelOptions
 from ms_infer.errors import ConfigError
 
-Codec = Literal["jpeg", "h264"]
+Codec = Literal["auto", "jpeg", "h264"]
 Engine = Literal["auto", "torch", "openvino", "tensorrt"]
 
 
@@ -67,8 +67,12 @@ class ServeConfig(ModelOptions):
     min_fps: float = 10.0
     """A new session is let in only while every session would still get so many RGB frames per second."""
     max_sessions: int = 4
-    codec: Codec = "jpeg"
-    """jpeg works everywhere; h264 needs a browser with WebCodecs and about a fifth of the bandwidth."""
+    codec: Codec = "auto"
+    """How frames are coded: auto takes the best that a page can show and its link carries; jpeg keeps to pictures that
+    stand alone; h264 takes video wherever the browser has WebCodecs, for a tenth of the bandwidth."""
+    rest: bool = True
+    """Make no chunks while nothing moves or changes, where the model's settings say that its picture then stands
+    still."""
     engine: Engine = "auto"
     precision: str | None = None
     """fp32, bf16, ...; None is the engine's default."""

@@ -13,6 +13,7 @@ from ms_infer.errors import MotionStreamError
 from ms_infer.serve import protocol
 from ms_infer.serve.clients import Client, RateLimit
 from ms_infer.serve.commands import apply_control, hello, webcam_picture
+from ms_infer.serve.grades import Coder, Shown, grades
 from ms_infer.serve.hub import Hub, Refused
 from ms_infer.serve.protocol import BadMessage, Type
 from ms_infer.serve.session import Session
@@ -92,10 +93,18 @@ class Connection:
                 await self._join(control)
             elif control is not None and self.session is None:
                 raise BadMessage("the first control must be join")
+            elif isinstance(control, protocol.Ask) and self.session is not None:
+                self._asked(control.do)
             elif control is not None and self.session is not None and self.client.owner:
                 await apply_control(self.session, control)
+        elif data[0] == Type.SEEN:
+            self.client.seen(protocol.read_seen(data))
         elif data[0] == Type.WEBCAM and self.session is not None and self.client.owner:
             await webcam_picture(self.session, data[1:])
+
+    def _asked(self, what: str) -> None:
+        if what == "key":
+            self.client.coder.need_key()
 
     async def _join(self, message: protocol.Join) -> None:
         if self.session is not None:
@@ -110,6 +119,10 @@ class Connection:
         except Refused as refusal:
             self._error("refused", str(refusal), **refusal.details)
             return
+        config = self.session.stream.config
+        ladder = grades(self.context.config.codec, message.codecs, config.height * config.width)
+        self.client.coder = Coder(ladder, self.session.fps)
+        self.client.put(bytes([Type.NOTHING]))
         self.client.put(protocol.pack_json(Type.HELLO, hello(self.session, self.client)))
 
     # ---- out
@@ -117,8 +130,19 @@ class Connection:
     async def _send(self) -> None:
         seconds = self.context.config.limits.send_seconds
         while (message := await self.client.take()) is not None:
-            async with asyncio.timeout(seconds):
-                await self.socket.send_bytes(message)
+            data = await self._coded(message) if isinstance(message, Shown) else message
+            if data is not None:
+                self.client.link.sent(len(data), time.monotonic())
+                async with asyncio.timeout(seconds):
+                    await self.socket.send_bytes(data)
+
+    async def _coded(self, frame: Shown) -> bytes | None:
+        try:
+            return await self.context.encode(self.client.coder.message, frame)
+        except Exception as error:  # a frame that cannot be coded must not end the connection
+            if self.session is not None:
+                self.session.fail(error)
+            return None
 
     async def _tell(self) -> None:
         """Once a second: what this client gets and how the server does."""
@@ -132,10 +156,12 @@ class Connection:
             content = {
                 "state": session.state,
                 "fps": round((self.client.sent - count) / (now - then), 1),
-                "chunk": session.chunk,
+                "resting": session.resting,
+                "chunk": session.maker.chunk,
                 "chunk_ms": round(self.hub.worker.chunk_seconds * 1e3, 1),
                 "dropped": self.client.dropped,
-                "late": session.misses,
+                "late": session.show.misses,
+                "codec": self.client.coder.grade.codec,
                 "sessions": len(self.hub.sessions),
                 "watchers": sum(not client.owner for client in session.clients),
             }
@@ -145,4 +171,4 @@ class Connection:
         self.client.put(protocol.pack_json(Type.ERROR, {"code": code, "text": text, **details}))
 
     def _bye(self, reason: str, text: str) -> None:
-        self.client.close(protocol.pack_json(Type.BYE, {"reason": reason, "text": text}))
+        self.client.bye(reason, text)

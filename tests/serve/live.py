@@ -7,18 +7,19 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ms_infer.serve.app import create_app
 from ms_infer.serve.hub import OpenStream
-from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, UNITS, Type
+from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, SEEN, UNITS, Type
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.transport import make_server
 from tests.serve.moving_picture import MovingPicture
@@ -49,9 +50,11 @@ class Running:
 
 
 @contextmanager
-def running(make: OpenStream = MovingPicture, *, wait: bool = True, **settings: Any) -> Iterator[Running]:
-    """Serve with the given settings on a free port."""
-    config = ServeConfig(port=0, **settings)
+def running(
+    make: OpenStream = MovingPicture, *, wait: bool = True, rest: bool = False, **settings: Any
+) -> Iterator[Running]:
+    """Serve with the given settings on a free port; frames come all the time unless it may `rest`."""
+    config = ServeConfig(port=0, rest=rest, **settings)
     listening = threading.Event()
     ports: list[int] = []
     streams: list[Any] = []
@@ -101,7 +104,15 @@ class Ack:
 class Page:
     """What the page does, without a browser."""
 
-    def __init__(self, server: Running, *, token: str = "", join: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        server: Running,
+        *,
+        token: str = "",
+        join: bool = True,
+        codecs: tuple[str, ...] = ("jpeg",),
+        **options: Any,
+    ) -> None:
         self.server = server
         address = f"ws://{server.host}/ws" + (f"?token={token}" if token else "")
         self._stack = ExitStack()
@@ -115,6 +126,8 @@ class Page:
         self.stats: dict[str, Any] = {}
         self.errors: list[dict[str, Any]] = []
         self.byes: list[dict[str, Any]] = []
+        self.received = 0
+        self.codecs = codecs
         if join:
             self.join()
 
@@ -125,7 +138,7 @@ class Page:
         self._stack.close()
 
     def join(self, **content: Any) -> None:
-        self.send("join", version=1, **content)
+        self.send("join", version=2, codecs=self.codecs, **content)
         self.until(lambda: self.hello or self.errors or self.byes)
 
     def send(self, do: str, **content: Any) -> int:
@@ -150,6 +163,9 @@ class Page:
         except TimeoutError:
             return False
         assert isinstance(data, bytes)
+        self.received += 1
+        with suppress(ConnectionClosed):  # after a goodbye
+            self.socket.send(SEEN.pack(Type.SEEN, self.received))
         self._take(data)
         return True
 

@@ -67,7 +67,8 @@ fields = st.fixed_dictionaries(
 controls = fields.map(lambda content: bytes([Type.CONTROL]) + json.dumps(content).encode())
 cut = st.tuples(controls, st.integers(0, 40)).map(lambda pair: pair[0][: -pair[1] or None])
 webcam = st.binary(max_size=300).map(lambda data: bytes([Type.WEBCAM]) + b"\xff\xd8\xff" + data)
-messages = st.one_of(controls, controls, cut, st.binary(max_size=200), webcam, st.text(max_size=50))
+seen = st.binary(max_size=6).map(lambda data: bytes([Type.SEEN]) + data)
+messages = st.one_of(controls, controls, cut, st.binary(max_size=200), webcam, seen, st.text(max_size=50))
 
 
 HEADERS = [

@@ -27,8 +27,8 @@ def server() -> Iterator[Running]:
         yield made
 
 
-def started(server: Running, **content: object) -> Page:
-    page = Page(server)
+def started(server: Running, codecs: tuple[str, ...] = ("jpeg",), **content: object) -> Page:
+    page = Page(server, codecs=codecs)
     page.send("start", **content)
     page.until(lambda: len(page.frames) >= 3)
     return page
@@ -41,7 +41,7 @@ def picture(page: Page) -> np.ndarray:
 def test_hello_tells_what_there_is(server: Running) -> None:
     with Page(server) as page:
         hello = page.hello
-        assert (hello["version"], hello["owner"], hello["state"]) == (1, True, "waiting")
+        assert (hello["version"], hello["owner"], hello["state"]) == (2, True, "waiting")
         assert (hello["width"], hello["height"], hello["fps"]) == (64, 64, FPS)
         assert "balloon" in hello["examples"]
         assert len(hello["key"]) >= 24
@@ -270,7 +270,7 @@ def test_frame_that_cannot_be_coded_stops_with_words(monkeypatch: pytest.MonkeyP
 
 
 def test_h264_frames_decode_and_begin_with_a_key() -> None:
-    with running(lambda: MovingPicture(size=64), fps=FPS, codec="h264") as made, started(made) as page:
+    with running(lambda: MovingPicture(size=64), fps=FPS, codec="h264") as made, started(made, ("h264",)) as page:
         page.until(lambda: len(page.frames) >= 20)
         assert page.frames[0].codec == Codec.H264_KEY
         assert {frame.codec for frame in page.frames[1:20]} == {Codec.H264_DELTA}
@@ -278,6 +278,22 @@ def test_h264_frames_decode_and_begin_with_a_key() -> None:
         shown = [picture for frame in page.frames[:20] for picture in decoder.decode(av.Packet(frame.picture))]
         assert len(shown) >= 15
         assert (shown[0].width, shown[0].height) == (64, 64)
+
+
+def test_lost_decoder_gets_a_key_frame() -> None:
+    with (
+        running(fps=FPS, codec="h264") as made,
+        started(made, ("h264",)) as page,
+        Page(made, join=False, codecs=("h264",)) as watcher,
+    ):
+        watcher.join(watch=True)
+        watcher.until(lambda: len(watcher.frames) >= 5)
+        assert watcher.frames[-1].codec == Codec.H264_DELTA
+        count, others = len(watcher.frames), len(page.frames)
+        watcher.send("key")
+        watcher.until(lambda: Codec.H264_KEY in {frame.codec for frame in watcher.frames[count:]})
+        page.until(lambda: len(page.frames) > others + 10)
+        assert {frame.codec for frame in page.frames[others:]} == {Codec.H264_DELTA}  # the others are not disturbed
 
 
 def test_session_ends_when_nobody_comes_back() -> None:

@@ -237,7 +237,7 @@ def _deaf_watcher(made: Running, session: str) -> socket.socket:
         f"GET /ws HTTP/1.1\r\nHost: {made.host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
-    content = b'\x02{"do":"join","version":1,"watch":true,"session":"%s"}' % session.encode()
+    content = b'\x02{"do":"join","version":2,"watch":true,"session":"%s"}' % session.encode()
     raw.sendall(bytes([0x82, 0x80 | len(content)]) + bytes(4) + content)
     return raw
 

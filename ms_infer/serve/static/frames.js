@@ -4,12 +4,14 @@
 import { requestDraw } from "./draw.js";
 import { Codec } from "./protocol.js";
 import { state } from "./state.js";
+import { send } from "./wire.js";
 
 /** @type {Frame | null} */
 let waiting = null;
 let decoding = false;
 /** @type {VideoDecoder | null} */
 let decoder = null;
+let decoderWidth = 0;
 /** @type {Frame[]} */
 let queued = [];
 
@@ -21,7 +23,7 @@ export function resetDecoder() {
 
 /** @param {Frame} frame */
 export function onFrame(frame) {
-  if (frame.codec !== Codec.JPEG) return decodeVideo(frame);
+  if (frame.codec !== Codec.JPEG && frame.codec !== Codec.WEBP) return decodeVideo(frame);
   if (waiting) state.lost += 1;
   waiting = frame;
   if (!decoding) decodePictures();
@@ -33,7 +35,7 @@ async function decodePictures() {
     const frame = waiting;
     waiting = null;
     try {
-      show(await createImageBitmap(new Blob([frame.bytes], { type: "image/jpeg" })), frame);
+      show(await createImageBitmap(new Blob([frame.bytes], { type: frame.codec === Codec.WEBP ? "image/webp" : "image/jpeg" })), frame);
     } catch {
       state.lost += 1;
     }
@@ -52,10 +54,15 @@ function codecName(bytes) {
 /** @param {Frame} frame */
 function decodeVideo(frame) {
   const key = frame.codec === Codec.H264_KEY;
+  if (key && decoder && decoderWidth !== frame.width) resetDecoder();
   if (!decoder && key) {
+    decoderWidth = frame.width;
     decoder = new VideoDecoder({
       output: (picture) => show(picture, /** @type {Frame} */ (queued.shift())),
-      error: () => (decoder = null),
+      error: () => {
+        decoder = null;
+        send({ do: "key" });
+      },
     });
     decoder.configure({ codec: codecName(frame.bytes), optimizeForLatency: true });
     queued = [];

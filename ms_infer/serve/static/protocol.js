@@ -2,9 +2,9 @@
 
 /** @import { Ack, Frame, Kind, Place } from "./state.js" */
 
-export const VERSION = 1;
-export const Type = { HELLO: 1, CONTROL: 2, FRAME: 3, ACK: 4, STATS: 5, ERROR: 6, BYE: 7, WEBCAM: 8 };
-export const Codec = { JPEG: 0, H264_DELTA: 1, H264_KEY: 2 };
+export const VERSION = 2;
+export const Type = { HELLO: 1, CONTROL: 2, FRAME: 3, ACK: 4, STATS: 5, ERROR: 6, BYE: 7, WEBCAM: 8, SEEN: 9 };
+export const Codec = { JPEG: 0, H264_DELTA: 1, H264_KEY: 2, WEBP: 3 };
 const UNITS = 8192;
 const HIDDEN = -32768;
 /** @type {Kind[]} */
@@ -15,6 +15,14 @@ export const packControl = (control) => new Blob([Uint8Array.of(Type.CONTROL), J
 
 /** @param {Blob} picture */
 export const packWebcam = (picture) => new Blob([Uint8Array.of(Type.WEBCAM), picture]);
+
+/** How many messages came on this connection. @param {number} count */
+export function packSeen(count) {
+  const view = new DataView(new ArrayBuffer(5));
+  view.setUint8(0, Type.SEEN);
+  view.setUint32(1, count, true);
+  return view.buffer;
+}
 
 /** @param {ArrayBuffer} data */
 export const readType = (data) => new DataView(data).getUint8(0);
@@ -27,6 +35,7 @@ export function readFrame(data) {
   const view = new DataView(data);
   return {
     codec: view.getUint8(1),
+    width: view.getUint16(2, true),
     chunk: view.getUint32(6, true),
     index: view.getUint32(10, true),
     control: view.getUint32(14, true),

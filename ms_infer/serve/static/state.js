@@ -25,6 +25,7 @@
  *
  * @typedef {object} Frame head of a frame message
  * @property {number} codec
+ * @property {number} width of the picture, half of the stream's on a slow link
  * @property {number} chunk
  * @property {number} index
  * @property {number} control

@@ -1,6 +1,6 @@
 // The WebSocket: joins, sends controls, hands messages to whoever asked for their type.
 
-import { packControl, readAck, readFrame, readJson, readType, Type, VERSION } from "./protocol.js";
+import { packControl, packSeen, readAck, readFrame, readJson, readType, Type, VERSION } from "./protocol.js";
 import { state } from "./state.js";
 
 export const token = new URLSearchParams(location.search).get("token") ?? "";
@@ -11,6 +11,11 @@ export const address = (path) => path + query;
 
 /** @type {Record<number, (content: any) => void>} */
 const handlers = {};
+/** What this browser can show. */
+const codecs = ["jpeg", "webp"];
+if ("VideoDecoder" in window)
+  VideoDecoder.isConfigSupported({ codec: "avc1.42e01f" }).then(({ supported }) => supported && codecs.push("h264"));
+let received = 0; // messages on this connection
 /** @type {() => void} */
 let onLost = () => {};
 
@@ -26,9 +31,9 @@ export function connect(handler) {
 }
 
 function open() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/ws${query}`);
+  const socket = new WebSocket(new URL(`ws${query}`, location.href.replace(/^http/, "ws")));
   socket.binaryType = "arraybuffer";
+  received = 0;
   socket.onopen = join;
   socket.onmessage = receive;
   socket.onclose = () => {
@@ -41,7 +46,7 @@ function open() {
 
 export function join() {
   const known = JSON.parse(sessionStorage.getItem("session") ?? "{}");
-  send({ do: "join", version: VERSION, watch: state.watching, ...(state.watching ? {} : known) });
+  send({ do: "join", version: VERSION, codecs, watch: state.watching, ...(state.watching ? {} : known) });
 }
 
 export const connected = () => state.socket?.readyState === WebSocket.OPEN;
@@ -56,6 +61,8 @@ export function send(control) {
 
 /** @param {MessageEvent<ArrayBuffer>} event */
 function receive({ data }) {
+  received += 1;
+  if (connected()) state.socket?.send(packSeen(received)); // the next frame leaves when the server knows of this one
   const type = readType(data);
   const handler = handlers[type];
   if (!handler) return; // an older page keeps working

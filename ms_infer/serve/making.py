@@ -1,0 +1,158 @@
+"""A session's chunks: what is wished for, what the points do, and the step of the stream. Runs in the engine thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_infer.chunk import Chunk
+from ms_infer.config import StreamConfig
+from ms_infer.hand import Hand, Kind
+from ms_infer.serve import protocol
+from ms_infer.serve.show import Made
+from ms_infer.tracks import Tracks
+
+MAX_POINTS = 1024
+
+
+class StreamLike(Protocol):
+    """What a session needs of `ms_infer.Stream`."""
+
+    config: StreamConfig
+
+    @property
+    def next_rgb_frames(self) -> int: ...
+    def start(
+        self, image: Any = None, prompt: Any = "", tracks: Tracks | None = None, *, seed: int | None = None
+    ) -> None: ...
+    def step(self) -> Chunk: ...
+    def set_tracks(self, tracks: Tracks | None) -> int: ...
+    def set_prompt(self, prompt: Any) -> int: ...
+    def embed(self, prompt: Any) -> NDArray[np.float32]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What changed since the last chunk; the newest of each wins."""
+
+    restart: bool = False
+    prompt: tuple[Any, int] | None = None
+    """Prompt or its embedding, and the control that set it."""
+    changed: bool = True
+    """Whether anything at all came from a user."""
+
+
+class Maker:
+    """Makes a session's chunks. Wishes come from the event loop, `make` runs in the engine thread."""
+
+    def __init__(self, stream: StreamLike, fps: float) -> None:
+        self.stream, self.fps = stream, fps
+        config = stream.config
+        head = config.model.track_head
+        self.follows_tracks = head is not None
+        capacity = min(head.max_tracks if head else 1, MAX_POINTS)
+        self.hand = Hand(aspect=config.width / config.height, fps=fps, capacity=capacity)
+        self.image: NDArray[np.uint8] | None = None
+        self.prompt: Any = ""
+        self.seed = 0
+        self.chunk = 0
+        """Chunks made since the start."""
+        self.last_control = 0
+        self.epoch = 0
+        """Counts the starts."""
+        self.calm = 0
+        """Chunks since anything changed or moved."""
+        self._lock = threading.Lock()
+        self._wishes = Wishes()
+        self._prompt_control = 0
+        self._received = 0.0
+
+    # ---- wishes
+
+    def note(self, control: int) -> None:
+        """Remember that a control came in: it belongs to the next chunk."""
+        with self._lock:
+            self.last_control = max(self.last_control, control)
+            self._received = self._received or time.monotonic()
+            self._wishes = replace(self._wishes, changed=True)
+
+    def begin(self, *, keep_points: bool) -> int:
+        """Start over from the picture at the next chunk; returns the new epoch."""
+        with self._lock:
+            self.epoch += 1
+            self._wishes = replace(self._wishes, restart=True, changed=True)
+            if not keep_points:
+                self.hand.reset()
+            return self.epoch
+
+    def halt(self) -> int:
+        """Let the chunk that is being made be of no use; returns the new epoch."""
+        with self._lock:
+            self.epoch += 1
+            return self.epoch
+
+    def set_prompt(self, prompt: Any, control: int) -> None:
+        """Text or embedding for the next chunk."""
+        self.prompt = prompt
+        with self._lock:
+            self._wishes = replace(self._wishes, prompt=(prompt, control), changed=True)
+
+    def still(self, chunks: int) -> bool:
+        """Whether nothing has changed or moved for so many chunks, and nothing is wished for."""
+        return self.calm >= chunks and not self._wishes.changed
+
+    # ---- the engine thread
+
+    def make(self) -> tuple[Made, Chunk]:
+        """Make the next chunk."""
+        with self._lock:
+            wishes, self._wishes = self._wishes, Wishes(changed=False)
+            epoch, control = self.epoch, self.last_control
+            received, self._received = self._received, 0.0
+        if wishes.restart:
+            self.stream.start(self.image, self.prompt, seed=self.seed)
+            self.chunk = 0
+        elif wishes.prompt is not None:
+            self.stream.set_prompt(wishes.prompt[0])
+        if wishes.prompt is not None:
+            self._prompt_control = wishes.prompt[1]
+        tracks = self.hand.tracks(frames=self.stream.next_rgb_frames)
+        kinds = self.hand.kinds
+        if self.follows_tracks:  # they are at the pace that is shown; the stream plays one position per frame
+            self.stream.set_tracks(Tracks(tracks.points, tracks.visible, tracks.ids, fps=self.stream.config.fps))
+        chunk = self.stream.step()
+        self.calm = 0 if wishes.changed or self.hand.moving or moves(tracks) else self.calm + 1
+        return self._made(chunk, tracks, kinds, epoch, control, received), chunk
+
+    def _made(
+        self, chunk: Chunk, tracks: Tracks, kinds: NDArray[np.uint8], epoch: int, control: int, received: float
+    ) -> Made:
+        with self._lock:
+            if epoch == self.epoch:
+                self.chunk = chunk.index + 1
+        full, slim = (
+            protocol.pack_ack(
+                chunk.index,
+                chunk.first_rgb_frame,
+                control,
+                self._prompt_control,
+                kinds[rows],
+                tracks.points[rows],
+                tracks.visible[rows],
+            )
+            for rows in (np.ones(len(kinds), np.bool_), kinds != Kind.GRID)
+        )
+        made_ms = time.monotonic() * 1e3
+        return Made(epoch, chunk.index, chunk.first_rgb_frame, chunk.numpy(), full, slim, control, received, made_ms)
+
+
+def moves(tracks: Tracks) -> bool:
+    """Whether a visible point moves, comes or goes within the chunk."""
+    seen, stays = tracks.visible, np.ptp(tracks.points, axis=1).max(axis=-1, initial=0.0) == 0.0
+    return not bool((stays | ~seen.any(1)).all() and (seen == seen[:, :1]).all())
