@@ -247,7 +247,8 @@ class Hand:
         with self._lock:
             playing = self._playing is not None and (self.loop or self._played < self._playing[0].rgb_frames)
             paths = any(isinstance(hold.mover, Path) for hold in self._holds)
-            return playing or paths or self._stick.moving or self._field is not None
+            steering = self._steered.moving or self._stick.moving or any(self._way)
+            return playing or paths or steering or self._field is not None
 
     def tracks(self, now: float | None = None, *, frames: int = 12) -> Tracks:
         """Move on by `frames` RGB frames with all that happened until `now`, and return where the points are.
