@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import sys
 import webbrowser
 from collections.abc import Sequence
 from itertools import pairwise
+from urllib.parse import quote
 
 import tyro
 
 from ms_infer.cli.run import run_command, set_logging
-from ms_infer.serve.settings import ServeConfig, is_loopback
+from ms_infer.serve.settings import ServeConfig, is_loopback, is_wildcard
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -40,13 +42,15 @@ def serve(config: ServeConfig) -> str:
 
         raise MissingExtraError(f"ms-serve needs {error.name}: pip install 'ms-infer[serve]'") from error
     from ms_infer.serve.open import stream_opener
-    from ms_infer.serve.transport import make_server
+    from ms_infer.serve.web.transport import bind, make_server
+
+    bound = bind(config)  # before the model is loaded: a port that is in use is told at once
 
     def listening(port: int) -> None:
         url = address(config, port)
         print(url, flush=True)
-        if not config.loopback:
-            print("ms-serve: other machines can reach this address", file=sys.stderr)
+        for line in elsewhere(config, port):
+            print(f"ms-serve: {line}", file=sys.stderr)
         if config.open:
             webbrowser.open(url)
 
@@ -57,13 +61,28 @@ def serve(config: ServeConfig) -> str:
         server.should_exit = True
 
     server = make_server(create_app(config, stream_opener(config), failed), config, listening)
-    server.run()
+    server.run([bound])
     if problems:
         raise problems[0]
     return "closed"
 
 
 def address(config: ServeConfig, port: int) -> str:
-    """What to open in a browser."""
-    name = "localhost" if is_loopback(config.host) else config.host
-    return f"http://{name}:{port}/" + (f"?token={config.token}" if config.token else "")
+    """What to open in a browser on this machine."""
+    here = config.host in ("127.0.0.1", "localhost") or is_wildcard(config.host)
+    name = "localhost" if here else f"[{config.host}]" if ":" in config.host else config.host
+    return _with_token(f"http://{name}:{port}/", config)
+
+
+def elsewhere(config: ServeConfig, port: int) -> list[str]:
+    """How others reach it, in words."""
+    lines = [f"public address: {_with_token(origin.rstrip('/') + '/', config)}" for origin in config.origin]
+    if not config.loopback and not config.origin:
+        own = socket.gethostname() if is_wildcard(config.host) else ""
+        url = _with_token(f"http://{own}:{port}/", config) if own else "this address"
+        lines.append(f"other machines reach it at {url}")
+    return lines
+
+
+def _with_token(url: str, config: ServeConfig) -> str:
+    return url + (f"?token={quote(config.token, safe='')}" if config.token else "")

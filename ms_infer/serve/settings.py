@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -12,6 +13,7 @@ from ms_infer.cli.model import ModelOptions
 from ms_infer.errors import ConfigError
 
 Codec = Literal["auto", "jpeg", "h264"]
+PORTS = {"http": 80, "https": 443}
 Engine = Literal["auto", "torch", "openvino", "tensorrt"]
 
 
@@ -44,9 +46,47 @@ class Limits:
     """Part of an uploaded video that is read."""
     decodes: int = 2
     """Uploads decoded at the same time."""
-    upload_seconds: float = 30.0
-    """Time for an upload to arrive."""
+    upload_seconds: float = 15.0
+    """Time in which at least `upload_progress` bytes of an upload must arrive; the whole may take longer."""
+    upload_progress: int = 1024
     record_seconds: float = 300.0
+
+
+class Origin(NamedTuple):
+    """Where a page may come from: scheme, name, port, and the path that the server lies under."""
+
+    scheme: str
+    name: str
+    port: int
+    path: str
+
+    @classmethod
+    def read(cls, text: str) -> Origin:
+        """From https://name[:port][/path]; ConfigError when it is none."""
+        origin = cls.read_or_none(text)
+        if origin is None:
+            raise ConfigError(f"an origin is https://public.name or https://public.name/below, not {text!r}")
+        return origin
+
+    @classmethod
+    def read_or_none(cls, text: str) -> Origin | None:
+        try:
+            parts = urlsplit(text)
+            name, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in PORTS or not name or parts.query or parts.fragment or "@" in parts.netloc:
+            return None
+        return cls(parts.scheme, name, port or PORTS[parts.scheme], parts.path.rstrip("/"))
+
+    @property
+    def default_port(self) -> int:
+        return PORTS[self.scheme]
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What a browser's Origin header tells."""
+        return self.scheme, self.name, self.port
 
 
 @dataclass(frozen=True)
@@ -62,6 +102,8 @@ class ServeConfig(ModelOptions):
     """Open the page in a browser."""
     token: str = ""
     """Secret that clients must bring; made up and printed when the host is not loopback."""
+    origin: tuple[str, ...] = ()
+    """Public addresses, https://public.name or https://public.name/below, under which a proxy passes requests on."""
     fps: float | None = None
     """RGB frames shown per second; None is the model's own rate."""
     min_fps: float = 10.0
@@ -87,6 +129,8 @@ class ServeConfig(ModelOptions):
             raise ConfigError(
                 f"min_fps must be within 0..240, max_sessions within 1..1000, not {self.min_fps}, {self.max_sessions}"
             )
+        for origin in self.origin:
+            Origin.read(origin)
         if not self.loopback and len(self.token) < 16:
             raise ConfigError(
                 f"{self.host} can be reached from other machines, so it needs a token of 16 characters or more: "
@@ -107,3 +151,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host means all addresses of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == ""
+
+
+def split_host(host: str) -> tuple[str, int | None]:
+    """Name and port of a Host header; no name where it cannot be read."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None

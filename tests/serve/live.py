@@ -21,7 +21,7 @@ from ms_infer.serve.app import create_app
 from ms_infer.serve.hub import OpenStream
 from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, SEEN, UNITS, Type
 from ms_infer.serve.settings import ServeConfig
-from ms_infer.serve.transport import make_server
+from ms_infer.serve.web.transport import make_server
 from tests.serve.moving_picture import MovingPicture
 
 
@@ -110,11 +110,12 @@ class Page:
         *,
         token: str = "",
         join: bool = True,
+        path: str = "/ws",
         codecs: tuple[str, ...] = ("jpeg",),
         **options: Any,
     ) -> None:
         self.server = server
-        address = f"ws://{server.host}/ws" + (f"?token={token}" if token else "")
+        address = f"ws://{server.host}{path}" + (f"?token={token}" if token else "")
         self._stack = ExitStack()
         self.socket: ClientConnection = self._stack.enter_context(
             connect(address, max_size=None, max_queue=None, compression=None, open_timeout=20, **options)

@@ -184,7 +184,7 @@ def test_unexpected_errors_reach_no_client(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("ms_infer.serve.app.read_picture", broken)
+    monkeypatch.setattr("ms_infer.serve.web.files.read_picture", broken)
     with running(fps=48.0) as made, Page(made) as page:
         answer = post(made, page, "image", png(8, 8))
         assert answer.status_code == 500

@@ -7,6 +7,7 @@ import io
 import resource
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -124,6 +125,35 @@ def test_upload_that_trickles_is_given_up(server: Running) -> None:
         raw.sendall(f"{head}x-session-key: {page.hello['key']}\r\nContent-Length: 1000\r\n\r\nx".encode())
         raw.settimeout(10)
         assert b" 408 " in raw.recv(4000)
+
+
+def test_upload_that_goes_on_may_take_longer(server: Running) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    data = buffer.getvalue()
+    piece = len(data) // 5 + 1
+    assert piece >= SMALL.upload_progress
+
+    def slowly() -> Iterator[bytes]:
+        for at in range(0, len(data), piece):
+            time.sleep(SMALL.upload_seconds / 3)
+            yield data[at : at + piece]
+
+    with Page(server) as page:
+        begin = time.monotonic()
+        assert post(server, page, "image", slowly()).status_code == 200
+        assert time.monotonic() - begin > SMALL.upload_seconds
+
+
+def test_upload_of_single_bytes_is_no_progress(server: Running) -> None:
+    def trickle() -> Iterator[bytes]:
+        for _ in range(1000):
+            time.sleep(0.1)
+            yield b"x"
+
+    with Page(server) as page, contextlib.suppress(httpx.TransportError):  # closed while we were still sending
+        assert post(server, page, "image", trickle()).status_code == 408
 
 
 def test_video_becomes_motion(server: Running) -> None:

@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ms_infer.errors import ConfigError
 from ms_infer.serve.settings import ServeConfig
 
 
@@ -31,6 +32,28 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._listening(int(self.servers[0].sockets[0].getsockname()[1]))
+
+
+def bind(config: ServeConfig) -> socket.socket:
+    """A socket at the address of the settings, before anything slow begins; ConfigError when it cannot be had."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"{config.host!r} is no address of this machine ({error}); give --host 127.0.0.1") from None
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(place)
+        bound.listen(128)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"port {config.port} of {config.host} cannot be used ({error.strerror}); stop what uses it, or give "
+            "--port 0 for a free one"
+        ) from None
+    return bound
 
 
 def make_server(app: ASGIApp, config: ServeConfig, listening: Callable[[int], None]) -> Server:

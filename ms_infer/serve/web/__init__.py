@@ -1,0 +1,1 @@
+"""The HTTP side: who may ask, what files go in and out, what is told to operators."""
