@@ -96,7 +96,8 @@ def test_one_graph_serves_filling_and_steady_state(over: Open) -> None:
     for stream in (dynamic, static):
         chunks(stream, 8)
 
-    assert sorted(names(dynamic)) == ["decode", "decode", "denoise", "write_cache"]  # the opening decodes to 9 frames
+    ends = ["decode", "decode", "denoise", "tracks", "tracks", "write_cache"]  # the opening decodes to 9 frames
+    assert sorted(names(dynamic)) == ends
     levels = static.config.context.cache_frames // static.config.context.chunk_frames
     assert names(static).count("denoise") == names(static).count("write_cache") == levels
 
@@ -237,7 +238,7 @@ def test_warm_up_leaves_a_fresh_stream(over: Open) -> None:
     plain, warm = over(FusedEngine, tiny_student()), over(FusedEngine, tiny_student())
     warm._engine.warm_up()  # type: ignore[attr-defined]
 
-    assert sorted(set(names(warm))) == ["decode", "denoise", "write_cache"]
+    assert sorted(set(names(warm))) == ["decode", "denoise", "tracks", "write_cache"]
     paper = over(FusedEngine, STUDENTS["paper's track head"]())
     paper._engine.warm_up()  # type: ignore[attr-defined]
     assert "tracks" in names(paper)

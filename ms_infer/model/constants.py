@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -40,6 +40,14 @@ LATENT_STATISTICS = {
 }
 # fmt: on
 """Latent channels -> means and standard deviations."""
+
+
+def numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    """The values `[len(values)]` in the type and on the device of another tensor, where they are made.
+
+    `torch.tensor` would copy them from the host, which a CUDA graph cannot hold.
+    """
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 class ExactBuffers(nn.Module):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ms_infer.model.constants import numbers
 from ms_infer.model.gaps import fill_gaps
 from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, squared_distances, thing_motion
 
@@ -48,7 +49,7 @@ def shared_motions(points: Tensor, visible: Tensor, anchors: Tensor, height: int
     track alone moves a thing, not the picture.
     """
     batch, _, frames, _ = points.shape
-    limits = torch.tensor([width, height], device=points.device, dtype=points.dtype)
+    limits = numbers([width, height], points)
     moved = (points - anchors[:, :, None]).flatten(2)
     far = moved.unflatten(2, (frames, 2)).square().sum(-1).amax(-1) > MOVED**2
     counts = (visible.any(-1) | far).to(points.dtype)[..., None]

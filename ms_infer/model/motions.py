@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ms_infer.model.constants import numbers
+
 SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # residuals in pixels at which a track counts a quarter
 COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # the same, beginning from the company of one track
 COMPANY = 8.0  # pixels within which tracks move alike
@@ -63,7 +65,7 @@ def thing_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) ->
 
 def _fit(basis: Tensor, moved: Tensor, shares: Tensor, stiffness: Sequence[float]) -> Tensor:
     """Terms `[R, K, C]` by weighted least squares with a ridge."""
-    ridge = torch.diag(torch.tensor(stiffness[: basis.shape[-1]], device=basis.device, dtype=basis.dtype))
+    ridge = torch.diag(numbers(stiffness[: basis.shape[-1]], basis))
     weighted = (basis * shares).transpose(1, 2)
     return _solve(weighted @ basis + ridge, weighted @ moved)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ms_infer.config import MOTION_LAYERS
+from ms_infer.model.constants import numbers
 from ms_infer.model.gaps import fill_gaps
 from ms_infer.model.motions import LEFT_OVER, STIFFNESS, THING_TERMS, quadratic, shared_motion, squared_distances
 
@@ -44,7 +45,7 @@ def warp_first_frame(image: Tensor, points: Tensor, visible: Tensor, anchors: Te
     dense = dense.reshape(-1, 3, height // CELL, width // CELL)
     dense = F.interpolate(dense, size=(height, width), mode="bilinear", align_corners=False)
     source = _pixel_centres(height, width, image) - dense[:, :2].permute(0, 2, 3, 1)
-    limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
+    limits = numbers([width, height], image)
     inside = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)
     followed = seen.any(1).to(image.dtype)[:, None, None, None]
     still = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
@@ -65,7 +66,7 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     """
     batch, _, height, width = image.shape
     frames = points.shape[2]
-    limits = torch.tensor([width, height], device=image.device, dtype=image.dtype)
+    limits = numbers([width, height], image)
     positions = points.transpose(1, 2).flatten(0, 1)  # [B T, N, 2]
     moved = positions - anchors[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
     pixels = _pixel_centres(height, width, image)
@@ -90,7 +91,7 @@ def motion_layers(image: Tensor, points: Tensor, visible: Tensor, anchors: Tenso
     inside = (source.minimum(limits - source).amin(-1) + 0.5).clamp(0, 1)[:, None]
     support = torch.stack(supports, dim=1).view(-1, 1, height // CELL, width // CELL)
     weight = inside * F.interpolate(support, size=(height, width), mode="bilinear", align_corners=False)
-    last = torch.tensor([0.0, 0, 0, 1], device=image.device, dtype=image.dtype).view(1, 4, 1, 1)
+    last = numbers([0.0, 0, 0, 1], image).view(1, 4, 1, 1)
     return (picture + last * weight).view(batch, frames, 4 * MOTION_LAYERS, height, width)
 
 

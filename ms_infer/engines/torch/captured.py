@@ -10,33 +10,39 @@ Without CUDA the same class runs with graphs disabled and the kernels' PyTorch t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from ms_kernels.layout import ChunkState, TrackGrid
+from ms_kernels.layout import ChunkState
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_infer.checkpoint import Student
-from ms_infer.checkpoint.parts import changed
 from ms_infer.config import rgb_frames
 from ms_infer.engines.base import Array, ChunkPlan, plan_chunk
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.attention import Implementation, Measured, RingAttend, choose, implementations
+from ms_infer.engines.torch.captured_tracks import CapturedTracks
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_kernels
-from ms_infer.engines.torch.graphs import CapturedGraph, StaticBuffers, graphs_enabled, host_buffer, on_stream
-from ms_infer.engines.torch.needs import DTYPES, check_device
-from ms_infer.engines.torch.plain import TorchEngine
-from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.engines.torch.graphs import (
+    CapturedGraph,
+    StaticBuffers,
+    first_line,
+    graphs_enabled,
+    host_buffer,
+    on_stream,
+)
+from ms_infer.engines.torch.needs import DTYPES, check_device, check_fp8
+from ms_infer.engines.torch.shared import shared_operations
+from ms_infer.errors import ConfigError, DeviceError, MotionStreamError
 from ms_infer.model.rope import Rotation
 from ms_infer.tracks.player import TrackPlayer
 
-FP8_CAPABILITY = (8, 9)
 
-
-class FusedEngine(TorchEngine):
+class FusedEngine(CapturedTracks):
     """Runs a `Student` from static buffers. precision: bf16 (default on CUDA), fp16, fp32 or fp8 (products only).
 
     attention: an implementation's name to use instead of the measured choice (`implementations`).
@@ -53,17 +59,15 @@ class FusedEngine(TorchEngine):
         attention: str | None = None,
     ) -> None:
         chosen = check_device(device)
-        if precision == "fp8" and chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) < FP8_CAPABILITY:
-            raise DeviceError(f"precision='fp8' needs sm_89 or later, {torch.cuda.get_device_name(chosen)} is older")
         self.kernels = load_kernels(chosen)
+        if precision == "fp8":
+            check_fp8(chosen, self.kernels)
         self._graphs: dict[Hashable, CapturedGraph] = {}
         self._statics: dict[str, list[Tensor]] = {}
+        self._torn: set[str] = set()
         super().__init__(student, device=device, precision=precision)
-        if self.device.type == "cuda":
-            self.vae = changed(self.vae, _channels_last_)
-            self.refiner = changed(self.refiner, _channels_last_) if self.refiner else None
-        make = Fp8Operations if self.precision == "fp8" else FusedOperations
-        self.operations = make(self.transformer, self.kernels)
+        kind = Fp8Operations if self.precision == "fp8" else FusedOperations
+        self.operations = shared_operations(self.transformer, kind, self.kernels)
         self.attention_measured: list[Measured] = []
         self._ring.implementation = self._choose_attention(attention)
         self._synchronize()
@@ -73,8 +77,8 @@ class FusedEngine(TorchEngine):
         config, context = self.config, self.config.context
         cuda = self.device.type == "cuda"
         self._main = torch.cuda.Stream(self.device) if cuda else None
-        self._side = torch.cuda.Stream(self.device) if cuda else None
-        self._pools = [torch.cuda.graph_pool_handle() for _ in range(2)] if cuda else [None, None]
+        self._side = torch.cuda.Stream(self.device, priority=-1) if cuda else None  # frames are waited for
+        self._pools: list[Any] = [torch.cuda.graph_pool_handle() for _ in range(2)] if cuda else [None, None]
         self._enabled = graphs_enabled(self.device)
         self._pending = False
         self._chunk_turn = self._rotation(context.chunk_frames)
@@ -114,16 +118,30 @@ class FusedEngine(TorchEngine):
         chosen, self.attention_measured = choose(candidates, self.config, self.cache.k)
         return chosen
 
+    def _move_(self, module: torch.nn.Module) -> None:
+        super()._move_(module)
+        if self.device.type == "cuda":
+            _channels_last_(module)
+
     @torch.no_grad()
     def warm_up(self) -> None:
-        """Capture every graph of a stream without a pinned image: chunks until the context is full, then reset."""
+        """Capture every graph of a stream, with and without a first frame, then reset."""
+        config = self.config
+        self._warm_up_with(None)
+        if config.model.vae.encodes and (config.model.image_input != "slot" or self._image_encoder is not None):
+            self._warm_up_with(np.zeros((config.height, config.width, 3), np.uint8))
+        self.reset()
+
+    def _warm_up_with(self, image: NDArray[np.uint8] | None) -> None:
+        """Chunks of a stream until the context is full."""
         config, context = self.config, self.config.context
+        self.reset()
         self.set_text(np.zeros((config.model.text.tokens, config.model.text.dim), np.float32))
-        self.set_image(None)
+        self.set_image(image)
         player = TrackPlayer.of(config)
         index, full = 0, False
         while not full:
-            plan = plan_chunk(config, index, player, seed=0)
+            plan = plan_chunk(config, index, player, seed=0, given=self.given_frames())
             placement = plan.placement
             whole = placement.frames == context.chunk_frames and index > 0
             full = whole and placement.valid_frames == context.cache_frames
@@ -131,16 +149,28 @@ class FusedEngine(TorchEngine):
             self.frames()
             self.commit()
             index += 1
-        self.reset()
 
+    @torch.no_grad()
     def reset(self) -> None:
         self._synchronize()
         self._pending = False
-        super().reset()
-        self._decoder = self._static("decoder", self._decoder)
-        self._warped = self._static("warped", self._warped)
-        self._staged_decoder = self._static("staged decoder", self._decoder)
-        self._staged_warped = self._warped
+        with on_stream(self._main), self._changing("stream"):
+            super().reset()
+            self._decoder = self._static("decoder", self._decoder)
+            self._warped = self._static("warped", self._warped)
+            self._staged_decoder = self._static("staged decoder", self._decoder)
+            self._staged_warped = self._static("staged warped", self._warped)
+            if self._moves_image:
+                self._first_picture()
+        self._synchronize()
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """The block replaces what later chunks read: one that fails midway must not be followed by a chunk."""
+        self._torn.add(what)
+        with _told(f"change the {what}"):
+            yield
+        self._torn.discard(what)
 
     def _static(self, name: str, values: Sequence[Tensor]) -> list[Tensor]:
         """The same values in memory that stays where it is, allocated when the name comes first."""
@@ -153,22 +183,25 @@ class FusedEngine(TorchEngine):
 
     @torch.no_grad()
     def set_text(self, embedding: NDArray[np.float32]) -> None:
-        with on_stream(self._main):
+        with on_stream(self._main), self._changing("prompt"):
             super().set_text(embedding)
-            layers = [len(keys) for keys in self._keys]
-            flat = iter(self._static("keys", [tensor for keys in self._keys for tensor in keys]))
-            self._keys = [tuple(next(flat) for _ in range(count)) for count in layers]
+            count = len(self._keys[0])  # of a layer: without image tokens there are fewer
+            flat = self._static(f"keys {count}", [tensor for keys in self._keys for tensor in keys])
+            self._keys = [tuple(flat[i : i + count]) for i in range(0, len(flat), count)]
 
     def set_strengths(self, strengths: Sequence[float]) -> None:
-        with on_stream(self._main):
+        with on_stream(self._main), self._changing("strengths"):
             super().set_strengths(strengths)
 
     @torch.no_grad()
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
-        with on_stream(self._main):
+        with on_stream(self._main), self._changing("image"):
             super().set_image(image)
-            if self._image is not None and self._image_latent is not None:
-                self._image, self._image_latent = self._static("image", [self._image, self._image_latent])
+            if self._image_latent is not None:
+                (self._image_latent,) = self._static("image latent", [self._image_latent])
+            if self._moves_image:
+                picture = self._first_picture()
+                self._image = None if self._image is None else picture
         self._synchronize()
 
     def _prefill(self, latents: Tensor) -> None:
@@ -182,6 +215,14 @@ class FusedEngine(TorchEngine):
     @torch.no_grad()
     def generate(self, plan: ChunkPlan) -> None:
         """Launch the whole chunk: the decoder starts once the latents are there, beside the clean pass."""
+        if self._torn:
+            raise DeviceError(
+                f"the GPU failed while it changed the {' and the '.join(sorted(self._torn))}; start the stream again"
+            )
+        with _told("make a chunk"):
+            self._launch(plan)
+
+    def _launch(self, plan: ChunkPlan) -> None:
         if self._pending:  # a step that failed: its uploads and its decoder may still be under way
             self._synchronize()
         self._pending = True
@@ -226,49 +267,6 @@ class FusedEngine(TorchEngine):
             kind = np.float64 if self._tables == torch.float64 else np.float32
             buffers.upload(name, rotation.temporal(position).astype(kind))
 
-    def _track_inputs(self, plan: ChunkPlan) -> tuple[Tensor, ...]:
-        tracks = plan.tracks
-        assert tracks is not None, "_begin() checked it"
-        names = []
-        for name in ("points", "visible", "ids", "anchors"):
-            array = getattr(tracks, name)
-            key = f"{name} {array.shape}"
-            if key not in self._buffers.tensors():
-                self._buffers.add(key, array.shape, torch.from_numpy(array).dtype, uploaded=True)
-            self._buffers.upload(key, array)
-            names.append(key)
-        return tuple(self._buffers[name][None] for name in names)
-
-    def _keep_references(self, *references: Tensor) -> None:
-        pictures = [picture.to(self.dtype) for picture in references]
-        if pictures:  # without a refiner there are none
-            self._references = tuple(self._static(f"references {len(pictures[0][0])}", pictures))
-
-    def _place_tracks(self, plan: ChunkPlan) -> None:
-        """Track latents into the transformer's input: one captured kernel for the paper's head, else the module."""
-        head = self.track_head
-        assert head is not None, "_begin() checked it"
-        if head.config.content == "none" and head.config.convs == 1:
-            self._points = self._track_inputs(plan)
-            self._run_graph("tracks", self._scatter_tracks, self._main, self._pools[0])
-        else:
-            self._input[:, : plan.placement.frames, self._slots["track"]] = self._track_latents(plan)
-
-    def _scatter_tracks(self) -> None:
-        """Captured: points to track latents without the volume of ids."""
-        head, config = self.track_head, self.config
-        assert head is not None, "begin() checked it"
-        conv, (points, visible, ids, _) = head.convs[0], self._points
-        assert isinstance(conv, torch.nn.Conv3d), "the head's layers are 1x1x1 convolutions"
-        grid = TrackGrid(
-            height=config.height, width=config.width, rows=config.latent_height, columns=config.latent_width,
-            rounding=head.config.rounding, collision=head.config.collision, first_frame=head.config.first_frame,
-            id_order=head.config.id_order, id_period=head.config.id_period,
-        )  # fmt: skip
-        weight = conv.weight.flatten(1)
-        latents = self.kernels.scatter_tracks(points[0], visible[0], ids[0], weight, grid, bias=conv.bias)
-        self._input[:, : self._x.shape[1], self._slots["track"]] = latents
-
     def _noise(self, denoise_pass: int) -> Tensor:
         return self._buffers["noise"][denoise_pass, :, : self._x.shape[1]]
 
@@ -289,7 +287,8 @@ class FusedEngine(TorchEngine):
 
     def frames(self) -> NDArray[np.uint8]:
         """Wait for the frames: the chunk's only wait."""
-        self._times.synchronize("decode")
+        with _told("make a chunk"):
+            self._times.synchronize("decode")
         return self._host_frames[: self._rgb_frames()].numpy()
 
     def _decode_chunk(self) -> None:
@@ -308,7 +307,8 @@ class FusedEngine(TorchEngine):
         self._ring.valid_tokens = self._plan.placement.valid_frames * self.config.tokens_per_frame
         attends = name in ("denoise", "write_cache")
         filled = self._ring.valid_tokens if attends and not implementation.dynamic else None
-        kind = (self._x.shape[1], self._pins_image() if attends else self._opening, filled)
+        shown = len(self._keys[0]) if attends else None  # with image tokens there are keys of two kinds
+        kind = (self._x.shape[1], self._pins_image() if attends else self._opening, filled, shown)
         tensors = self._graph_tensors(name)
         if (name, *kind) not in self._graphs:
             self._graphs[(name, *kind)] = CapturedGraph(
@@ -324,29 +324,32 @@ class FusedEngine(TorchEngine):
         tensors = {name: self._buffers[name] for name in ("latents", "noise", "frames", "state", "counters")}
         tensors |= {"input": self._input, "k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
         tensors |= {f"decoder {i}": tensor for i, tensor in enumerate(self._decoder)}
+        tensors |= {f"warped {i}": tensor for i, tensor in enumerate(self._warped)}
         if name == "decode":
             tensors |= {f"reference {len(picture[0])} {i}": picture for i, picture in enumerate(self._references)}
-        return tensors | {f"keys {i}": keys[0] for i, keys in enumerate(self._keys)}
+        if name in ("denoise", "write_cache"):
+            tensors |= {f"keys {i}": keys[0] for i, keys in enumerate(self._keys)}
+        return tensors
 
     @torch.no_grad()
     def commit(self) -> None:
         """Adopt the staged states, in stream order behind the clean pass that `generate` launched."""
-        with on_stream(self._side):
-            for kept, staged in zip(self._decoder, self._staged_decoder, strict=True):
-                kept.copy_(staged)
-        with on_stream(self._main):
-            if self._staged_warped is not self._warped:
-                self._warped = self._static("warped", self._staged_warped)
-                self._staged_warped = self._warped
+        with self._changing("stream"):
+            with on_stream(self._side):
+                for kept, staged in zip(self._decoder, self._staged_decoder, strict=True):
+                    kept.copy_(staged)
             placement = self._plan.placement
-            self._remember(placement.start, placement.frames)
-        self._made = placement.start + placement.frames
+            with on_stream(self._main):
+                for kept, staged in zip(self._warped, self._staged_warped, strict=True):
+                    kept.copy_(staged)
+                self._remember(placement.start, placement.frames)
+            self._made = placement.start + placement.frames
+            self._times.close_chunk()
         self._pending = False
-        self._times.close_chunk()
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:
-        with on_stream(self._main):
+        with on_stream(self._main), _told("re-encode the context"):
             super().recache(replace_sink=replace_sink)
 
     def state(self) -> dict[str, Array]:
@@ -355,10 +358,10 @@ class FusedEngine(TorchEngine):
 
     def restore(self, state: Mapping[str, Array]) -> None:
         self._synchronize()
-        super().restore(state)
-        self._decoder = self._static("decoder", self._decoder)
-        self._warped = self._static("warped", self._warped)
-        self._staged_warped = self._warped
+        with on_stream(self._main), self._changing("stream"):
+            super().restore(state)
+            self._decoder = self._static("decoder", self._decoder)
+            self._warped = self._static("warped", self._warped)
         self._synchronize()
 
     def close(self) -> None:
@@ -366,8 +369,22 @@ class FusedEngine(TorchEngine):
         self._graphs.clear()
 
     def _synchronize(self) -> None:
+        """Wait for this engine's work and for what its thread launched, never for the device: others may capture."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            used: list[Any] = [torch.cuda.current_stream(self.device), self._main, self._side]
+            for cuda_stream in used:
+                cuda_stream.synchronize()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """CUDA's and PyTorch's errors as one line."""
+    try:
+        yield
+    except MotionStreamError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"the GPU could not {what}: {first_line(error)}") from error
 
 
 def _channels_last_(module: torch.nn.Module) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_infer.environment import env
-from ms_infer.errors import ConfigError
+from ms_infer.errors import ConfigError, DeviceError
 
+CAPTURES = threading.Lock()
+"""Held while a graph is captured: PyTorch captures one at a time in a process."""
 WARM_UPS = 2
 """Runs before a capture: kernels compile, libraries choose algorithms and take their workspaces."""
 
@@ -123,14 +126,31 @@ class CapturedGraph:
         )
 
     def _capture(self) -> None:
+        """Not with `torch.cuda.graph`, which waits for the whole device: streams of other threads go on here."""
         for _ in range(WARM_UPS):
             self._work()
-        torch.cuda.current_stream().synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            self._graph, pool=self._pool, stream=self._cuda_stream, capture_error_mode="thread_local"
-        ):
-            self._work()
+        graph = torch.cuda.CUDAGraph()
+        with CAPTURES, on_stream(self._cuda_stream):
+            torch.cuda.current_stream().synchronize()
+            try:
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                self._work()
+            except BaseException as error:
+                with suppress(RuntimeError):  # of a capture that is broken already
+                    graph.capture_end()
+                if not isinstance(error, RuntimeError):
+                    raise
+                raise DeviceError(
+                    f"the graph {self.name!r} could not be captured: {first_line(error)}; set MS_INFER_NO_CUDA_GRAPH=1 "
+                    "to run without graphs"
+                ) from error
+            graph.capture_end()
+        self._graph = graph
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice that CUDA and PyTorch add in further lines."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def on_stream(cuda_stream: Any) -> AbstractContextManager[Any]:

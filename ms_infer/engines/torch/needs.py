@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from types import ModuleType
+
 import torch
+from ms_kernels import reference
 
 from ms_infer.checkpoint import Student
 from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.vae import Vae
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+FP8_CAPABILITY = (8, 9)
+FP8_ERROR = 0.5
+"""Largest difference of a sum of 64 products of numbers up to 1 to the same sum in float32, both as bfloat16."""
 
 
 def check_device(device: str | None) -> torch.device:
@@ -17,6 +25,32 @@ def check_device(device: str | None) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device='cuda' was asked for but torch sees no CUDA device; use device='cpu'")
     return chosen
+
+
+def check_fp8(device: torch.device, kernels: ModuleType) -> None:
+    """DeviceError with the reason where FP8 products do not run; PyTorch's CPU twin always does."""
+    reason = fp8_fault(device, kernels) if device.type == "cuda" else None
+    if reason is not None:
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(f"precision='fp8' does not run on {name}: {reason}; use precision='bf16'")
+
+
+@functools.lru_cache
+def fp8_fault(device: torch.device, kernels: ModuleType) -> str | None:
+    """Why a row-wise scaled product does not run on the device, tried once; None where it gives the right numbers.
+
+    The capability alone does not tell: libraries lack these products on some newer devices.
+    """
+    if torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        return "it is older than sm_89"
+    rows = torch.linspace(-1, 1, 64 * 64, device=device, dtype=torch.float32).view(64, 64).bfloat16()
+    try:
+        quantised = kernels.quantise_rows(rows)
+        product = kernels.fp8_linear(*quantised, *quantised).float()
+        worst = float((product - reference.fp8_linear(*quantised, *quantised).float()).abs().max())
+    except (RuntimeError, ValueError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return None if worst < FP8_ERROR else f"a product of numbers up to 1 is off by {worst:.3g}"
 
 
 def check_parts(student: Student) -> Vae:

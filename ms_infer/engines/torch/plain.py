@@ -17,6 +17,7 @@ from ms_infer.engines.base import Array, ChunkPlan, Engine
 from ms_infer.engines.saved import check_counters, check_packed, kept
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_parts
 from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
+from ms_infer.engines.torch.shared import Part, shared_part
 from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
@@ -31,8 +32,8 @@ from ms_infer.text import embed_prompt
 class TorchEngine(Engine):
     """Runs a `Student`. fp32 on a CPU unless told otherwise, bf16 on a GPU.
 
-    Shares the student's modules where device and dtype are right already, and works on copies elsewhere; it keeps no
-    other reference to the student, whose memory is free once its owner lets go of it.
+    Shares the student's modules where device and dtype are right already, and one copy with the other engines of the
+    student elsewhere; it keeps no other reference to the student, whose memory is free once its owner lets go of it.
     """
 
     name = "torch"
@@ -49,15 +50,15 @@ class TorchEngine(Engine):
         vae = check_parts(student)
         self.config, self._text_encoder = student.config, student.text_encoder
         self._image_encoder = student.image_encoder
-        self.transformer = changed(student.transformer, self._move_)
+        self.transformer = self._placed(student.transformer)
         self._adapters, self._strengths = student.adapters, student.adapters.strengths
         self._text: NDArray[np.float32] | None = None
         if self._adapters.entries:  # their strengths may change, and other engines may use the same student
             self.transformer = with_own(self.transformer, self._adapters.base)
-        self.vae = changed(vae, self._move_)
-        self.track_head = changed(student.track_head, self._move_) if student.track_head else None
-        self.refiner = changed(student.refiner, self._move_) if student.refiner else None
-        self.layer_network = changed(student.layer_network, self._move_) if student.layer_network else None
+        self.vae = self._placed(vae)
+        self.track_head = self._placed(student.track_head) if student.track_head else None
+        self.refiner = self._placed(student.refiner) if student.refiner else None
+        self.layer_network = self._placed(student.layer_network) if student.layer_network else None
         self._references: tuple[Tensor, ...] = ()
         self._digest: str | None = None
         self.steps = denoise_steps(self.config.schedule)
@@ -79,6 +80,10 @@ class TorchEngine(Engine):
         for slot, channels in model.layout:
             self._slots[slot] = slice(offset, offset + channels)
             offset += channels
+
+    def _placed(self, part: Part) -> Part:
+        """The part on this engine's device and in its type, shared with the other engines of the student."""
+        return shared_part(part, (self.device, self.dtype, type(self)), self._move_)
 
     def _move_(self, module: nn.Module) -> None:
         convert_(module, self.device, self.dtype, f"the {type(module).__name__}")
@@ -234,14 +239,17 @@ class TorchEngine(Engine):
         from ms_infer.model.moving import move_image, reference_names
 
         config = self.config
-        image = self._image
-        if image is None:
-            image = torch.full((1, 3, config.height, config.width), 0.5, device=self.device, dtype=self.dtype)
+        image = self._first_picture()
         found = move_image(config.model, self.layer_network, image.float(), points, visible, anchors)
         self._keep_references(*(found[name] for name in reference_names(config.model)))
         moved = found["moved"].to(self.dtype)
         latents, self._staged_warped = self.vae.encode(moved, self._warped, opening=self._opening)
         return latents, found["moved_valid"]
+
+    def _first_picture(self) -> Tensor:
+        """What moves along the tracks, `[1, 3, height, width]`: the first frame, grey without one."""
+        size = (self.config.height, self.config.width)
+        return self._zeros(1, 3, *size) + 0.5 if self._image is None else self._image
 
     def _keep_references(self, *references: Tensor) -> None:
         """What the refiner sees of this chunk: moved frames, where they are valid, and more where it mixes more."""

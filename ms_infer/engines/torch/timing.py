@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ Clock = Callable[[Callable[[], Any]], float]
 
 def clock_of(device: torch.device) -> Clock:
     """The clock that sees the device's work; on a CPU the work must wait for itself."""
-    return _between_events if device.type == "cuda" else _on_host
+    return partial(_between_events, device) if device.type == "cuda" else _on_host
 
 
 def samples_ms(work: Callable[[], Any], clock: Clock, *, repeats: int, warm_ups: int = 3) -> list[float]:
@@ -29,11 +30,12 @@ def _on_host(work: Callable[[], Any]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _between_events(work: Callable[[], Any]) -> float:
+def _between_events(device: torch.device, work: Callable[[], Any]) -> float:
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
+    cuda_stream = torch.cuda.current_stream(device)  # an event without one is recorded on the current device's
+    before.record(cuda_stream)
     work()
-    after.record()
+    after.record(cuda_stream)
     after.synchronize()
     return float(before.elapsed_time(after))
 
