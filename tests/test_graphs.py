@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,35 +50,55 @@ def test_a_disabled_graph_calls_its_work_and_refuses_moved_tensors() -> None:
 
 
 class FakeGraph:
-    """Stands in for a CUDA graph: a replay repeats what was captured."""
+    """Stands in for a CUDA graph: captured work does not run, a replay repeats it."""
 
-    captured: Callable[[], Any]
+    def __init__(self, calls: list[str]) -> None:
+        self.calls, self.before = calls, 0
+
+    def capture_begin(self, **options: Any) -> None:
+        assert options["capture_error_mode"] == "thread_local"
+        self.before = len(self.calls)
+
+    def capture_end(self) -> None:
+        del self.calls[self.before :]
 
     def replay(self) -> None:
-        self.captured()
+        self.calls.append("replay")
 
 
-def test_a_graph_warms_up_then_captures_once_then_only_replays(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    fake = FakeGraph()
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What stand-ins of CUDA and the work were called for."""
+    found: list[str] = []
+    waits = SimpleNamespace(synchronize=lambda: found.append("wait for the stream"))
+    monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", lambda: FakeGraph(found))
+    monkeypatch.setattr(graphs.torch.cuda, "current_stream", lambda: waits)
+    monkeypatch.setattr(graphs.torch.cuda, "synchronize", lambda: found.append("wait for the device"))
+    return found
 
-    @contextmanager
-    def capture(graph: FakeGraph, **options: Any) -> Iterator[None]:
-        before = len(calls)
-        yield
-        del calls[before:]  # captured work does not run
-        graph.captured = lambda: calls.append("replay")
 
-    monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", lambda: fake)
-    monkeypatch.setattr(graphs.torch.cuda, "graph", capture)
-    monkeypatch.setattr(
-        graphs.torch.cuda, "current_stream", lambda: type("S", (), {"synchronize": lambda self: None})()
-    )
+def test_a_graph_warms_up_then_captures_once_then_only_replays(calls: list[str]) -> None:
     graph = graphs.CapturedGraph("work", lambda: calls.append("work"), {}, enabled=True)
     graph()
     graph()
 
-    assert calls == ["work"] * graphs.WARM_UPS + ["replay", "replay"]
+    assert calls == ["work"] * graphs.WARM_UPS + ["wait for the stream", "replay", "replay"]
+
+
+def test_a_capture_that_fails_says_so_in_one_line_and_may_be_tried_again(calls: list[str]) -> None:
+    left = [graphs.WARM_UPS]
+
+    def work() -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    graph = graphs.CapturedGraph("work", work, {}, enabled=True)
+    with pytest.raises(DeviceError, match=r"'work' could not be captured: CUDA error: out of memory; set MS_INFER"):
+        graph()
+    assert not graph.captured
+    graph()
+    assert graph.captured
 
 
 def test_graphs_follow_device_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:

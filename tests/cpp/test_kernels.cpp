@@ -51,6 +51,21 @@ TEST(a_changed_fatbin_is_refused) {
   CHECK_THROWS(MS_ERROR_BUNDLE, KernelLibrary{copy});
 }
 
+TEST(code_of_one_architecture_is_offered_to_no_other) {
+  const Json kernel = Json::parse(R"({"architectures": {"80": {"target": "sm_80"}, "90": {"target": "sm_90a"},
+      "100": {"target": "sm_100a"}, "120": {"target": "sm_120a"}}})");
+  const auto target = [&](int major, int minor) {
+    const Json* found = matching_entry(kernel, major, minor);
+    return found ? found->at("target").string() : std::string("none");
+  };
+  CHECK_EQUAL(target(8, 6), "sm_80");
+  CHECK_EQUAL(target(9, 0), "sm_90a");
+  CHECK_EQUAL(target(10, 0), "sm_100a");
+  CHECK_EQUAL(target(10, 3), "none");
+  CHECK_EQUAL(target(12, 0), "sm_120a");
+  CHECK_EQUAL(target(12, 1), "none");
+}
+
 TEST(frames_become_bytes_on_the_device) {
   if (cuda_devices() == 0) return;
   const Kernel kernel = KernelLibrary(folder).load("frames_to_uint8", 0);

@@ -17,6 +17,12 @@ TEST(a_bundle_without_plans_has_no_engine_to_choose) {
   CHECK(choose_tensorrt(manifest, "tensorrt", {}) == nullptr);
 }
 
+TEST(releases_are_those_of_the_library) {
+  CHECK_EQUAL(release_of(110400), "11.4");
+  CHECK_EQUAL(release_of(111203), "11.12");
+  CHECK_EQUAL(release_of(10701), "1.7");
+}
+
 TEST(plans_need_a_device_and_fit_it) {
   Manifest other = manifest;
   other.engines.push_back({"a", "tensorrt", "sm_1", "11.4.0.1", "bf16", {}, "fp32", "tensorrt"});

@@ -43,4 +43,19 @@ void fill_normal(std::span<float> values, std::uint64_t seed, std::uint64_t chun
   }
 }
 
+void NoiseAhead::reserve(std::size_t draws, std::size_t count) {
+  draws_.assign(draws, std::vector<float>(count));
+}
+
+void NoiseAhead::prepare(std::uint64_t seed, std::uint64_t chunk, std::size_t count) {
+  for (std::size_t draw = 0; draw < draws_.size(); ++draw)
+    fill_normal(std::span(draws_[draw]).first(count), seed, chunk, static_cast<std::uint32_t>(draw));
+  ready_ = {seed, chunk, count};
+}
+
+std::span<const float> NoiseAhead::take(std::uint64_t seed, std::uint64_t chunk, std::size_t count, std::size_t draw) {
+  if (ready_ != std::tuple(seed, chunk, count)) prepare(seed, chunk, count);
+  return std::span(draws_[draw]).first(count);
+}
+
 }  // namespace ms_infer

@@ -58,6 +58,7 @@ void StagedEngine::bind_inputs() {
 void StagedEngine::bind_passes() {
   const auto frames = static_cast<std::size_t>(config_.context.chunk_frames);
   const std::size_t time = frames * static_cast<std::size_t>(config_.freq_dim), noise = x_.size();
+  noise_.reserve(config_.schedule.fresh_noise ? steps_.size() : 1, x_.size());
   passes_.resize(steps_.size() + 1);
   for (PassInputs& pass : passes_) {
     pass.values.resize(time + 2 * frames + noise);
@@ -157,14 +158,15 @@ void StagedEngine::generate(const ChunkPlan& plan) {
   place(plan.placement.start, plan.placement.frames);
   fill_image_slots(plan.placement.start, plan.placement.frames);
   if (plan.player) fill_points();
-  std::fill(x_.begin(), x_.end(), 0.0f);
-  fill_noise(x_, 0);
-  pin_image();
   fill_passes();
   runner_->start(plan.opening, plan.player != nullptr, passes_);
 }
 
-std::span<const std::uint8_t> StagedEngine::frames() { return runner_->frames(); }
+// Draws the next chunk's noise while a device works.
+std::span<const std::uint8_t> StagedEngine::frames() {
+  noise_.prepare(plan_.seed, static_cast<std::uint64_t>(plan_.index) + 1, noise_count(config_.context.chunk_frames));
+  return runner_->frames();
+}
 
 void StagedEngine::place(std::int64_t start, int frames) {
   const int cells = config_.tokens_per_frame();
@@ -212,12 +214,6 @@ void StagedEngine::fill_points() {
                      inputs.points, inputs.visible, inputs.ids, inputs.anchors);
 }
 
-void StagedEngine::fill_noise(std::span<float> target, std::uint32_t denoise_pass) {
-  const auto frame = target.size() / static_cast<std::size_t>(config_.context.chunk_frames);
-  fill_normal(target.first(frame * static_cast<std::size_t>(plan_.placement.frames)), plan_.seed,
-              static_cast<std::uint64_t>(plan_.index), denoise_pass);
-}
-
 bool StagedEngine::pins_image() const {
   return config_.image_input == ImageInput::pin && !image_latent_.empty() && plan_.placement.start == 0;
 }
@@ -244,13 +240,22 @@ void StagedEngine::fill_pass(PassInputs& pass, double timestep, double sigma, do
   }
 }
 
+// First noise, and timestep, sigmas and fresh noise of every pass.
 void StagedEngine::fill_passes() {
+  const auto drawn = [&](std::size_t draw) {
+    return noise_.take(plan_.seed, static_cast<std::uint64_t>(plan_.index), noise_count(plan_.placement.frames), draw);
+  };
+  const auto first = drawn(0);
+  std::fill(std::copy(first.begin(), first.end(), x_.begin()), x_.end(), 0.0f);
+  pin_image();
   for (std::size_t step = 0; step < steps_.size(); ++step) {
     const DenoiseStep& now = steps_[step];
     const bool renoised = now.next_sigma != 0 && config_.schedule.fresh_noise;
     const double sigma = renoised ? now.sigma : now.sigma - now.next_sigma;  // an Euler step in the graph's own form
     fill_pass(passes_[step], now.timestep, sigma, renoised ? now.next_sigma : 0.0, pins_image());
-    if (renoised) fill_noise(passes_[step].noise, static_cast<std::uint32_t>(step + 1));
+    if (!renoised) continue;
+    const auto fresh = drawn(step + 1);
+    std::copy(fresh.begin(), fresh.end(), passes_[step].noise.begin());
   }
   fill_pass(passes_.back(), config_.schedule.context_timestep, 0.0, 0.0, false);
 }

@@ -10,6 +10,7 @@
 
 #include "angles.hpp"
 #include "manifest.hpp"
+#include "noise.hpp"
 #include "runner.hpp"
 #include "schedule.hpp"
 #include "state.hpp"
@@ -89,7 +90,9 @@ class StagedEngine {
   void write_slots(std::int64_t start);
   void fill_image_slots(std::int64_t start, int frames);
   void fill_points();
-  void fill_noise(std::span<float> target, std::uint32_t denoise_pass);
+  std::size_t noise_count(int frames) const {
+    return x_.size() / static_cast<std::size_t>(config_.context.chunk_frames) * static_cast<std::size_t>(frames);
+  }
   void fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned);
   void fill_passes();
   const PassInputs& clean_pass(double timestep);
@@ -113,12 +116,12 @@ class StagedEngine {
   const StreamConfig& config_;
   std::vector<DenoiseStep> steps_;
   Tokenizer tokenizer_;
+  std::vector<PassInputs> passes_;  // of the chunk, the clean one last; outlives the runner, which page-locks it
   std::unique_ptr<HostArrays> arrays_;
   std::unique_ptr<ChunkRunner> runner_;
 
   std::span<float> x_;
   std::span<std::int64_t> write_index_, n_valid_, sink_index_;
-  std::vector<PassInputs> passes_;  // of the chunk, the clean one last
   std::vector<Slot> slots_;  // in the order of the layout, the noise slot is x
   std::array<PointInputs, 2> point_inputs_;  // [opening]
   RotationTables tables_, sink_tables_;
@@ -127,6 +130,7 @@ class StagedEngine {
 
   std::vector<float> history_;  // [capacity, in_channels, height, width]
   int capacity_ = 0;
+  NoiseAhead noise_;
   std::vector<float> image_latent_;  // empty: none
   std::mutex embedding_;
   ChunkPlan plan_;

@@ -54,3 +54,6 @@ class IRuntime {
 inline IRuntime* createInferRuntime(ILogger&) noexcept { return nullptr; }
 
 }  // namespace nvinfer1
+
+// As NVIDIA's: of the library, whatever the headers say.
+extern "C" inline int32_t getInferLibVersion() noexcept { return 110400; }

@@ -16,20 +16,24 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-// The entry for the device: of its own architecture, else of an older one of the same generation.
+// The entry for the device.
 const Json& entry_for(const Json& kernel, const std::string& name, int device) {
   const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
-  for (int minor = attribute(cudaDevAttrComputeCapabilityMinor, device); minor >= 0; --minor)
-    if (const Json* found = kernel.at("architectures").find(std::to_string(10 * major + minor))) return *found;
-  fail(MS_ERROR_ENGINE, "the kernel ", name, " was not compiled for sm_", major,
-       "x; compile it: python -m ms_kernels.aot");
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+  if (const Json* found = matching_entry(kernel, major, minor)) return *found;
+  fail(MS_ERROR_ENGINE, "the kernel ", name, " was not compiled for sm_", major, minor,
+       "; compile it: python -m ms_kernels.aot");
 }
 
 }  // namespace
 
-void check_cuda(cudaError_t result, const char* what) {
-  require(result == cudaSuccess, MS_ERROR_DEVICE, what, " failed: ", cudaGetErrorName(result), " (",
-          cudaGetErrorString(result), ")");
+const Json* matching_entry(const Json& kernel, int major, int minor) {
+  for (int older = minor; older >= 0; --older) {
+    const Json* found = kernel.at("architectures").find(std::to_string(10 * major + older));
+    // "sm_100a" holds instructions of 10.0 alone: such code loads on no later minor version.
+    if (found && (older == minor || !found->at("target").string().ends_with("a"))) return found;
+  }
+  return nullptr;
 }
 
 int cuda_devices(std::string* why) {

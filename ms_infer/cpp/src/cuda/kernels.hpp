@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "check_cuda.hpp"
 #include "json.hpp"
 
 namespace ms_infer {
@@ -18,8 +19,9 @@ namespace ms_infer {
 // CUDA devices that can be used; 0 without a driver or a device. `why` gets the runtime's word for it.
 int cuda_devices(std::string* why = nullptr);
 
-// Throws MS_ERROR_DEVICE with what was tried and CUDA's own word.
-void check_cuda(cudaError_t result, const char* what);
+// What a kernel's entry of the manifest has for a compute capability: its own architecture, else an older one of the
+// same generation whose code is not bound to it; nullptr for none.
+const Json* matching_entry(const Json& kernel, int major, int minor);
 
 // One kernel, loaded for the current device.
 class Kernel {

@@ -1,8 +1,6 @@
 // CUDA's streams, events and memory as objects that free themselves, and the device twin of the host's arrays.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <map>
 #include <mutex>
@@ -10,14 +8,9 @@
 #include <span>
 #include <utility>
 
-#include "../error.hpp"
+#include "../cuda/check_cuda.hpp"
 
 namespace ms_infer {
-
-inline void check_cuda(cudaError_t result, const char* what) {
-  require(result == cudaSuccess, MS_ERROR_DEVICE, what, " failed: ", cudaGetErrorName(result), " (",
-          cudaGetErrorString(result), ")");
-}
 
 class CudaStream {
  public:

@@ -56,6 +56,12 @@ struct Loaded {
   std::unique_ptr<nvinfer1::IExecutionContext> context;
 };
 
+// Events of one chunk outside of the graph. Two chunks take turns: the clean pass of one is read with the next.
+struct Turn {
+  CudaEvent start{true}, end{true};
+  float denoised = -1;  // milliseconds from `start` to the latents; below 0: not committed
+};
+
 class TensorRtRunner final : public ChunkRunner {
  public:
   TensorRtRunner(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
@@ -107,20 +113,24 @@ class TensorRtRunner final : public ChunkRunner {
 
   void prepare() override {
     use_device();
-    finish();  // after a failed chunk its upload may still read what is filled now
-    start_.record(main_.get());
+    if (in_flight_) finish();  // a failed chunk: its uploads may still read what is filled now
+    turn_ ^= 1;
+    turns_[turn_].denoised = -1;
+    turns_[turn_].start.record(main_.get());
   }
 
   // Opening chunks and the first steady one run as they come, which warms every stage up; the next is captured.
   void start(bool opening, bool, std::span<const PassInputs> passes) override {
     opening_ = opening;
+    in_flight_ = true;
     if (opening || !warm_) {
       enqueue_chunk(opening, passes, false);
       warm_ = warm_ || !opening;
-      return;
+    } else {
+      if (!graph_) capture(passes);
+      check_cuda(cudaGraphLaunch(graph_, main_.get()), "launching a chunk");
     }
-    if (!graph_) capture(passes);
-    check_cuda(cudaGraphLaunch(graph_, main_.get()), "launching a chunk");
+    turns_[turn_].end.record(main_.get());
   }
 
   std::span<const std::uint8_t> frames() override {
@@ -128,12 +138,16 @@ class TensorRtRunner final : public ChunkRunner {
     return arrays_.bytes(opening_ ? Stage::decode_first : Stage::decode, "frames");
   }
 
-  // The clean pass is under way since `start`; the host waits for it, for it remembers the latents.
+  // The clean pass is under way since `start` and goes on; the host waits until nothing reads or writes its arrays.
   void commit() override {
-    finish();
+    check_cuda(cudaEventSynchronize(host_free_.get()), "waiting for the latents");
     adopt(Stage::tracks), adopt(Stage::decode);
-    const float begun = start_.milliseconds_to(begun_), denoised = start_.milliseconds_to(denoised_);
-    times_ = {begun, denoised - begun, denoised_.milliseconds_to(frames_ready_), denoised_.milliseconds_to(written_)};
+    in_flight_ = false;
+    Turn &now = turns_[turn_], &before = turns_[turn_ ^ 1];
+    const float begun = now.start.milliseconds_to(begun_);
+    now.denoised = now.start.milliseconds_to(denoised_);
+    times_ = {begun, now.denoised - begun, denoised_.milliseconds_to(frames_ready_), times_.write_cache_ms};
+    if (before.denoised >= 0) times_.write_cache_ms = before.start.milliseconds_to(before.end) - before.denoised;
   }
 
   StageTimes times() const override { return times_; }
@@ -303,17 +317,22 @@ class TensorRtRunner final : public ChunkRunner {
     decoded_.record(side);
     memory_.download(x, main);
     if (arrays_.has(tracks)) memory_.download(arrays_.bytes(Stage::denoise, "track"), main);
-    enqueue_pass(passes.back(), main);
-    written_.record(main, captured);
+    upload_pass(passes.back(), main);
+    host_free_.record(main, captured);
+    enqueue(Stage::denoise, main);
     check_cuda(cudaStreamWaitEvent(main, decoded_.get(), 0), "waiting for the decoder");
   }
 
   void enqueue_pass(const PassInputs& pass, cudaStream_t main) {
+    upload_pass(pass, main);
+    enqueue(Stage::denoise, main);
+  }
+
+  void upload_pass(const PassInputs& pass, cudaStream_t main) {
     const auto put = [&](const char* name, std::span<const float> values) {
       memory_.upload_from(arrays_.bytes(Stage::denoise, name), std::as_bytes(values), main);
     };
     put("time", pass.time), put("sigma", pass.sigma), put("next_sigma", pass.next_sigma), put("noise", pass.noise);
-    enqueue(Stage::denoise, main);
   }
 
   void capture(std::span<const PassInputs> passes) {
@@ -339,59 +358,20 @@ class TensorRtRunner final : public ChunkRunner {
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   int device_ = 0;
   CudaStream main_, decode_, text_;
-  CudaEvent latents_ready_, decoded_;
-  CudaEvent start_{true}, begun_{true}, denoised_{true}, frames_ready_{true}, written_{true};
+  CudaEvent latents_ready_, decoded_, host_free_;
+  CudaEvent begun_{true}, denoised_{true}, frames_ready_{true};
+  std::array<Turn, 2> turns_;
+  std::size_t turn_ = 0;
   std::array<DeviceBuffer, kLanes> scratch_;
   std::map<std::string, DeviceBuffer> caches_;
   DeviceMemory memory_;
   std::array<Loaded, kStageNames.size()> loaded_;
   cudaGraphExec_t graph_ = nullptr;
-  bool warm_ = false, opening_ = false;
+  bool warm_ = false, opening_ = false, in_flight_ = false;
   StageTimes times_;
 };
 
-std::string this_device(int device) {
-  cudaDeviceProp properties{};
-  check_cuda(cudaGetDeviceProperties(&properties, device), "asking for the device");
-  return "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
-}
-
-std::string this_version() { return std::to_string(NV_TENSORRT_MAJOR) + "." + std::to_string(NV_TENSORRT_MINOR); }
-
-// "11.4.0.106" begins with the release "11.4".
-bool same_release(const std::string& version) {
-  return version == this_version() || version.starts_with(this_version() + ".");
-}
-
-// "sm_80+sm_90" names a device; "any" names all.
-bool runs_on(const std::string& arch, const std::string& device) {
-  return arch == "any" || ("+" + arch + "+").find("+" + device + "+") != std::string::npos;
-}
-
 }  // namespace
-
-bool tensorrt_usable() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
-
-const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const RunnerOptions& options) {
-  if (!manifest.engine(kind)) return nullptr;
-  require(tensorrt_usable(), MS_ERROR_DEVICE, "the engine 'tensorrt' needs a CUDA device, and there is none");
-  const std::string device = this_device(options.device);
-  std::string have;
-  for (const auto& engine : manifest.engines) {
-    if (engine.kind != kind) continue;
-    have += (have.empty() ? "" : "; ") + engine.library + " " + engine.version + " " + engine.arch + " " + engine.dtype;
-    const bool precise = options.precision.empty() || options.precision == engine.dtype;
-    const bool ours = engine.library == MS_INFER_TENSORRT_LIBRARY && same_release(engine.version);
-    if (ours && runs_on(engine.arch, device) && precise) return &engine;
-  }
-  const std::string asked = options.precision.empty() ? "" : ", asked for is " + options.precision;
-  fail(MS_ERROR_ENGINE, manifest.folder.string(), " holds engines for ", have,
-       "; here is " MS_INFER_TENSORRT_LIBRARY " ", this_version(), " on ", device, asked,
-       "; build others with ms-export --target");
-}
 
 std::unique_ptr<ChunkRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
                                            const RunnerOptions& options) {

@@ -8,6 +8,9 @@ namespace ms_infer {
 // Whether there is a CUDA device.
 bool tensorrt_usable();
 
+// "11.4" of 110400, "1.7" of 10701: what `getInferLibVersion` gives of TensorRT 11.4.0 and TensorRT-RTX 1.7.1.
+std::string release_of(std::int32_t version);
+
 // The bundle's engines for this library, its version, the device and the precision; nullptr when the bundle holds no
 // TensorRT engines, MS_ERROR_ENGINE when none of those it holds fits.
 const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const RunnerOptions& options);
