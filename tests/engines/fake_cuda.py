@@ -37,6 +37,7 @@ class FakeCuda:
         self.blocks: dict[int, np.ndarray] = {}
         self.freed: list[int] = []
         self.fail: dict[str, int] = {}
+        self._fail_at: list[Any] = ["", 0]
         self.graphs: dict[int, list[tuple[str, Work]]] = {}
         self.cost: dict[str, float] = {}
         """Name of submitted work -> milliseconds that it takes."""
@@ -57,13 +58,29 @@ class FakeCuda:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append((name, arguments))
-            if self.fail.get(name, 0):
-                self.fail[name] -= 1
+            if self.fail.get(name, 0) or self._is_due(name):
+                self.fail[name] = max(0, self.fail.get(name, 0) - 1)
                 return (real.cudaError_t.cudaErrorMemoryAllocation, None)
             result = getattr(self, f"_{name}")(*arguments)
             return result if isinstance(result, tuple) else (OK, result)
 
         return call
+
+    def fail_at(self, name: str, number: int | None) -> None:
+        """Let the call with this number from now on fail once; None: no more."""
+        self._fail_at = ["" if number is None else name, number]
+
+    def failing(self) -> bool:
+        """Whether the failure is still to come."""
+        return bool(self._fail_at[0])
+
+    def _is_due(self, name: str) -> bool:
+        if self._fail_at[0] != name:
+            return False
+        self._fail_at[1] -= 1
+        if self._fail_at[1] < 0:
+            self._fail_at[0] = ""
+        return not self._fail_at[0]
 
     def submit(self, name: str, cuda_stream: int, work: Work) -> None:
         """Run work, or record it when its stream is being captured."""

@@ -36,6 +36,10 @@ class Cuda:
             raise DeviceError("TensorRT engines run on an NVIDIA GPU, and CUDA sees none; use engine='openvino'")
         self.call("cudaSetDevice", 0)
 
+    def twin(self) -> Cuda:
+        """The same device with memory, streams and graphs of its own."""
+        return Cuda(self._runtime)
+
     def __enter__(self) -> Cuda:
         return self
 

@@ -59,12 +59,21 @@ class TensorRtRunner(ChunkRunner):
     """One stream on an NVIDIA GPU.
 
     `start` uploads pinned host memory and launches the whole chunk, the clean pass included; `frames` waits for its
-    frames alone. Addresses are given once: what changes between chunks are numbers in device memory.
+    frames alone. Addresses are given once: what changes between chunks are numbers in device memory. Twins share the
+    engines, and so the weights; each has contexts, memory and a graph of its own.
     """
 
     name = "tensorrt"
 
-    def __init__(self, manifest: Manifest, engines: EngineSpec, library: TensorRt, cuda: Cuda) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: EngineSpec,
+        library: TensorRt,
+        cuda: Cuda,
+        stages: Mapping[str, LoadedStage] | None = None,
+    ) -> None:
+        """stages: those of another runner, whose engines this one shares."""
         self.precision, self.specs = engines.dtype, manifest.stages[str(engines.options["graphs"])]
         self._cuda = cuda
         steps = len(manifest.config.schedule.timesteps)
@@ -74,30 +83,46 @@ class TensorRtRunner(ChunkRunner):
         largest = max(tensor.nbytes for tensor in self._outputs.values())
         self._frames = [cuda.allocate_host(largest) for _ in range(2)]
         self._frames_turn = 0
-        self._stages: dict[str, LoadedStage] = {}
-        self._load_stages(manifest, engines, library)
+        self._opened = (manifest, engines, library)
+        self._stages = {name: stage.twin() for name, stage in (stages or self._loaded()).items()}
+        self._bind_stages()
         self._streams = {lane: cuda.new_stream() for lane in ("chunk", *sorted(set(_LANES.values())))}
         self._latents, self._decoded = cuda.new_event(), cuda.new_event()
         self._times = ChunkTimes(cuda)
         self._graph: int | None = None
         self._captures = env("NO_CUDA_GRAPH", "0") != "1"
-        self._opening = self._warm = self._in_flight = False
+        self._opening = self._warm = self._in_flight = self._torn = False
         self.launches = 0
         """Graph launches so far."""
 
-    def _load_stages(self, manifest: Manifest, engines: EngineSpec, library: TensorRt) -> None:
-        runtime = new_runtime(library)
-        lanes: dict[str, list[LoadedStage]] = {}
+    def _loaded(self) -> dict[str, LoadedStage]:
+        """The plans, deserialised."""
+        manifest, engines, library = self._opened
+        runtime, stages = new_runtime(library), {}
         for stage, file in engines.stages.items():
-            path = manifest.path(file)
             jit = cache_folder() / "jit" / f"{self._cuda.arch}-{manifest.files[file].sha256[:32]}.bin"
-            self._stages[stage] = LoadedStage(library, runtime, self.specs[stage], path, jit)
-            lanes.setdefault(_LANES.get(stage, "chunk"), []).append(self._stages[stage])
-        for loaded in lanes.values():
-            needed = max(one.scratch_bytes for one in loaded)
+            stages[stage] = LoadedStage(library, runtime, self.specs[stage], manifest.path(file), jit)
+        return stages
+
+    def _bind_stages(self) -> None:
+        lanes: dict[str, list[LoadedStage]] = {}
+        for stage, loaded in self._stages.items():
+            lanes.setdefault(_LANES.get(stage, "chunk"), []).append(loaded)
+        for lane in lanes.values():
+            needed = max(one.scratch_bytes for one in lane)
             scratch = self._cuda.allocate(max(needed, 1))
-            for one in loaded:
+            for one in lane:
                 self._bind(one, scratch, needed)
+
+    def twin(self) -> TensorRtRunner | None:
+        if not self._stages:  # closed
+            return None
+        cuda = self._cuda.twin()
+        try:
+            return TensorRtRunner(*self._opened, cuda, self._stages)
+        except BaseException:
+            cuda.close()
+            raise
 
     def _bind(self, stage: LoadedStage, scratch: int, nbytes: int) -> None:
         def address_of(tensor: TensorSpec) -> int:
@@ -133,6 +158,8 @@ class TensorRtRunner(ChunkRunner):
             self._cuda.copy(target, source, host.nbytes, cuda_stream)
 
     def prepare(self) -> None:
+        if self._torn:
+            raise DeviceError("the GPU failed while it kept a chunk or began a stream; start the stream again")
         main = self._streams["chunk"]
         if self._in_flight:  # the last chunk failed: its upload may still read what is filled now
             self._cuda.synchronize(main)
@@ -215,10 +242,12 @@ class TensorRtRunner(ChunkRunner):
         return target[: output.nbytes].reshape(output.shape)
 
     def commit(self, start: int, frames: int) -> None:
+        self._torn = True  # states of two chunks, unless all of this is done
         for kind in KINDS:
             self._adopt(kind)
         self._remember(start, frames)
         self._times.close_chunk()
+        self._torn = False
 
     def _adopt(self, kind: str) -> None:
         """What the encoder or decoder wrote becomes what it reads."""
@@ -260,10 +289,12 @@ class TensorRtRunner(ChunkRunner):
         self._enqueue_pass(len(self.passes) - 1)
 
     def reset(self) -> None:
+        self._torn = True
         main = self._streams["chunk"]
         for arena in (*self.memory.states.values(), self.memory.history, self.memory.caches):
             self._cuda.zero(arena.address, arena.nbytes, main)
         self._cuda.synchronize(main)
+        self._torn = False
 
     def read_cache(self, name: str) -> Array:
         return self.memory.caches.fetch(self._cache_key(name), self._streams["chunk"])

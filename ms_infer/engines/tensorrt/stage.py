@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,12 @@ class LoadedStage:
         self.scratch_bytes = int(self._engine.device_memory_size_v2)
         self._runtime_cache: Any = None
         self._context: Any = None
+
+    def twin(self) -> LoadedStage:
+        """The same engine, weights included, for a context of its own."""
+        twin = copy.copy(self)
+        twin._context = twin._runtime_cache = None
+        return twin
 
     def _check(self) -> None:
         """EngineMismatchError when inputs, outputs or the caches written in place are not those of the stage."""
