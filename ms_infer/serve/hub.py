@@ -45,7 +45,7 @@ class Hub:
     async def warm_up(self) -> None:
         """Load the model and make a few chunks, so that the first user waits for nothing and admission knows a time."""
         try:
-            self._spare = await asyncio.to_thread(self._warm_stream)
+            self._spare = await asyncio.to_thread(self.worker.call, self._warm_stream)
         except Exception as error:  # whoever runs the server decides what now
             self._failed(error)
             return
@@ -92,7 +92,7 @@ class Hub:
         try:
             stream, self._spare = self._spare, None
             if stream is None:
-                stream = await asyncio.to_thread(self.open_stream)
+                stream = await asyncio.to_thread(self.worker.call, self.open_stream)
         finally:
             self._opening -= 1
         name = secrets.token_hex(4)
@@ -154,7 +154,7 @@ class Hub:
         if self._spare is None and self.ready:
             self._spare = session.stream
         else:
-            await asyncio.to_thread(session.stream.close)
+            await asyncio.to_thread(self.worker.call, session.stream.close)
 
     async def close(self) -> None:
         """End everything."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def stream_opener(config: ServeConfig) -> Callable[[], Stream]:
     """Opens streams of `config.source`: they share the weights, each has its own context.
 
-    Streams of a checkpoint share its modules, those of an OpenVINO bundle the compiled models; a TensorRT bundle is
-    opened again for each.
+    Streams of a checkpoint share its modules on every device, those of a bundle the compiled models or TensorRT's
+    engines.
     """
     engine, precision = config.engine, config.precision
     weights: list[Student | Engine] = []

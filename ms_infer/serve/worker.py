@@ -8,7 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
 
 MEMORY = 16  # chunk times that the median is made from
 RECENT = 6  # of them, those that tell how long the next one may take: a machine's speed changes in stretches
@@ -46,6 +49,7 @@ class Worker:
         self._jobs: list[Job] = []
         self._ready = threading.Condition()
         self._times: deque[float] = deque(maxlen=MEMORY)
+        self._calls: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._busy: Job | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ms-serve-engine", daemon=True)
@@ -72,6 +76,20 @@ class Worker:
         """Something changed: look again."""
         with self._ready:
             self._ready.notify_all()
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Run work in the engine thread, before the next chunk, and wait for what it gives.
+
+        On a GPU an engine is opened with captures, which no other thread may disturb. Call it outside of the event
+        loop. RuntimeError once the worker has stopped.
+        """
+        future: Future[object] = Future()
+        with self._ready:
+            if self._stopping:
+                raise RuntimeError("the engine thread has stopped")
+            self._calls.append((work, future))
+            self._ready.notify_all()
+        return future.result()  # type: ignore[return-value]
 
     def measure(self, make: Callable[[], object]) -> None:
         """Run a chunk that is no job's, to know how long one takes."""
@@ -118,13 +136,16 @@ class Worker:
 
     def _run(self) -> None:
         while True:
+            self._answer_calls()
             with self._ready:
                 job, wait = self.next(time.monotonic())
-                while job is None and not self._stopping:
+                while job is None and not self._stopping and not self._calls:
                     self._ready.wait(wait)
                     job, wait = self.next(time.monotonic())
-                if self._stopping or job is None:
-                    return
+                if self._stopping:
+                    break
+                if job is None:
+                    continue
                 self._busy = job
             try:
                 self._times.append(job.make())
@@ -134,3 +155,13 @@ class Worker:
                 with self._ready:
                     self._busy = None
                     self._ready.notify_all()
+        for _, future in self._calls:
+            future.set_exception(RuntimeError("the engine thread has stopped"))
+
+    def _answer_calls(self) -> None:
+        while self._calls:
+            work, future = self._calls.popleft()
+            try:
+                future.set_result(work())
+            except BaseException as error:  # it is the caller's
+                future.set_exception(error)

@@ -176,3 +176,19 @@ def test_removed_session_is_finished_with() -> None:
     assert count >= 1
     made.stop()
     assert session.made == count
+
+
+def test_work_of_other_threads_is_done_in_the_engine_thread() -> None:
+    """Opening an engine captures graphs, which nothing in another thread may disturb."""
+    engine = Worker()
+    engine.begin()
+    busy = Waiting(0.0, left=50)
+    engine.add(busy)
+
+    assert engine.call(lambda: threading.current_thread().name) == "ms-serve-engine"
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 // 0)
+    assert busy.finished.wait(10), "chunks go on after work that failed"
+    engine.stop()
+    with pytest.raises(RuntimeError, match="has stopped"):
+        engine.call(lambda: None)
