@@ -60,6 +60,8 @@ class FakeCuda:
             self.calls.append((name, arguments))
             if self.fail.get(name, 0) or self._is_due(name):
                 self.fail[name] = max(0, self.fail.get(name, 0) - 1)
+                if name == "cudaStreamEndCapture":  # one that fails ends the capture all the same
+                    self._capture = None
                 return (real.cudaError_t.cudaErrorMemoryAllocation, None)
             result = getattr(self, f"_{name}")(*arguments)
             return result if isinstance(result, tuple) else (OK, result)

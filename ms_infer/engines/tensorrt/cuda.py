@@ -133,8 +133,10 @@ class Cuda:
     def end_capture(self, cuda_stream: int) -> int:
         """The captured work as a graph that can be launched."""
         graph = self.call("cudaStreamEndCapture", cuda_stream)
-        executable = self.call("cudaGraphInstantiate", graph, 0)
-        self.call("cudaGraphDestroy", graph)
+        try:
+            executable = self.call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._runtime.cudaGraphDestroy(graph)
         self._graphs[int(executable)] = executable
         return int(executable)
 
