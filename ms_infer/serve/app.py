@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 from ms_infer.errors import MotionStreamError
 from ms_infer.serve.encode import JpegEncoder
 from ms_infer.serve.hub import Hub, OpenStream
+from ms_infer.serve.protocol import BadMessage
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.shared import Context
 from ms_infer.serve.socket import Connection
@@ -38,7 +39,6 @@ PAGE = {"/": "index.html"} | {
     f"/{one.name}": one.name for one in STATIC.iterdir() if one.name.rpartition(".")[2] in ("js", "css")
 }
 OPEN_PATHS = frozenset([*PAGE, "/healthz", "/readyz"])
-THUMBNAIL = 512  # side of an example as the page shows it before the stream has begun
 
 
 def create_app(
@@ -75,7 +75,12 @@ class _Server:
                 WebSocketRoute("/ws", self.socket),
             ],
             middleware=[Middleware(Guard, config=config, open_paths=OPEN_PATHS)],
-            exception_handlers={HTTPException: _refused, MotionStreamError: _mistaken, Exception: _failed},
+            exception_handlers={
+                HTTPException: _refused,
+                MotionStreamError: _mistaken,
+                BadMessage: _mistaken,
+                Exception: _failed,
+            },
             lifespan=self._lifespan,
         )
         self.app.state.pages = tuple(PAGE)
@@ -108,8 +113,11 @@ class _Server:
         examples = self.hub.context.examples
         if name not in examples.names:
             raise HTTPException(404, "there is no such example")
+        if not self.hub.ready:
+            raise HTTPException(503, "the model is being loaded")
         if name not in self._thumbnails:
-            drawn = await asyncio.to_thread(examples.picture, name, THUMBNAIL, THUMBNAIL)
+            height, width = self.hub.shape  # as the stream begins with it: nothing jumps
+            drawn = await asyncio.to_thread(examples.picture, name, height, width)
             self._thumbnails[name], _ = JpegEncoder().encode(drawn, key=True)
         return Response(self._thumbnails[name], media_type="image/jpeg")
 

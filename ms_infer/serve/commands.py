@@ -32,6 +32,8 @@ def hello(session: Session, client: Client) -> dict[str, Any]:
         "chunk_frames": session.chunk_frames,
         "prompt": session.maker.prompt if isinstance(session.maker.prompt, str) else "",
         "words": [word for word in LOOKS if word in config.model.text.vocabulary],
+        "vocabulary": list(config.model.text.vocabulary),
+        "prompts": session.context.examples.prompts,
         "follows_tracks": session.maker.follows_tracks,
         "has_image": session.maker.image is not None,
         "last_control": session.maker.last_control,
@@ -68,14 +70,16 @@ async def _apply(session: Session, control: protocol.Control) -> None:
 def _edit(session: Session, control: protocol.Control) -> None:
     """Controls that change the points."""
     match control:
-        case protocol.Points(do="static"):
-            session.hand.static(control.points)
         case protocol.Points():
-            session.hand.brush(control.points)
+            {"static": session.hand.static, "brush": session.hand.brush, "remove": session.hand.remove}[control.do](
+                control.points
+            )
         case protocol.Path():
-            session.hand.path(control.points, seconds=control.seconds, reach=control.radius)
+            session.hand.path(control.points, seconds=control.seconds, reach=control.radius, thing=control.thing)
         case protocol.Camera():
             session.hand.steer(x=control.x, y=control.y, zoom=control.zoom, roll=control.roll)
+        case protocol.Carry():
+            session.hand.carry(x=control.x, y=control.y, zoom=control.zoom, roll=control.roll)
         case protocol.Grid():
             session.hand.grid(control.rows, control.cols)
         case protocol.Options():
@@ -136,7 +140,9 @@ async def _switch(session: Session, control: protocol.Switch) -> None:
     elif control.do == "webcam":
         session.webcam = WebcamMotion() if control.on else None
         session.hand.push(None)
-    elif not control.on:
+    elif control.on:
+        session.hand.loop = control.loop
+    else:
         session.hand.play(None)
 
 

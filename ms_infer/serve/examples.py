@@ -18,7 +18,10 @@ class Examples:
     """The pictures by name; the first one is shown at first."""
 
     def __init__(self) -> None:
-        self._files = {example.image.stem: example.image for example in demo_examples()}
+        examples = demo_examples()
+        self._files = {example.image.stem: example.image for example in examples}
+        self.prompts = {example.image.stem: example.prompt for example in examples}
+        """What each picture is to be told with, where it is known."""
         self.names = (DRAWN, *self._files)
 
     def picture(self, name: str, height: int, width: int) -> NDArray[np.uint8]:

@@ -39,6 +39,8 @@ class Hub:
         self.open_stream, self.worker, self.context, self._failed = open_stream, worker, context, failed
         self.sessions: dict[str, Session] = {}
         self.ready = False
+        self.shape = (0, 0)
+        """Height and width of the model's pictures, once it is ready."""
         self._spare: StreamLike | None = None
         self._opening = 0
 
@@ -49,6 +51,7 @@ class Hub:
         except Exception as error:  # whoever runs the server decides what now
             self._failed(error)
             return
+        self.shape = self._spare.config.height, self._spare.config.width
         self.ready = True
 
     def _warm_stream(self) -> StreamLike:

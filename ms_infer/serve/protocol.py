@@ -92,12 +92,34 @@ def read_seen(data: bytes) -> int:
     return int(SEEN.unpack(data)[1])
 
 
+class Picked(BaseModel):
+    """Body of `/thing`: places that are part of a thing, the first one picks it, and places that are not."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    add: Annotated[list[tuple[float, float]], Field(min_length=1, max_length=64)]
+    omit: Annotated[list[tuple[float, float]], Field(max_length=64)] = []
+
+
+def read_picked(data: bytes) -> Picked:
+    """The places in the body of a request."""
+    try:
+        return Picked.model_validate_json(data)
+    except ValidationError as error:
+        raise BadMessage(
+            f'a thing is picked by {{"add": [[x, y], ...], "omit": [...]}}: {error.errors()[0]["msg"]}'
+        ) from None
+
+
 # ---- controls
 
 Unit = Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False)]
 Stick = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Time = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
+Thing = Annotated[list[Point], Field(max_length=64)] | None
+"""Points that lie upon a thing, which is then taken instead of what lies within a radius."""
+Way = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Radius = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PointerEvent = tuple[Annotated[int, Field(ge=0, le=1 << 40)], Literal["down", "move", "up"], Time, Unit, Unit]
 
@@ -159,12 +181,13 @@ class Pointers(Message):
     do: Literal["pointers"]
     events: Annotated[list[PointerEvent], Field(max_length=64)]
     radius: Radius = 0.15
+    thing: Thing = None
 
 
 class Points(Message):
-    """static: points that must not move; brush: points that move together."""
+    """static: points that must not move; brush: points that move together; remove: those that were put there."""
 
-    do: Literal["static", "brush"]
+    do: Literal["static", "brush", "remove"]
     points: Annotated[list[Point], Field(min_length=1, max_length=64)]
 
 
@@ -175,6 +198,7 @@ class Path(Message):
     points: Annotated[list[Point], Field(min_length=2, max_length=256)]
     seconds: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = 2.0
     radius: Radius = 0.15
+    thing: Thing = None
 
 
 class Camera(Message):
@@ -185,6 +209,16 @@ class Camera(Message):
     y: Stick = 0.0
     zoom: Stick = 0.0
     roll: Stick = 0.0
+
+
+class Carry(Message):
+    """Move the camera by pictures to the right and down, e-folds in, radians clockwise; no faster than its stick."""
+
+    do: Literal["carry"]
+    x: Way = 0.0
+    y: Way = 0.0
+    zoom: Way = 0.0
+    roll: Way = 0.0
 
 
 class Grid(Message):
@@ -202,13 +236,15 @@ class Options(Message):
 
 
 class Switch(Message):
-    """record: write an mp4; webcam: points follow the webcam; transfer: points follow the uploaded video."""
+    """record: write an mp4; webcam: points follow the webcam; transfer: points follow the uploaded video, `loop`: again
+    and again."""
 
     do: Literal["record", "webcam", "transfer"]
     on: bool
+    loop: bool = False
 
 
-Control = Join | Start | Simple | Ask | Prompt | Pointers | Points | Path | Camera | Grid | Options | Switch
+Control = Join | Start | Simple | Ask | Prompt | Pointers | Points | Path | Camera | Carry | Grid | Options | Switch
 _CONTROLS: TypeAdapter[Control] = TypeAdapter(Annotated[Control, Field(discriminator="do")])
 KNOWN = frozenset(name for control in get_args(Control) for name in get_args(control.model_fields["do"].annotation))
 

@@ -9,6 +9,9 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_infer.chunk import Chunk
 from ms_infer.errors import MotionStreamError
 from ms_infer.hand import Hand
@@ -52,6 +55,11 @@ class Session:
     def hand(self) -> Hand:
         """What moves the points."""
         return self.maker.hand
+
+    @property
+    def picture(self) -> NDArray[np.uint8] | None:
+        """uint8 [H, W, 3]: what is seen now, the first picture before there is a frame."""
+        return self.maker.image if self.show.newest is None else self.show.newest.frame
 
     # ---- clients
 
@@ -115,6 +123,7 @@ class Session:
     def begin(self, *, keep_points: bool = False) -> None:
         """Start over from the picture at the next chunk; what waits to be shown is dropped."""
         self.show.start_over(self.maker.begin(keep_points=keep_points))
+        self.show.newest = None
         self.set_state("running")
 
     def set_state(self, state: str) -> None:
@@ -143,7 +152,7 @@ class Session:
         for number, phase, sent, x, y in control.events:
             at = min(max(sent / 1e3 + clock, now - 1), now)
             if phase == "down":
-                self.hand.press(number, x, y, at=at, reach=control.radius)
+                self.hand.press(number, x, y, at=at, reach=control.radius, thing=control.thing)
             else:
                 self.hand.move(number, x, y, at=at)
             if phase == "up":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,19 +76,31 @@ def demo() -> Iterator[str]:
 
 
 class Visit:
-    """A tab on a server and everything that came through its WebSocket."""
+    """A tab on a server and everything that came through its WebSocket.
 
-    def __init__(self, context: BrowserContext, address: str) -> None:
+    `greeted`: wait until the page has its session and a picture; `expected`: part of console errors that are meant to be.
+    """
+
+    def __init__(self, context: BrowserContext, address: str, greeted: bool = True, expected: str = "") -> None:
         self.tab: Tab = context.new_page()
+        self.said: list[str] = []
+        """What was written upon the picture."""
+        self.expected = expected
         self.frames: list[tuple[int, int, int, bytes]] = []
         """(chunk, index, control, JPEG)."""
         self.acks: list[Ack] = []
         self.troubles: list[str] = []
         self.tab.on("websocket", lambda socket: socket.on("framereceived", self._take))
         self.tab.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.tab.on("console", lambda said: self.troubles.append(said.text) if said.type == "error" else None)
+        self.tab.on("console", self._hear)
         self.tab.goto(address)
-        self.until(lambda: self.state("!!(page.hello && page.picture)"), 120)
+        if greeted:
+            self.until(lambda: self.state("!!(page.hello && page.picture)"), 120)
+
+    def _hear(self, said: Any) -> None:
+        known = self.expected and re.search(self.expected, said.text)
+        if said.type == "error" and not known:
+            self.troubles.append(said.text)
 
     def _take(self, data: Any) -> None:
         raw = data.encode() if isinstance(data, str) else data
@@ -106,6 +119,39 @@ class Visit:
         while not wanted():
             assert time.monotonic() < end, f"it did not happen in time; troubles: {self.troubles}"
             self.tab.wait_for_timeout(50)
+
+    def words(self) -> str:
+        """What the status line says."""
+        return self.tab.locator("#status").inner_text()
+
+    def is_told(self, name: str, seconds: float = 60) -> None:
+        """Wait for a state of the page."""
+        self.until(lambda: self.state("document.body.dataset.state") == name, seconds)
+
+    def has_said(self, name: str, seconds: float = 60) -> str:
+        """Wait for something that is said once; returns its words."""
+        toast = self.tab.locator("#toast")
+        self.until(lambda: toast.get_attribute("data-said") == name, seconds)
+        return toast.inner_text()
+
+    def written(self) -> list[str]:
+        """What is written upon the picture by the next drawing."""
+        self.tab.evaluate(
+            "() => { const pen = canvas.getContext('2d'), write = pen.fillText; window.written = [];"
+            " pen.fillText = function (text, ...rest) { window.written.push(text); write.call(this, text, ...rest); };"
+            " window.dispatchEvent(new Event('blur')); }"
+        )
+        self.tab.mouse.move(*self.at(0.02, 0.02))
+        self.tab.wait_for_timeout(150)
+        return list(self.state("written"))
+
+    def pixel(self, x: float, y: float) -> tuple[int, int, int]:
+        """Colour on the screen of a place in the picture."""
+        self.tab.wait_for_timeout(60)
+        found = self.state(
+            f"[...canvas.getContext('2d').getImageData({x} * canvas.width, {y} * canvas.height, 1, 1).data]"
+        )
+        return found[0], found[1], found[2]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Place on the screen of a place in the picture."""
@@ -135,17 +181,21 @@ class Visit:
 @pytest.fixture
 def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
     """Opens a server's page in a context of its own; troubles of the page fail the test."""
-    opened: list[tuple[BrowserContext, Visit]] = []
+    contexts: list[BrowserContext] = []
+    opened: list[Visit] = []
 
-    def open_page(address: str, width: int = 1280, height: int = 800, **options: Any) -> Visit:
+    def open_page(
+        address: str, width: int = 1280, height: int = 800, *, greeted: bool = True, expected: str = "", **options: Any
+    ) -> Visit:
         # the content policy forbids eval, which is how Playwright asks the page
         context = chromium.new_context(viewport={"width": width, "height": height}, bypass_csp=True, **options)
-        opened.append((context, Visit(context, address)))
-        return opened[-1][1]
+        contexts.append(context)
+        opened.append(Visit(context, address, greeted, expected))
+        return opened[-1]
 
     yield open_page
-    troubles = [trouble for _, one in opened for trouble in one.troubles]
-    for context, _ in opened:
+    troubles = [trouble for one in opened for trouble in one.troubles]
+    for context in contexts:
         context.close()
     assert not troubles
 

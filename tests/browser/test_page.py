@@ -148,27 +148,6 @@ def test_keyboard_alone_drags_and_moves_the_camera(visit: Open, stand_in: str) -
     page.until(lambda: np.nanmax(np.ptp(page.acks[-1].points[..., 0], axis=1)) < 1e-3)
 
 
-def test_two_fingers_drag_two_things(visit: Open, stand_in: str) -> None:
-    page = visit(stand_in, 360, 740, has_touch=True, is_mobile=True)
-    wire = page.tab.context.new_cdp_session(page.tab)
-
-    def touch(kind: str, offset: float) -> None:
-        places = [page.at(0.2, 0.3 + offset), page.at(0.8, 0.7 - offset)]
-        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
-        wire.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else points})
-        page.tab.wait_for_timeout(40)
-
-    touch("touchStart", 0.0)
-    for step in range(12):
-        touch("touchMove", 0.015 * step)
-    touch("touchEnd", 0.0)
-    page.until(lambda: page.acks and (page.acks[-1].kinds == Kind.DRAG).sum() >= 4)
-    page.until(lambda: still_at_the_end(page))
-    dragged = page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG][:, -1]
-    assert dragged[:, 0].min() < 0.4
-    assert dragged[:, 0].max() > 0.6
-
-
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("size", [(1280, 800), (360, 740)])
 def test_everything_fits_and_can_be_read(visit: Open, stand_in: str, size: tuple[int, int], scheme: str) -> None:
@@ -237,31 +216,6 @@ def test_recording_is_downloaded(visit: Open, stand_in: str) -> None:
     assert data[4:8] == b"ftyp"
 
 
-def test_webcam_moves_the_points(visit: Open, stand_in: str) -> None:
-    page = visit(stand_in, permissions=["camera"])
-    page.tab.click("#webcam")
-    page.until(lambda: page.acks and np.nanmax(np.ptp(page.acks[-1].points, axis=1)) > 0.003)
-    page.tab.click("#webcam")
-
-
-def test_full_server_lets_watch(visit: Open) -> None:
-    with running(lambda: MovingPicture(size=128), max_sessions=1) as made:
-        owner = visit(f"http://localhost:{made.port}/")
-        owner.tab.keyboard.press("Enter")
-        owner.until(lambda: owner.frames)
-        context = owner.tab.context.browser
-        assert context is not None
-        other = context.new_context(bypass_csp=True).new_page()
-        other.goto(f"http://localhost:{made.port}/")
-        other.wait_for_selector("#watch:not([hidden])")
-        assert "full" in other.locator("#status").inner_text()
-        other.click("#watch")
-        other.wait_for_function("page.frame")
-        assert "watching" in other.locator("#status").inner_text()
-        assert other.locator("#play").is_disabled()
-        other.context.close()
-
-
 def test_h264_is_shown(visit: Open) -> None:
     with running(lambda: MovingPicture(size=128), codec="h264") as made:
         page = visit(f"http://localhost:{made.port}/")
@@ -277,14 +231,3 @@ def test_message_of_a_newer_server_is_ignored(visit: Open, stand_in: str) -> Non
     page.state("page.socket.onmessage({ data: Uint8Array.of(99, 1, 2, 3).buffer })")
     page.tab.keyboard.press("Enter")
     page.until(lambda: page.frames)
-
-
-def test_lost_server_is_told_and_found_again(visit: Open, stand_in: str) -> None:
-    page = visit(stand_in)
-    page.tab.keyboard.press("Enter")
-    page.until(lambda: page.frames)
-    page.state("page.socket.close()")
-    page.until(lambda: page.state("page.mode") == "lost" or page.state("page.mode") == "running")
-    count = len(page.frames)
-    page.until(lambda: len(page.frames) > count)
-    assert page.state("page.mode") == "running"

@@ -20,12 +20,14 @@ from ms_infer.tracks.player import TrackPlayer
 
 
 class MovingPicture:
-    """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` the chunk that fails."""
+    """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` the chunk that fails, `words` what it reads."""
 
     engine = "moving picture"
 
-    def __init__(self, *, size: int = 64, seconds: float = 0.0, fail_at: int = -1) -> None:
+    def __init__(self, *, size: int = 64, seconds: float = 0.0, fail_at: int = -1, words: tuple[str, ...] = ()) -> None:
         self.config: StreamConfig = replace(preset("demo"), height=size, width=size)
+        model = self.config.model
+        self.config = replace(self.config, model=replace(model, text=replace(model.text, vocabulary=words)))
         self.seconds, self.fail_at = seconds, fail_at
         self.prompts: list[Any] = []
         self.controls: list[Tracks | None] = []

@@ -94,7 +94,7 @@ def test_answers_carry_the_security_headers(server: Running) -> None:
     with server.http() as http:
         for path in ("/", "/app.js", "/style.css", "/nothing", "/healthz"):
             headers = http.get(path).headers
-            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert "frame-ancestors 'self'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
             assert "server" not in headers
 

@@ -1,10 +1,17 @@
 // Pictures and videos that come in, recordings that go out.
 
+/** @import { SayingName } from "./words.js" */
 import { $, field, toast } from "./dom.js";
 import { requestDraw } from "./draw.js";
-import { settings, start } from "./play.js";
+import { showPrompt } from "./looks.js";
+import { showSource } from "./motion.js";
+import { began, settings } from "./play.js";
 import { state } from "./state.js";
+import { forgetThing } from "./thing.js";
 import { address, request, send } from "./wire.js";
+import { say } from "./words.js";
+
+const MIB = 2 ** 20;
 
 /** @param {string[]} names */
 export function showExamples(names) {
@@ -27,6 +34,7 @@ function pressed() {
 export function showExample(name) {
   state.example = name;
   pressed();
+  showPrompt(state.hello?.prompts?.[name] ?? "");
   const picture = Object.assign(new Image(), { src: address(`examples/${name}`) });
   picture.onload = () => {
     if (!state.frame) state.picture = picture;
@@ -34,44 +42,106 @@ export function showExample(name) {
   };
 }
 
-/** @param {string} name */
+/** Begin with another picture. @param {string} name */
 function pick(name) {
   state.example = name;
+  state.own = null;
+  state.plans = [];
+  forgetThing();
   pressed();
+  showPrompt(state.hello?.prompts?.[name] ?? "");
   send({ do: "start", example: name, ...settings() });
 }
 
-/** @param {File} file @param {"image" | "video"} kind */
-async function upload(file, kind) {
-  const limit = state.hello?.[`${kind}_bytes`] ?? 0;
-  if (file.size > limit) return toast(`The file is larger than ${Math.round(limit / 2 ** 20)} MiB`);
-  toast(`Sending ${file.name}`);
-  const answer = await request(kind, { method: "POST", body: file });
-  const content = await answer.json();
-  toast(answer.ok ? (kind === "video" ? "The points follow the video" : "") : content.error);
-  if (!answer.ok) return;
-  if (kind === "image") {
-    state.example = "";
-    pressed();
-  } else if (["waiting", "stopped"].includes(state.mode)) start();
+/** The first bytes of pictures and videos that the server reads. @param {Uint8Array} head @param {"image" | "video"} kind */
+function readable(head, kind) {
+  const text = String.fromCharCode(...head);
+  if (kind === "video") return text.slice(4, 8) === "ftyp" || text.startsWith("\x1aE\xdf\xa3");
+  return /^(\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8)/.test(text) || (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP");
 }
 
-/** Save the recording. */
-export async function download() {
-  const answer = await request("recording");
-  if (!answer.ok) return toast((await answer.json()).error);
-  const link = document.createElement("a");
-  Object.assign(link, { href: URL.createObjectURL(await answer.blob()), download: "motion.mp4" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+/** Look at a file before it is sent. @param {Blob} file @param {"image" | "video"} kind @param {string} name */
+async function refused(file, kind, name) {
+  const limit = state.hello?.[`${kind}_bytes`] ?? 0;
+  if (file.size > limit) {
+    say("too-big", { name, size: Math.ceil((file.size / MIB) * 10) / 10, limit: Math.floor(limit / MIB) });
+    return true;
+  }
+  if (readable(new Uint8Array(await file.slice(0, 16).arrayBuffer()), kind)) return false;
+  say(kind === "image" ? "no-picture" : "no-video", { name });
+  return true;
+}
+
+/** Send bytes; the answer's content, null when it was not taken, which is then said. @param {string} what @param {Blob} file @param {string} name */
+export async function post(what, file, name) {
+  let answer;
+  try {
+    answer = await request(what, { method: "POST", body: file });
+  } catch {
+    say("failed", { name });
+    return null;
+  }
+  try {
+    const content = await answer.json();
+    if (answer.ok) return content;
+    toast(content.error);
+  } catch {
+    say("answer", { name, code: answer.status });
+  }
+  return null;
+}
+
+/** @param {Blob & { name?: string }} file */
+export async function sendPicture(file) {
+  const name = file.name ?? "The picture";
+  if (await refused(file, "image", name)) return false;
+  say("sending", { name });
+  if (!(await post("image", file, name))) return false;
+  Object.assign(state, { own: file, example: "", plans: [] });
+  forgetThing();
+  $("toast").hidden = true;
+  $("hint").classList.add("gone");
+  pressed();
+  return true;
+}
+
+/** @param {File} file */
+async function sendVideo(file) {
+  if (await refused(file, "video", file.name)) return;
+  say("sending", { name: file.name });
+  if (!(await post(`video?loop=${field("loop").checked}`, file, file.name))) return;
+  say("follows", { name: file.name });
+  showSource(file);
+  began();
+}
+
+/** Save what the server gives. @param {string} what @param {string} name */
+export async function save(what, name) {
+  try {
+    const answer = await request(what);
+    if (!answer.ok) return void toast((await answer.json()).error);
+    const link = document.createElement("a");
+    Object.assign(link, { href: URL.createObjectURL(await answer.blob()), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    return true;
+  } catch {
+    say("failed", { name });
+  }
+}
+
+/** What a file input does with its file; the same one can be chosen again. @param {string} id @param {(file: File) => void} action */
+export function onFile(id, action) {
+  field(id).onchange = () => {
+    const file = field(id).files?.[0];
+    field(id).value = "";
+    if (file) action(file);
+  };
 }
 
 export function wireFiles() {
-  for (const [id, kind] of /** @type {[string, "image" | "video"][]} */ ([["picture", "image"], ["video", "video"]]))
-    field(id).onchange = () => {
-      const file = field(id).files?.[0];
-      if (file) upload(file, kind);
-    };
+  onFile("picture", sendPicture);
+  onFile("video", sendVideo);
   window.ondragover = (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");
@@ -81,6 +151,6 @@ export function wireFiles() {
     event.preventDefault();
     document.body.classList.remove("dropping");
     const file = event.dataTransfer?.files[0];
-    if (file && state.hello?.owner) upload(file, file.type.startsWith("video/") ? "video" : "image");
+    if (file && state.hello?.owner) file.type.startsWith("video/") ? sendVideo(file) : sendPicture(file);
   };
 }

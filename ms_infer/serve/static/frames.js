@@ -2,9 +2,11 @@
 
 /** @import { Frame, Picture } from "./state.js" */
 import { requestDraw } from "./draw.js";
+import { dropPlayed } from "./plans.js";
 import { Codec } from "./protocol.js";
 import { state } from "./state.js";
 import { send } from "./wire.js";
+import { say } from "./words.js";
 
 /** @type {Frame | null} */
 let waiting = null;
@@ -17,7 +19,7 @@ let queued = [];
 
 /** Forget the stream of video; the next frame stands alone. */
 export function resetDecoder() {
-  decoder?.close();
+  if (decoder && decoder.state !== "closed") decoder.close();
   decoder = null;
 }
 
@@ -51,6 +53,14 @@ function codecName(bytes) {
   return "avc1." + [4, 5, 6].map((i) => bytes[at + i].toString(16).padStart(2, "0")).join("");
 }
 
+/** The browser took the decoder away, or it failed: the next picture must stand alone. */
+function reclaimed() {
+  decoder = null;
+  queued = [];
+  send({ do: "key" });
+  say("codec");
+}
+
 /** @param {Frame} frame */
 function decodeVideo(frame) {
   const key = frame.codec === Codec.H264_KEY;
@@ -59,15 +69,12 @@ function decodeVideo(frame) {
     decoderWidth = frame.width;
     decoder = new VideoDecoder({
       output: (picture) => show(picture, /** @type {Frame} */ (queued.shift())),
-      error: () => {
-        decoder = null;
-        send({ do: "key" });
-      },
+      error: reclaimed,
     });
     decoder.configure({ codec: codecName(frame.bytes), optimizeForLatency: true });
     queued = [];
   }
-  if (!decoder) return;
+  if (!decoder || decoder.state !== "configured") return;
   queued.push(frame);
   decoder.decode(new EncodedVideoChunk({ type: key ? "key" : "delta", timestamp: frame.index, data: frame.bytes }));
 }
@@ -85,5 +92,6 @@ function show(picture, frame) {
     state.sent.delete(id);
   }
   state.latencies.splice(0, state.latencies.length - 300);
+  dropPlayed(frame.index);
   requestDraw();
 }

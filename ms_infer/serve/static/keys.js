@@ -1,30 +1,35 @@
 // What the keyboard does.
 
 /** @import { Place, Tool } from "./state.js" */
-import { moveCamera, restCamera } from "./camera.js";
+import { restStick, steer } from "./camera.js";
 import { $, all } from "./dom.js";
 import { requestDraw } from "./draw.js";
-import { clear, pause, reset, toggle } from "./play.js";
-import { began, note } from "./pointers.js";
+import { redo, undo } from "./history.js";
+import { began, clear, pause, refresh, toggle } from "./play.js";
+import { note } from "./pointers.js";
 import { state } from "./state.js";
+import { forgetThing } from "./thing.js";
 
 /** @param {Tool} name */
 export function chooseTool(name) {
   state.tool = name;
-  for (const one of all("[data-tool]")) one.setAttribute("aria-checked", String(one.dataset.tool === name));
+  if (name !== "thing" && !state.thing?.picked) forgetThing();
+  for (const one of all("[data-tool]")) if (one !== document.body) one.setAttribute("aria-checked", String(one.dataset.tool === name));
+  refresh();
 }
 
 export const showHelp = () => /** @type {HTMLDialogElement} */ ($("help")).showModal();
 
 /** @type {Record<string, () => void>} */
 const KEYS = {
-  Enter: toggle, " ": pause, r: reset, c: clear, "?": showHelp,
-  v: () => chooseTool("drag"), s: () => chooseTool("static"), d: () => chooseTool("path"), b: () => chooseTool("brush"),
+  Enter: toggle, " ": pause, c: clear, "?": showHelp, Escape: forgetThing,
+  v: () => chooseTool("thing"), a: () => chooseTool("drag"), s: () => chooseTool("static"), d: () => chooseTool("path"),
+  b: () => chooseTool("brush"), x: () => chooseTool("camera"),
   g: () => (state.grid = !state.grid), m: () => (state.marks = !state.marks),
 };
 /** @type {Record<string, [number, number]>} */
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-/** @type {Record<string, [string, number]>} */
+/** @type {Record<string, ["zoom" | "roll", number]>} */
 const HELD = { "+": ["zoom", 1], "=": ["zoom", 1], "-": ["zoom", -1], ",": ["roll", -1], ".": ["roll", 1] };
 
 /** @type {Set<string>} */
@@ -33,22 +38,29 @@ const held = new Set();
 let dragging = null;
 
 /** Whether a key is meant for what has the focus. @param {KeyboardEvent} event */
-function isTyping(event) {
+function isMeantElsewhere(event) {
   const target = /** @type {HTMLElement} */ (event.target);
-  const pressing = target.matches("button") && [" ", "Enter"].includes(event.key);
-  return pressing || event.ctrlKey || event.metaKey || target.matches("input:not([type=checkbox]), dialog *");
+  if (target.matches("dialog *, input:not([type=checkbox]):not([type=range])")) return true;
+  if (target.matches("input") && (event.key.startsWith("Arrow") || event.key === " ")) return target.matches(":focus-visible");
+  // what was clicked keeps the focus, but Space pauses all the same; who came there by Tab presses it
+  return target.matches("button, summary") && [" ", "Enter"].includes(event.key) && target.matches(":focus-visible");
 }
 
 /** @param {KeyboardEvent} event */
 function onKeyDown(event) {
-  if (isTyping(event) || (!state.hello?.owner && event.key !== "?")) return;
+  if (isMeantElsewhere(event) || (!state.hello?.owner && event.key !== "?")) return;
   const arrow = ARROWS[event.key];
-  if (arrow && (event.shiftKey || event.altKey)) moveCross(arrow, event.shiftKey);
+  if (event.ctrlKey || event.metaKey) {
+    const key = event.key.toLowerCase();
+    if (key === "z") event.shiftKey ? redo() : undo();
+    else if (key === "y") redo();
+    else return;
+  } else if (arrow && (event.shiftKey || event.altKey)) moveCross(arrow, event.shiftKey);
   else if (arrow) {
     held.add(event.key);
-    moveCamera(arrow[0] ? { x: arrow[0] } : { y: arrow[1] });
-  } else if (HELD[event.key]) moveCamera({ [HELD[event.key][0]]: HELD[event.key][1] });
-  else if (KEYS[event.key] && !event.repeat) KEYS[event.key]();
+    steer(arrow[0] ? { x: arrow[0] } : { y: arrow[1] });
+  } else if (HELD[event.key]) steer({ [HELD[event.key][0]]: HELD[event.key][1] });
+  else if (KEYS[event.key]) event.repeat || KEYS[event.key]();
   else return;
   event.preventDefault();
   requestDraw();
@@ -56,10 +68,11 @@ function onKeyDown(event) {
 
 /** @param {KeyboardEvent} event */
 function onKeyUp(event) {
+  if (event.key === " " && !isMeantElsewhere(event)) event.preventDefault(); // a button would take it as a click
   if (event.key === "Shift") liftCross();
   const arrow = ARROWS[event.key];
-  if (arrow && held.delete(event.key)) moveCamera(arrow[0] ? { x: 0 } : { y: 0 });
-  else if (HELD[event.key]) moveCamera({ [HELD[event.key][0]]: 0 });
+  if (arrow && held.delete(event.key)) steer(arrow[0] ? { x: 0 } : { y: 0 });
+  else if (HELD[event.key] && state.hello?.owner) steer({ [HELD[event.key][0]]: 0 });
 }
 
 /** @param {[number, number]} direction @param {boolean} taking */
@@ -82,6 +95,6 @@ export function wireKeys() {
   Object.assign(document, { onkeydown: onKeyDown, onkeyup: onKeyUp });
   window.onblur = () => {
     liftCross();
-    restCamera();
+    restStick();
   };
 }

@@ -43,13 +43,14 @@ export function readFrame(data) {
   };
 }
 
-/** @param {ArrayBuffer} data @returns {Ack & { chunk: number }} */
+/** @param {ArrayBuffer} data @returns {Ack} */
 export function readAck(data) {
   const view = new DataView(data);
   const points = view.getUint16(2, true);
   return {
     view,
     points,
+    control: view.getUint32(12, true),
     chunk: view.getUint32(4, true),
     first: view.getUint32(8, true),
     frames: view.getUint16(20, true),
@@ -58,15 +59,20 @@ export function readAck(data) {
   };
 }
 
-/** Points of an ack in one RGB frame, without the hidden ones. @param {Ack} ack @param {number} index */
+/** Where a point of an ack is in one of its frames, null when it is hidden. @param {Ack} ack @param {number} row @param {number} frame @returns {Place | null} */
+export function placeIn(ack, row, frame) {
+  const at = ack.at + (row * ack.frames + Math.min(Math.max(frame, 0), ack.frames - 1)) * 4;
+  const x = ack.view.getInt16(at, true);
+  return x === HIDDEN ? null : { x: x / UNITS, y: ack.view.getInt16(at + 2, true) / UNITS };
+}
+
+/** Points of an ack in one RGB frame, without the hidden ones. @param {Ack} ack @param {number} index of the frame */
 export function pointsAt(ack, index) {
-  const frame = Math.min(Math.max(index - ack.first, 0), ack.frames - 1);
   /** @type {(Place & { kind: Kind })[]} */
   const points = [];
-  for (let i = 0; i < ack.points; i++) {
-    const at = ack.at + (i * ack.frames + frame) * 4;
-    const x = ack.view.getInt16(at, true);
-    if (x !== HIDDEN) points.push({ x: x / UNITS, y: ack.view.getInt16(at + 2, true) / UNITS, kind: KINDS[ack.kinds[i]] });
+  for (let row = 0; row < ack.points; row++) {
+    const place = placeIn(ack, row, index - ack.first);
+    if (place) points.push({ ...place, kind: KINDS[ack.kinds[row]] });
   }
   return points;
 }

@@ -3,7 +3,11 @@
 import { packControl, packSeen, readAck, readFrame, readJson, readType, Type, VERSION } from "./protocol.js";
 import { state } from "./state.js";
 
-export const token = new URLSearchParams(location.search).get("token") ?? "";
+const parameters = new URLSearchParams(location.search);
+export const token = parameters.get("token") ?? "";
+/** Whether this page is one of two futures, in a frame. */
+export const inner = parameters.has("inner");
+state.watching = parameters.get("watch") ?? "";
 const query = token ? `?token=${encodeURIComponent(token)}` : "";
 
 /** Address of something on this server, with the token. @param {string} path */
@@ -16,15 +20,19 @@ const codecs = ["jpeg", "webp"];
 if ("VideoDecoder" in window)
   VideoDecoder.isConfigSupported({ codec: "avc1.42e01f" }).then(({ supported }) => supported && codecs.push("h264"));
 let received = 0; // messages on this connection
-/** @type {() => void} */
+/** @type {(greeted: boolean) => void} */
 let onLost = () => {};
+/** @type {{ session?: string, key?: string }} */
+let mine = JSON.parse((!inner && sessionStorage.getItem("session")) || "{}");
+/** The moment that this page forks, until it has. */
+let forks = inner ? location.hash.slice(1).split(".") : [];
 
 /** @param {number} type @param {(content: any) => void} handler */
 export function onType(type, handler) {
   handlers[type] = handler;
 }
 
-/** @param {() => void} handler what happens when the connection is gone */
+/** Connect for ever. @param {(greeted: boolean) => void} handler what happens when the connection is gone, or did not come about */
 export function connect(handler) {
   onLost = handler;
   open();
@@ -32,21 +40,42 @@ export function connect(handler) {
 
 function open() {
   const socket = new WebSocket(new URL(`ws${query}`, location.href.replace(/^http/, "ws")));
-  socket.binaryType = "arraybuffer";
+  let greeted = false;
   received = 0;
-  socket.onopen = join;
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => {
+    greeted = true;
+    join();
+  };
   socket.onmessage = receive;
   socket.onclose = () => {
     if (state.socket !== socket) return;
-    onLost();
-    if (!state.ended) setTimeout(open, (state.retry = Math.min(state.retry * 1.6, 5000)));
+    onLost(greeted);
+    if (!state.ended) setTimeout(() => state.socket === socket && !state.ended && open(), (state.retry = Math.min(state.retry * 1.6, 5000)));
   };
   state.socket = socket;
 }
 
+/** Leave this connection and come back at once. */
+export function reconnect() {
+  const before = state.socket;
+  state.ended = false;
+  open();
+  before?.close();
+}
+
 export function join() {
-  const known = JSON.parse(sessionStorage.getItem("session") ?? "{}");
-  send({ do: "join", version: VERSION, codecs, watch: state.watching, ...(state.watching ? {} : known) });
+  const [session, key] = forks;
+  const known = session ? { session, key, fork: true } : mine;
+  const watched = state.watching === "any" ? {} : { session: state.watching };
+  send({ do: "join", version: VERSION, codecs, ...(state.watching ? { watch: true, ...watched } : known) });
+}
+
+/** Remember a session to come back to; null forgets it. @param {{ session: string, key: string } | null} one */
+export function remember(one) {
+  mine = one ?? {};
+  forks = [];
+  if (!inner) sessionStorage.setItem("session", JSON.stringify(mine));
 }
 
 export const connected = () => state.socket?.readyState === WebSocket.OPEN;

@@ -12,10 +12,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ms_infer.serve.hub import Hub
-from ms_infer.serve.protocol import Message
+from ms_infer.serve.protocol import Message, read_picked
 from ms_infer.serve.session import Session
 from ms_infer.serve.settings import Limits
+from ms_infer.serve.thing import find_thing
 from ms_infer.serve.uploads import read_motion, read_picture
+
+PLACES_BYTES = 16 * 1024
+"""Most bytes that the places of a thing may have."""
 
 
 class SessionFiles:
@@ -30,6 +34,7 @@ class SessionFiles:
         below = "/api/sessions/{session}"
         return [
             Route(f"{below}/image", self.image, methods=["POST"]),
+            Route(f"{below}/thing", self.thing, methods=["POST"]),
             Route(f"{below}/video", self.video, methods=["POST"]),
             Route(f"{below}/recording", self.recording),
         ]
@@ -44,13 +49,22 @@ class SessionFiles:
         session.begin()
         return JSONResponse({"width": config.width, "height": config.height})
 
+    async def thing(self, request: Request) -> Response:
+        session = self._owned(request)
+        places = read_picked(await self._body(request, PLACES_BYTES))
+        if (picture := session.picture) is None:
+            raise HTTPException(409, "there is no picture yet")
+        async with self._decodes:
+            thing = await asyncio.to_thread(find_thing, picture, places.add, places.omit)
+        return JSONResponse({"outline": thing.outline, "points": thing.points})
+
     async def video(self, request: Request) -> Response:
         session = self._owned(request)
         config = session.stream.config
         data = await self._body(request, self.limits.video_bytes)
         async with self._decodes:
             tracks = await asyncio.to_thread(read_motion, data, config.height, config.width, session.fps, self.limits)
-        session.hand.play(tracks)
+        session.hand.play(tracks, loop=request.query_params.get("loop") == "true")
         session.note(Message())
         return JSONResponse({"tracks": tracks.count, "seconds": round(tracks.seconds, 2)})
 

@@ -14,7 +14,7 @@ from ms_infer.serve.settings import Origin, ServeConfig, is_loopback, split_host
 SECURITY = {
     b"content-security-policy": b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     b"media-src 'self' blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    b"frame-ancestors 'none'",
+    b"frame-ancestors 'self'",  # two futures side by side
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     b"cross-origin-opener-policy": b"same-origin",

@@ -1,0 +1,148 @@
+// The life of a session on the page: greeted, told how things are, lost and found again, ended.
+
+/** @import { Ack, Hello } from "./state.js" */
+import { $, toast } from "./dom.js";
+import { requestDraw, resize } from "./draw.js";
+import { save, sendPicture, showExample, showExamples } from "./files.js";
+import { resetDecoder } from "./frames.js";
+import { followPointers } from "./hand.js";
+import { showLooks } from "./looks.js";
+import { tellStats } from "./numbers.js";
+import { notePlans } from "./plans.js";
+import { refresh, setLost, setMode } from "./play.js";
+import { state } from "./state.js";
+import { setThing } from "./thing.js";
+import { address, connected, join, reconnect, remember, send, token } from "./wire.js";
+import { offer, say } from "./words.js";
+
+const AGAIN_MS = 3000; // a server that is full or loading is asked again after this time
+const JUMP_MS = 3000;
+/** @type {number | undefined} */
+let again;
+
+/** @param {Hello} hello */
+export function onHello(hello) {
+  const before = state.hello, known = before?.session === hello.session;
+  Object.assign(state, { hello, retry: 500, control: Math.max(state.control, hello.last_control), resting: hello.resting ?? false });
+  state.sent.clear();
+  state.acks.clear();
+  resetDecoder();
+  if (!known) setThing(null);
+  if (hello.owner) remember({ session: hello.session, key: hello.key });
+  document.documentElement.style.setProperty("--aspect", String(hello.width / hello.height));
+  document.body.classList.toggle("watches", !hello.owner);
+  offer(hello.owner ? {} : { "Take over": () => void send({ do: "take" }) });
+  showExamples(hello.examples);
+  showLooks();
+  setMode(hello.state);
+  if (hello.owner && before && !known) afresh();
+  else if (before) say("back");
+  if (!state.picture && hello.state === "waiting") showExample(hello.examples[0]);
+  resize();
+}
+
+/** Another session than before: the picture of one's own goes with us. */
+async function afresh() {
+  state.plans = [];
+  state.recording = 0;
+  state.frame = null;
+  if (state.own) {
+    if (await sendPicture(state.own)) say("restarted");
+  } else if (state.hello) showExample(state.hello.examples[0]);
+}
+
+/** @param {any} stats */
+export function onStats(stats) {
+  const { state: mode, resting, recording, recorded } = stats;
+  tellStats(stats);
+  if (resting !== undefined) state.resting = resting;
+  if (mode && mode !== state.mode) setMode(mode);
+  if (recording !== undefined) {
+    state.recording = recording ? state.recording || performance.now() : 0;
+    $("record").setAttribute("aria-pressed", recording);
+    if (recorded && !recording) save("recording", "motion.mp4");
+  }
+  refresh();
+}
+
+/** @param {{ code: string, text: string, reason?: string, watch?: boolean, place?: number }} error */
+export function onError(error) {
+  if (error.code !== "refused") return toast(error.text);
+  const line = error.place ? `; you are number ${error.place} in line` : "; you come in when somebody leaves";
+  if (error.reason === "full") setLost("full", { line });
+  else if (error.reason === "loading") setLost("loading");
+  else setLost("refused", { text: error.text });
+  offer(error.watch ? { Watch: () => watch("any") } : {});
+  clearTimeout(again);
+  again = setTimeout(() => connected() && state.mode === "lost" && !state.ended && join(), AGAIN_MS);
+}
+
+/** @param {string} which session */
+function watch(which) {
+  state.watching = which;
+  clearTimeout(again);
+  join();
+}
+
+/** @param {{ reason: string, text: string }} bye */
+export function onBye({ reason, text }) {
+  state.ended = reason !== "closing";
+  if (reason !== "replaced") remember(null);
+  if (reason === "replaced") setLost("replaced");
+  else if (reason === "idle") setLost("idle");
+  else if (reason === "closing") setLost("closing");
+  else setLost("ended", { text });
+  if (state.ended) offer({ [reason === "replaced" ? "Use it here" : "Start again"]: startAgain });
+}
+
+function startAgain() {
+  state.watching = "";
+  offer({});
+  reconnect();
+}
+
+/** The connection is gone. What a goodbye said stays. @param {boolean} greeted whether there ever was one */
+export async function onLost(greeted) {
+  if (state.ended || ["closing"].includes(document.body.dataset.state ?? "")) return;
+  if (greeted) return setLost("lost");
+  await diagnose();
+}
+
+/** Why no connection comes about: ask over HTTP, which can say. */
+async function diagnose() {
+  try {
+    const answer = await fetch(address("api/sessions"));
+    if (answer.ok) return setLost("lost");
+    const { error } = await answer.json();
+    if (answer.status !== 403) return setLost("lost");
+    state.ended = true;
+    if (/token/.test(error)) setLost(token ? "token-wrong" : "token-missing");
+    else setLost("refused", { text: error });
+  } catch (error) {
+    if (error instanceof SyntaxError) setLost("proxy", { code: "no JSON" });
+    else setLost("lost");
+  }
+}
+
+/** @param {Ack} ack */
+export function onAck(ack) {
+  followPointers(ack);
+  state.acks.set(ack.chunk, ack);
+  if (state.acks.size > 4) state.acks.delete(/** @type {number} */ (state.acks.keys().next().value));
+  notePlans(ack);
+  requestDraw();
+}
+
+/** A computer that slept: what was measured is wrong, and the server has another idea of our clock. */
+export function watchClock() {
+  let wall = Date.now(), clock = performance.now();
+  setInterval(() => {
+    const jump = Math.abs(Date.now() - wall - (performance.now() - clock));
+    [wall, clock] = [Date.now(), performance.now()];
+    if (jump < JUMP_MS || !connected()) return;
+    state.latencies = [];
+    state.sent.clear();
+    say("clock");
+    reconnect();
+  }, 1000);
+}

@@ -1,0 +1,426 @@
+"""The hand upon the picture: what a press takes is seen before it happens, and everything can be taken back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ms_infer.hand import Kind
+from tests.browser.conftest import Visit
+from tests.serve.live import running
+from tests.serve.moving_picture import MovingPicture
+
+Open = Callable[..., Visit]
+BALLOON = (0.5, 0.4)
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[str]:
+    """Address of a server whose chunks take a second and a half."""
+    with running(lambda: MovingPicture(size=128, seconds=1.5), max_sessions=64, min_fps=0.01) as made:
+        yield f"http://localhost:{made.port}/"
+
+
+def dragged(page: Visit) -> np.ndarray:
+    """Dragged points `[N, T, 2]` of the newest chunk."""
+    return page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG]
+
+
+def choose(page: Visit, key: str) -> None:
+    page.tab.keyboard.press(key)
+
+
+def two_balls() -> bytes:
+    """PNG of a red and a blue ball that touch, on noise."""
+    image = Image.fromarray(np.random.default_rng(0).integers(90, 130, (256, 256, 3), np.uint8))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((50, 90, 120, 160), fill=(220, 40, 30))
+    pen.ellipse((119, 90, 189, 160), fill=(40, 60, 220))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def show(page: Visit, picture: bytes) -> None:
+    """Begin with a picture of one's own, and wait until it is there."""
+    page.tab.set_input_files("#picture", {"name": "own.png", "mimeType": "image/png", "buffer": picture})
+    page.until(lambda: page.frames and page.state("!!page.own && page.frame.index > 3"))
+
+
+# ---- what a press grabs is seen at once
+
+
+def test_thing_under_the_pointer_is_lit_before_anything_is_made(visit: Open, slow: str) -> None:
+    page = visit(slow)
+    plain = page.pixel(0.5, 0.45)
+    page.tab.mouse.move(*page.at(*BALLOON))
+    page.until(lambda: page.state("!!page.thing"))
+    tall = page.state("page.thing.outline.flat().map(([, y]) => y)")
+    assert min(tall) < 0.26  # from the top of the balloon
+    assert max(tall) > 0.6  # to the bottom of its basket
+    assert page.pixel(0.5, 0.45) != plain
+    assert not page.frames
+    page.shoot("hand-thing-lit")
+
+
+def test_circle_shows_its_reach_and_what_it_takes_before_the_press(visit: Open, slow: str) -> None:
+    page = visit(slow)
+    choose(page, "a")
+    page.tab.mouse.move(*page.at(0.5, 0.5))
+    green = page.pixel(0.45, 0.45)  # one of the grid's points
+    assert green[1] > green[0] + 60
+    assert green[1] > green[2] + 60
+    far = page.pixel(0.05, 0.45)
+    assert far[1] < far[2] + 40
+    page.shoot("hand-circle-lit")
+
+
+def test_what_a_press_took_stays_lit_until_its_first_frame_comes(visit: Open, slow: str) -> None:
+    page = visit(slow)
+    choose(page, "a")
+    page.tab.mouse.move(*page.at(0.5, 0.5))
+    page.tab.mouse.down()
+    page.tab.mouse.move(*page.at(0.55, 0.5))
+    assert page.state("[...page.pointers.values()][0].caught.length") >= 4
+    assert page.state("[...page.pointers.values()][0].row") is None
+    green = page.pixel(0.45, 0.45)
+    assert green[1] > green[0] + 60
+    assert not page.frames
+    page.tab.mouse.up()
+
+
+def test_a_line_leads_from_the_finger_to_the_applied_point_with_the_lag_beside(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.mouse.move(*page.at(*BALLOON))
+    page.tab.mouse.down()
+    for step in range(40):
+        page.tab.mouse.move(*page.at(0.5 + 0.006 * step, 0.4))
+        page.tab.wait_for_timeout(40)
+    page.until(lambda: page.state("page.latencies.length > 0 && [...page.pointers.values()][0].row !== null"))
+    written = page.state(
+        "new Promise((done) => { const pen = canvas.getContext('2d'), write = pen.fillText, texts = [];"
+        " pen.fillText = function (text, ...rest) { texts.push(text); write.call(this, text, ...rest); };"
+        " setTimeout(() => { delete pen.fillText; done(texts); }, 400); })"
+    )
+    assert any(text.endswith(" ms") for text in written)
+    page.shoot("hand-line")
+    page.tab.mouse.up()
+
+
+# ---- the thing
+
+
+def test_a_drag_takes_the_whole_balloon_with_its_basket_and_nothing_else(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.drag(BALLOON, (0.65, 0.4))
+    page.until(lambda: page.acks and len(dragged(page)) > 10 and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    places = dragged(page)[:, -1] - (0.15, 0)
+    assert places[:, 1].min() < 0.28
+    assert places[:, 1].max() > 0.57
+    assert (np.hypot(*(places - (0.5, 0.42)).T) < 0.24).all()
+    resting = page.acks[-1].points[page.acks[-1].kinds == Kind.GRID]
+    assert np.nanmax(np.abs(resting[:, -1] * 10 % 1 - 0.5)) < 0.01  # the grid is where it was
+
+
+def test_a_click_picks_a_thing_and_moves_nothing(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.mouse.click(*page.at(*BALLOON))
+    page.until(lambda: page.state("page.thing?.picked"))
+    assert page.tab.locator("#thing-bar").is_visible()
+    assert page.words().startswith("Ready")
+    assert not page.frames
+    page.shoot("thing-picked")
+    page.tab.click("#forget")
+    assert not page.tab.locator("#thing-bar").is_visible()
+
+
+def width(page: Visit) -> float:
+    return float(page.state("Math.max(...page.thing.outline.flat().map(([x]) => x))")) - float(
+        page.state("Math.min(...page.thing.outline.flat().map(([x]) => x))")
+    )
+
+
+def test_a_second_click_adds_and_a_brush_leaves_out(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    show(page, two_balls())
+    page.tab.mouse.click(*page.at(0.33, 0.49))
+    page.until(lambda: page.state("page.thing?.picked"))
+    one = width(page)
+    page.tab.click("#more")
+    page.tab.mouse.click(*page.at(0.6, 0.49))
+    page.until(lambda: width(page) > one * 1.6)
+    page.tab.click("#less")
+    page.drag((0.6, 0.40), (0.6, 0.58), steps=6)
+    page.until(lambda: width(page) < one * 1.3)
+    assert page.state("page.thing.picked")
+
+
+def test_a_thing_that_was_picked_moves_again_and_again(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    show(page, two_balls())
+    page.tab.mouse.click(*page.at(0.33, 0.49))
+    page.until(lambda: page.state("page.thing?.picked"))
+    for start in ((0.33, 0.49), (0.33, 0.61)):
+        page.drag(start, (start[0], start[1] + 0.12), steps=12)
+        page.until(lambda: page.acks and len(dragged(page)) and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    page.until(lambda: abs(dragged(page)[:, -1, 1].mean() - 0.73) < 0.02)
+    assert len(dragged(page)) < 60  # no second set of points
+    middle = page.state("page.thing.outline.flat().map(([, y]) => y)")
+    assert abs(np.mean(middle) - 0.73) < 0.05
+
+
+def test_a_drag_ends_when_no_button_is_pressed(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    choose(page, "a")
+    page.tab.mouse.move(*page.at(0.5, 0.5))
+    page.tab.mouse.down()
+    page.tab.mouse.move(*page.at(0.55, 0.5))
+    assert page.state("page.pointers.size") == 1
+    page.state(  # a release outside of the window is never told; the next movement has no button
+        "canvas.dispatchEvent(new PointerEvent('pointermove', { pointerId: [...page.pointers.keys()][0],"
+        " pointerType: 'mouse', buttons: 0, clientX: 300, clientY: 300 }))"
+    )
+    assert page.state("page.pointers.size") == 0
+    page.tab.mouse.up()
+
+
+# ---- plans
+
+
+def pause(page: Visit) -> None:
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.state("page.mode") == "running" and page.frames)
+    page.tab.keyboard.press(" ")
+    page.is_told("paused")
+
+
+def test_what_is_drawn_while_paused_stays_visible_with_its_time_and_is_played_together(
+    visit: Open, stand_in: str
+) -> None:
+    page = visit(stand_in)
+    pause(page)
+    choose(page, "d")
+    page.drag((0.2, 0.2), (0.4, 0.25), steps=12)
+    page.drag((0.8, 0.8), (0.6, 0.75), steps=12)
+    choose(page, "s")
+    page.tab.mouse.click(*page.at(0.9, 0.1))
+    page.until(lambda: page.state("page.plans.length") == 3)
+    assert page.state("page.plans.every((plan) => !plan.sent)")
+    times = [text for text in page.written() if text.endswith(" s")]
+    assert len(times) >= 2
+    blue = page.pixel(0.3, 0.225)
+    assert blue[2] > 200
+    page.shoot("paused-plans")
+    page.tab.keyboard.press(" ")
+    page.until(lambda: (page.acks[-1].kinds == Kind.PATH).sum() >= 2 and (page.acks[-1].kinds == Kind.STATIC).any())
+    page.until(lambda: page.state("page.plans.length") == 0)
+    ends = page.acks[-1].points[page.acks[-1].kinds == Kind.PATH][:, -1, 0]
+    assert ends.min() >= 0.25
+    assert ends.max() <= 0.75
+
+
+def test_undo_and_redo_of_points_and_paths(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames)
+    assert page.tab.locator("#undo").is_disabled()
+    choose(page, "s")
+    page.tab.mouse.click(*page.at(0.9, 0.1))
+    page.until(lambda: (page.acks[-1].kinds == Kind.STATIC).sum() == 1)
+    page.tab.keyboard.press("Control+z")
+    page.until(lambda: (page.acks[-1].kinds == Kind.STATIC).sum() == 0)
+    page.tab.keyboard.press("Control+Shift+z")
+    page.until(lambda: (page.acks[-1].kinds == Kind.STATIC).sum() == 1)
+    page.tab.keyboard.press(" ")
+    page.is_told("paused")
+    choose(page, "d")
+    page.drag((0.2, 0.2), (0.4, 0.25), steps=12)
+    assert page.state("page.plans.length") == 1
+    page.tab.click("#undo")
+    assert page.state("page.plans.length") == 0
+    page.tab.click("#redo")
+    assert page.state("page.plans.length") == 1
+
+
+def test_undo_takes_a_drag_and_a_played_path_back(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.drag(BALLOON, (0.65, 0.4))
+    page.until(lambda: page.acks and len(dragged(page)) > 10 and abs(dragged(page)[:, -1, 0].mean() - 0.65) < 0.02)
+    page.tab.keyboard.press("Control+z")
+    moved = (Kind.DRAG, Kind.PATH)
+    page.until(lambda: abs(page.acks[-1].points[np.isin(page.acks[-1].kinds, moved)][:, -1, 0].mean() - 0.5) < 0.02)
+    page.tab.keyboard.press("Control+y")
+    page.until(lambda: abs(page.acks[-1].points[np.isin(page.acks[-1].kinds, moved)][:, -1, 0].mean() - 0.65) < 0.02)
+
+
+def test_clear_brings_the_picture_back_and_says_so(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    assert page.tab.locator("#clear").is_disabled()
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.frames)
+    first = page.pictures(0, 1)[0].astype(int)
+    page.drag(BALLOON, (0.7, 0.5))
+    page.until(lambda: np.abs(page.pictures(-1, None)[0].astype(int) - first).mean() > 3)  # type: ignore[arg-type]
+    page.tab.click("#clear")
+    assert "picture is back" in page.has_said("cleared")
+    page.until(lambda: np.abs(page.pictures(-1, None)[0].astype(int) - first).mean() < 1)  # type: ignore[arg-type]
+    assert set(page.acks[-1].kinds.tolist()) == {Kind.GRID}
+
+
+# ---- the camera over the picture
+
+
+def spread(page: Visit) -> float:
+    """How far the visible grid reaches across, of its own points 0 to 9."""
+    points = page.acks[-1].points[:100, -1]
+    return float(np.nanmax(np.abs(points - 0.5)))
+
+
+def touch(page: Visit) -> Callable[[str, list[tuple[float, float]]], None]:
+    wire = page.tab.context.new_cdp_session(page.tab)
+
+    def send(kind: str, places: list[tuple[float, float]]) -> None:
+        points = [{"x": page.at(*at)[0], "y": page.at(*at)[1], "id": number} for number, at in enumerate(places)]
+        wire.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.tab.wait_for_timeout(30)
+
+    return send
+
+
+def phone(visit: Open, address: str, **options: Any) -> Visit:
+    return visit(address, 360, 740, has_touch=True, is_mobile=True, **options)
+
+
+def sent(page: Visit) -> list[dict[str, Any]]:
+    """Controls that the page sends from now on, as they are sent."""
+    page.state(
+        "(async () => { const send = page.socket.send.bind(page.socket); window.controls = [];"
+        " page.socket.send = (blob) => { send(blob); blob.slice(1).text().then((text) =>"
+        " text.startsWith('{') && window.controls.push(JSON.parse(text))); }; })()"
+    )
+    return []
+
+
+def controls(page: Visit, do: str) -> list[dict[str, Any]]:
+    return [one for one in page.state("controls") if one["do"] == do]
+
+
+def test_two_fingers_move_zoom_and_roll(visit: Open, stand_in: str) -> None:
+    page = phone(visit, stand_in)
+    sent(page)
+    finger = touch(page)
+    finger("touchStart", [(0.4, 0.5), (0.6, 0.5)])
+    for step in range(1, 11):
+        finger("touchMove", [(0.4 - 0.01 * step, 0.5 - 0.01 * step), (0.6 + 0.01 * step, 0.5 + 0.01 * step)])
+    finger("touchEnd", [])
+    page.until(lambda: len(controls(page, "carry")) > 0 and page.acks)
+    total = {key: sum(one[key] for one in controls(page, "carry")) for key in ("x", "y", "zoom", "roll")}
+    assert total["zoom"] == pytest.approx(np.log(np.hypot(0.4, 0.2) / 0.2), abs=0.05)
+    assert total["roll"] == pytest.approx(-np.arctan2(0.2, 0.4), abs=0.05)
+    assert abs(total["x"]) + abs(total["y"]) < 0.02
+    assert not controls(page, "pointers")
+    page.until(lambda: spread(page) > 0.46)
+    page.tab.click("#undo")
+    page.until(lambda: sum(one["zoom"] for one in controls(page, "carry")) == pytest.approx(0, abs=1e-6))
+
+
+def test_one_finger_then_another_drag_two_things(visit: Open, stand_in: str) -> None:
+    page = phone(visit, stand_in)
+    page.tab.tap("[data-tool=drag]")
+    finger = touch(page)
+    finger("touchStart", [(0.2, 0.3)])
+    for step in range(10):
+        finger("touchMove", [(0.2, 0.3 + 0.01 * step)])
+    finger("touchStart", [(0.2, 0.4), (0.8, 0.7)])
+    for step in range(10):
+        finger("touchMove", [(0.2, 0.4 + 0.01 * step), (0.8, 0.7 - 0.01 * step)])
+    finger("touchEnd", [])
+    page.until(lambda: page.acks and len(dragged(page)) >= 4 and np.nanmax(np.ptp(dragged(page), axis=1)) < 1e-3)
+    assert dragged(page)[:, -1, 0].min() < 0.4
+    assert dragged(page)[:, -1, 0].max() > 0.6
+
+
+def test_wheel_with_a_modifier_zooms_and_rolls_and_alt_drags(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    sent(page)
+    page.tab.mouse.move(*page.at(0.5, 0.5))
+    for key, axis in (("Control", "zoom"), ("Shift", "roll")):
+        page.tab.keyboard.down(key)
+        page.tab.mouse.wheel(0, -120)
+        page.tab.keyboard.up(key)
+        page.until(lambda axis=axis: any(one[axis] for one in controls(page, "carry")))
+    page.tab.keyboard.down("Alt")
+    page.drag((0.5, 0.5), (0.6, 0.5), steps=10)
+    page.tab.keyboard.up("Alt")
+    page.until(lambda: sum(one["x"] for one in controls(page, "carry")) == pytest.approx(-0.1, abs=0.01))
+    assert not controls(page, "pointers")
+
+
+def test_camera_tool_and_stick_are_options(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    sent(page)
+    choose(page, "x")
+    page.drag((0.5, 0.5), (0.5, 0.42), steps=8)
+    page.until(lambda: sum(one["y"] for one in controls(page, "carry")) == pytest.approx(0.08, abs=0.01))
+    page.tab.click("summary")
+    box = page.tab.locator("#pad").bounding_box()
+    assert box is not None
+    page.tab.mouse.move(box["x"] + 46, box["y"] + 46)
+    page.tab.mouse.down()
+    page.tab.mouse.move(box["x"] + 86, box["y"] + 46)
+    page.until(lambda: any(one["x"] == 1 for one in controls(page, "camera")))
+    page.tab.mouse.up()
+    page.until(lambda: controls(page, "camera")[-1]["x"] == 0)
+
+
+def test_undo_turns_the_camera_back(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    sent(page)
+    choose(page, "x")
+    page.drag((0.5, 0.5), (0.6, 0.5), steps=8)
+    page.tab.keyboard.press("Control+z")
+    page.until(lambda: sum(one["x"] for one in controls(page, "carry")) == pytest.approx(0, abs=1e-9))
+    page.tab.keyboard.press("Control+y")
+    page.until(lambda: sum(one["x"] for one in controls(page, "carry")) == pytest.approx(-0.1, abs=0.01))
+
+
+# ---- a phone
+
+
+def test_everything_is_within_a_thumbs_reach_on_a_phone(visit: Open, stand_in: str) -> None:
+    page = phone(visit, stand_in)
+    boxes = page.state(
+        "[...document.querySelectorAll('#bar button, #tabs button')].map((one) => one.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) == 18
+    for box in boxes:
+        assert box["top"] >= 740 * 0.45
+        assert box["bottom"] <= 740
+        assert box["left"] >= 0
+        assert box["right"] <= 360
+        assert box["width"] >= 44
+        assert box["height"] >= 36
+    for tab in ("looks", "points", "lens", "motion", "share", "pictures"):
+        page.tab.tap(f"#tabs [data-tab={tab}]")
+        shown = page.state(
+            "[...document.querySelectorAll('#panel fieldset')].filter((one) => one.checkVisibility())"
+            ".map((one) => [one.dataset.card, one.getBoundingClientRect().top])"
+        )
+        assert [name for name, _ in shown] == [tab]
+        assert shown[0][1] < 740 - 100
+        page.shoot(f"phone-{tab}")
+    assert page.state("document.documentElement.scrollWidth") <= 360
+
+
+def test_help_lists_gestures(visit: Open, stand_in: str) -> None:
+    page = phone(visit, stand_in)
+    page.tab.tap("#open-help")
+    text = page.tab.locator("#help").inner_text()
+    for gesture in ("two fingers", "one finger, then another", "tap, click", "drag"):
+        assert gesture in text
+    page.shoot("phone-help")
