@@ -58,7 +58,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def stand_in() -> Iterator[str]:
     """Address of a server whose model is the first frame, moved along the tracks."""
-    with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01) as made:
+    with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01, codec="jpeg") as made:
         yield f"http://localhost:{made.port}/"
 
 
@@ -66,7 +66,9 @@ def stand_in() -> Iterator[str]:
 def demo() -> Iterator[str]:
     """Address of a real `ms-serve demo`."""
     command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", "demo", "--port", "0"]
-    process = subprocess.Popen([*command, "--max-sessions", "8", "--min-fps", "0.1"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--max-sessions", "8", "--min-fps", "0.1", "--codec", "jpeg"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -78,7 +80,7 @@ def demo() -> Iterator[str]:
 class Visit:
     """A tab on a server and everything that came through its WebSocket.
 
-    `greeted`: wait until the page has its session and a picture; `expected`: part of console errors that are meant to be.
+    `greeted`: wait until the page has its session and a picture; `expected`: part of an error that is meant to be.
     """
 
     def __init__(self, context: BrowserContext, address: str, greeted: bool = True, expected: str = "") -> None:

@@ -51,10 +51,10 @@ class Running:
 
 @contextmanager
 def running(
-    make: OpenStream = MovingPicture, *, wait: bool = True, rest: bool = False, **settings: Any
+    make: OpenStream = MovingPicture, *, wait: bool = True, rest: bool = False, port: int = 0, **settings: Any
 ) -> Iterator[Running]:
-    """Serve with the given settings on a free port; frames come all the time unless it may `rest`."""
-    config = ServeConfig(port=0, rest=rest, **settings)
+    """Serve on a free port unless one is given; frames come all the time unless it may `rest`."""
+    config = ServeConfig(port=port, rest=rest, **settings)
     listening = threading.Event()
     ports: list[int] = []
     streams: list[Any] = []

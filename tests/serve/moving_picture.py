@@ -20,7 +20,7 @@ from ms_infer.tracks.player import TrackPlayer
 
 
 class MovingPicture:
-    """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` the chunk that fails, `words` what it reads."""
+    """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` one that fails, `words` what it reads."""
 
     engine = "moving picture"
 

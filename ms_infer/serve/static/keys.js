@@ -37,13 +37,16 @@ const held = new Set();
 /** @type {(Place & { number: number }) | null} the drag of the cross */
 let dragging = null;
 
+/** @type {Element | null} what was clicked last: it has the focus, but nobody means it with the next key */
+let clicked = null;
+
 /** Whether a key is meant for what has the focus. @param {KeyboardEvent} event */
-function isMeantElsewhere(event) {
-  const target = /** @type {HTMLElement} */ (event.target);
-  if (target.matches("dialog *, input:not([type=checkbox]):not([type=range])")) return true;
-  if (target.matches("input") && (event.key.startsWith("Arrow") || event.key === " ")) return target.matches(":focus-visible");
-  // what was clicked keeps the focus, but Space pauses all the same; who came there by Tab presses it
-  return target.matches("button, summary") && [" ", "Enter"].includes(event.key) && target.matches(":focus-visible");
+function isMeantElsewhere({ target, key }) {
+  const focused = /** @type {HTMLElement} */ (target);
+  if (focused.matches("dialog *, input:not([type=checkbox]):not([type=range])")) return true;
+  if (focused === clicked) return false;
+  if (focused.matches("input")) return key.startsWith("Arrow") || key === " ";
+  return focused.matches("button, summary") && [" ", "Enter"].includes(key);
 }
 
 /** @param {KeyboardEvent} event */
@@ -93,6 +96,8 @@ function liftCross() {
 
 export function wireKeys() {
   Object.assign(document, { onkeydown: onKeyDown, onkeyup: onKeyUp });
+  document.addEventListener("click", ({ detail }) => (clicked = detail ? document.activeElement : null)); // 0: by a key
+  document.addEventListener("focusin", () => (clicked = null));
   window.onblur = () => {
     liftCross();
     restStick();

@@ -17,6 +17,7 @@ import { offer, say } from "./words.js";
 
 const AGAIN_MS = 3000; // a server that is full or loading is asked again after this time
 const JUMP_MS = 3000;
+const RESTART = 1012; // the code with which a server that is stopped closes its connections
 /** @type {number | undefined} */
 let again;
 
@@ -101,9 +102,10 @@ function startAgain() {
   reconnect();
 }
 
-/** The connection is gone. What a goodbye said stays. @param {boolean} greeted whether there ever was one */
-export async function onLost(greeted) {
-  if (state.ended || ["closing"].includes(document.body.dataset.state ?? "")) return;
+/** The connection is gone. What a goodbye said stays. @param {boolean} greeted whether there ever was one @param {number} code */
+export async function onLost(greeted, code) {
+  if (state.ended || document.body.dataset.state === "closing") return;
+  if (code === RESTART) return setLost("closing");
   if (greeted) return setLost("lost");
   await diagnose();
 }
@@ -112,15 +114,15 @@ export async function onLost(greeted) {
 async function diagnose() {
   try {
     const answer = await fetch(address("api/sessions"));
-    if (answer.ok) return setLost("lost");
-    const { error } = await answer.json();
+    if (answer.ok && answer.headers.get("content-type")?.includes("json")) return setLost("lost");
+    const { error } = await answer.json().catch(() => ({}));
+    if (!error) return setLost("proxy", { code: `HTTP ${answer.status}` });
     if (answer.status !== 403) return setLost("lost");
     state.ended = true;
     if (/token/.test(error)) setLost(token ? "token-wrong" : "token-missing");
     else setLost("refused", { text: error });
-  } catch (error) {
-    if (error instanceof SyntaxError) setLost("proxy", { code: "no JSON" });
-    else setLost("lost");
+  } catch {
+    setLost("lost");
   }
 }
 

@@ -20,7 +20,7 @@ const codecs = ["jpeg", "webp"];
 if ("VideoDecoder" in window)
   VideoDecoder.isConfigSupported({ codec: "avc1.42e01f" }).then(({ supported }) => supported && codecs.push("h264"));
 let received = 0; // messages on this connection
-/** @type {(greeted: boolean) => void} */
+/** @type {(greeted: boolean, code: number) => void} */
 let onLost = () => {};
 /** @type {{ session?: string, key?: string }} */
 let mine = JSON.parse((!inner && sessionStorage.getItem("session")) || "{}");
@@ -32,7 +32,7 @@ export function onType(type, handler) {
   handlers[type] = handler;
 }
 
-/** Connect for ever. @param {(greeted: boolean) => void} handler what happens when the connection is gone, or did not come about */
+/** Connect for ever. @param {(greeted: boolean, code: number) => void} handler what happens when the connection is gone, or did not come about */
 export function connect(handler) {
   onLost = handler;
   open();
@@ -48,9 +48,9 @@ function open() {
     join();
   };
   socket.onmessage = receive;
-  socket.onclose = () => {
+  socket.onclose = ({ code }) => {
     if (state.socket !== socket) return;
-    onLost(greeted);
+    onLost(greeted, code);
     if (!state.ended) setTimeout(() => state.socket === socket && !state.ended && open(), (state.retry = Math.min(state.retry * 1.6, 5000)));
   };
   state.socket = socket;

@@ -1,0 +1,336 @@
+"""Every state of the page, reached as a person reaches it, with the words of docs/reference/page.md."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ms_infer.serve.protocol import Type
+from ms_infer.serve.settings import Limits
+from tests.browser.conftest import Visit
+from tests.serve.live import running
+from tests.serve.moving_picture import MovingPicture
+
+Open = Callable[..., Visit]
+SOCKET = "WebSocket connection|Failed to load resource"
+LISTED = Path(__file__).parents[2] / "docs" / "reference" / "page.md"
+
+
+def listed() -> dict[str, str]:
+    """Words of every state and saying in the documentation."""
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \|", LISTED.read_text(), re.M)
+    return dict(rows)
+
+
+def in_page() -> dict[str, str]:
+    """Words of every state and saying in the page."""
+    text = (files("ms_infer.serve") / "static" / "words.js").read_text()
+    return dict(re.findall(r'^  "?([a-z-]+)"?: "(.+)",$', text, re.M))
+
+
+def says(page: Visit, name: str, **parts: object) -> None:
+    """The page is in a state and shows its words."""
+    page.is_told(name)
+    words = in_page()[name].format(**parts)
+    page.until(lambda: page.words().startswith(words), 10)
+    page.shoot(f"state-{name}")
+
+
+def start(page: Visit) -> None:
+    page.tab.keyboard.press("Enter")
+    page.until(lambda: page.state("page.mode") == "running" and page.frames)
+
+
+def receive(page: Visit, kind: Type, *contents: str) -> str:
+    """Let the page take messages as if the server had sent them, and none of the server's after them; its state then."""
+    return str(
+        page.state(
+            f"(() => {{ const take = page.socket.onmessage, bytes = (text) => new TextEncoder().encode(text);"
+            f" page.socket.onmessage = null;"
+            f" for (const text of {list(contents)}) take({{ data: Uint8Array.of({int(kind)}, ...bytes(text)).buffer }});"
+            f" return document.body.dataset.state; }})()"
+        )
+    )
+
+
+def enabled(page: Visit) -> set[str]:
+    """Controls that can be pressed, of those for the stream."""
+    return set(
+        page.state(
+            "[...document.querySelectorAll('#bar button, #panel input, #panel button')].filter((one) => !one.disabled"
+            " && one.id).map((one) => one.id)"
+        )
+    )
+
+
+def test_every_state_is_listed_with_its_words() -> None:
+    assert listed() == in_page()
+
+
+def test_loading(visit: Open) -> None:
+    go = threading.Event()
+
+    def opened() -> MovingPicture:
+        go.wait(60)
+        return MovingPicture(size=128)
+
+    with running(opened, wait=False) as made:
+        page = visit(f"http://localhost:{made.port}/", greeted=False)
+        says(page, "loading")
+        assert enabled(page) == set()  # nothing can work yet
+        go.set()
+        says(page, "ready")  # by itself
+
+
+def test_ready_running_paused_and_stopped(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    says(page, "ready")
+    assert not {"pause", "record", "undo", "redo", "clear", "save", "fork"} & enabled(page)
+    assert {"play", "picture", "text"} <= enabled(page)
+    start(page)
+    says(page, "running")
+    assert {"pause", "record", "clear"} <= enabled(page)
+    page.until(lambda: "ms" in page.tab.locator("#chunk").inner_text())
+    page.tab.keyboard.press(" ")
+    says(page, "paused")
+    assert page.tab.locator("#badge").inner_text() == "Paused"
+    page.until(lambda: page.tab.locator("#p95").inner_text() == "–")  # no stale numbers
+    page.tab.keyboard.press("Enter")
+    says(page, "stopped")
+    assert "pause" not in enabled(page)
+
+
+def test_recording_goes_on_when_space_pauses_whatever_was_clicked(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    page.tab.click("#record")
+    says(page, "recording")
+    page.until(lambda: re.fullmatch(r"0:0[1-9]", page.tab.locator("#taping").inner_text().strip()))
+    page.tab.keyboard.press(" ")
+    page.until(lambda: page.state("page.mode") == "paused")
+    assert page.tab.locator("#record").get_attribute("aria-pressed") == "true"
+    page.tab.keyboard.press(" ")
+    says(page, "recording")
+    with page.tab.expect_download() as download:
+        page.tab.click("#record")
+    assert download.value.path().read_bytes()[4:8] == b"ftyp"
+    page.is_told("running")
+
+
+def test_space_presses_what_was_reached_by_tab(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    page.tab.focus("[data-tool=path]")
+    page.tab.keyboard.press("Tab")
+    page.tab.keyboard.press("Shift+Tab")
+    page.tab.keyboard.press(" ")
+    assert page.state("page.tool") == "path"
+    assert page.state("page.mode") == "running"
+
+
+def test_slow_link(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    told = [f'{{"state":"running","fps":5,"dropped":{1000 + 20 * lost}}}' for lost in range(4)]
+    assert receive(page, Type.STATS, *told) == "slow"
+    says(page, "slow")
+
+
+def test_lost_and_back(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    session = page.state("page.hello.session")
+    page.state("page.socket.close()")
+    says(page, "lost")
+    assert enabled(page) == set()
+    assert page.has_said("back") == in_page()["back"]
+    count = len(page.frames)
+    page.until(lambda: len(page.frames) > count)
+    assert page.state("page.hello.session") == session
+    page.is_told("running")
+
+
+def test_replaced_by_another_tab_and_taken_back(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    known = page.state("sessionStorage.getItem('session')")
+    other = page.tab.context.new_page()
+    other.add_init_script(f"sessionStorage.setItem('session', '{known}')")
+    other.goto(stand_in)
+    says(page, "replaced")
+    page.tab.wait_for_timeout(2500)
+    assert page.words() == in_page()["replaced"]  # nothing writes over it
+    page.tab.click("#ways >> text=Use it here")
+    page.is_told("running")
+    other.close()
+
+
+@pytest.mark.parametrize(("query", "name"), [("", "token-missing"), ("?token=guessed", "token-wrong")])
+def test_token_is_missing_or_wrong(visit: Open, query: str, name: str) -> None:
+    with running(lambda: MovingPicture(size=128), token="correct horse battery") as made:
+        page = visit(f"http://localhost:{made.port}/{query}", greeted=False, expected=SOCKET)
+        says(page, name)
+        page.tab.wait_for_timeout(1500)
+        assert page.words() == in_page()[name]
+
+
+def test_full_server_lets_watch_or_wait(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), max_sessions=1, limits=Limits(resume_seconds=1)) as made:
+        address = f"http://localhost:{made.port}/"
+        owner = visit(address)
+        start(owner)
+        watcher, waiter = visit(address, greeted=False), visit(address, greeted=False)
+        says(watcher, "full", line="")
+        says(waiter, "full", line="")
+        watcher.tab.click("#ways >> text=Watch")
+        watcher.until(lambda: watcher.state("!!page.frame"))
+        says(watcher, "watching")
+        assert enabled(watcher) == {"link"}
+        owner.tab.close()
+        waiter.is_told("ready", 30)  # somebody left
+
+
+def test_idle_end_stays_until_it_is_begun_again(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), limits=Limits(idle_seconds=1.5)) as made:
+        page = visit(f"http://localhost:{made.port}/")
+        says(page, "idle")
+        page.tab.wait_for_timeout(2500)
+        assert page.words() == in_page()["idle"]
+        page.tab.click("#ways >> text=Start again")
+        page.is_told("ready", 20)
+
+
+def test_restarted_server_gets_the_users_own_picture_again(visit: Open, tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(path)
+    with running(lambda: MovingPicture(size=128)) as made:
+        page = visit(f"http://localhost:{made.port}/", expected=SOCKET)
+        page.tab.set_input_files("#picture", str(path))
+        page.until(lambda: page.frames and page.state("!!page.own"))
+        port = made.port
+    says(page, "closing")
+    with running(lambda: MovingPicture(size=128), port=port):
+        assert page.has_said("restarted") == in_page()["restarted"]
+        count = len(page.frames)
+        page.until(lambda: len(page.frames) > count)
+        shown = page.pictures(-1, None)[0].astype(int)  # type: ignore[arg-type]
+        assert np.abs(shown - (200, 30, 30)).max() < 15  # and not the balloon
+        page.shoot("state-restarted")
+
+
+def posts(page: Visit) -> list[str]:
+    """Addresses that something is sent to, from now on."""
+    sent: list[str] = []
+    page.tab.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    return sent
+
+
+def choose(page: Visit, name: str, data: bytes, kind: str = "picture") -> None:
+    page.tab.set_input_files(f"#{kind}", {"name": name, "mimeType": "application/octet-stream", "buffer": data})
+
+
+def test_upload_that_is_too_big_is_not_sent(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    sent = posts(page)
+    choose(page, "large.png", b"\x89PNG\r\n\x1a\n" + bytes(17 * 2**20))
+    assert page.has_said("too-big") == in_page()["too-big"].format(name="large.png", size=17.1, limit=16)
+    page.shoot("state-too-big")
+    assert sent == []
+
+
+@pytest.mark.parametrize(("kind", "name"), [("picture", "no-picture"), ("video", "no-video")])
+def test_file_that_is_none_is_not_sent(visit: Open, stand_in: str, kind: str, name: str) -> None:
+    page = visit(stand_in)
+    sent = posts(page)
+    choose(page, "notes.txt", b"these are notes, nothing to see", kind)
+    assert page.has_said(name) == in_page()[name].format(name="notes.txt")
+    page.shoot(f"state-{name}")
+    assert sent == []
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+
+
+def test_proxy_that_answers_in_html(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in, expected=SOCKET)
+    page.tab.route("**/image", lambda route: route.fulfill(status=413, content_type="text/html", body="<h1>413</h1>"))
+    choose(page, "a.png", PNG)
+    assert page.has_said("answer") == in_page()["answer"].format(code=413, name="a.png")
+    page.shoot("state-answer")
+
+
+def test_upload_whose_connection_breaks(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in, expected=SOCKET)
+    page.tab.route("**/image", lambda route: route.abort())
+    choose(page, "a.png", PNG)
+    assert page.has_said("failed") == in_page()["failed"].format(name="a.png")
+    page.shoot("state-failed")
+
+
+class _Proxy(http.server.SimpleHTTPRequestHandler):
+    """The page's files, and HTML for all else, as a proxy answers whose server is gone."""
+
+    def do_GET(self) -> None:
+        if self.path.split("?")[0].endswith(("/", ".js", ".css")):
+            super().do_GET()
+            return
+        self.send_response(502)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<h1>502 Bad Gateway</h1>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def proxy() -> Iterator[str]:
+    handler = functools.partial(_Proxy, directory=str(files("ms_infer.serve") / "static"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def test_proxy_without_a_server_behind_it(visit: Open) -> None:
+    with proxy() as address:
+        page = visit(address, greeted=False, expected=SOCKET)
+        says(page, "proxy", code="HTTP 502")
+
+
+def test_jump_of_the_clock(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    start(page)
+    session = page.state("page.hello.session")
+    page.state("(() => { const now = Date.now; Date.now = () => now() + 3600e3; })()")
+    assert page.has_said("clock") == in_page()["clock"]
+    page.shoot("state-clock")
+    count = len(page.frames)
+    page.until(lambda: len(page.frames) > count)
+    assert page.state("page.hello.session") == session
+
+
+def test_message_that_a_goodbye_is_followed_by_does_not_overwrite_it(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    receive(page, Type.BYE, '{"reason":"rate","text":"too many messages"}')
+    says(page, "ended", text="too many messages")
+    page.state("page.socket.close()")
+    page.tab.wait_for_timeout(1500)
+    assert page.words() == in_page()["ended"].format(text="too many messages")
+
+
+def test_answer_that_refuses_is_shown(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    receive(page, Type.ERROR, '{"code":"refused","reason":"nothing","text":"there is nothing to watch"}')
+    says(page, "refused", text="there is nothing to watch")
