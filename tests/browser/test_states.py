@@ -53,12 +53,13 @@ def start(page: Visit) -> None:
 
 
 def receive(page: Visit, kind: Type, *contents: str) -> str:
-    """Let the page take messages as if the server had sent them, and none of the server's after them; its state then."""
+    """Let the page take messages as if the server had sent them, and none after them; its state then."""
     return str(
         page.state(
             f"(() => {{ const take = page.socket.onmessage, bytes = (text) => new TextEncoder().encode(text);"
             f" page.socket.onmessage = null;"
-            f" for (const text of {list(contents)}) take({{ data: Uint8Array.of({int(kind)}, ...bytes(text)).buffer }});"
+            f" for (const text of {list(contents)})"
+            f" take({{ data: Uint8Array.of({int(kind)}, ...bytes(text)).buffer }});"
             f" return document.body.dataset.state; }})()"
         )
     )
