@@ -239,7 +239,7 @@ def test_pointer_keeps_a_bounded_history() -> None:
     pointer = Pointer((0.0, 0.0), 0.0)
     for i in range(10_000):
         pointer.move((i / 10_000, 0.5), float(i))
-    assert len(pointer._times) <= 512
+    assert len(pointer.times) <= 512
     assert not pointer.done
     pointer.release()
     for i in range(40):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.hand.movers import Array
+from ms_infer.hand.movers import Array, Path, Pointer
 
 ID_RANGE, ID_STRIDE = 100_000, 7919  # ids jump about the range that models are trained with
 
@@ -24,12 +25,22 @@ class Kind(IntEnum):
     PATH = 3
 
 
+@dataclass
+class Hold:
+    """Points that a mover takes along."""
+
+    mover: Pointer | Path
+    ids: IntArray
+    pointer: int | None
+    """Number of the pointer that is down; None once it is up, and for paths."""
+
+
 class Dots:
     """N points, at most `capacity`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._next = 0
+        self.next = 0
         self.clear()
 
     def clear(self) -> None:
@@ -68,8 +79,8 @@ class Dots:
         used = set(self.ids.tolist())
         fresh: list[int] = []
         while len(fresh) < count:
-            one = self._next * ID_STRIDE % ID_RANGE
-            self._next += 1
+            one = self.next * ID_STRIDE % ID_RANGE
+            self.next += 1
             if one not in used:
                 fresh.append(one)
         return np.array(fresh, np.int64)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ms_infer.errors import ConfigError
+from ms_infer.hand import saved
 from ms_infer.hand.checks import moment_of, position, positions, reach_of
-from ms_infer.hand.dots import BoolArray, Dots, IntArray, Kind, grid_cells, squared
+from ms_infer.hand.dots import BoolArray, Dots, Hold, IntArray, Kind, grid_cells, squared
 from ms_infer.hand.grab import taken
 from ms_infer.hand.movers import SPRING, Array, Field, Path, Pointer, Stick
 from ms_infer.tracks import Tracks
@@ -25,16 +27,6 @@ FULL = 0.12, 0.12, 0.22, 0.25  # what the stick moves in a second: pictures, pic
 SPARE = 32  # points that the grid leaves for what is grabbed, painted and held
 MAX_POINTERS, MAX_PATHS = 16, 64  # that move at the same time
 MAX_POINTS = 10_000
-
-
-@dataclass
-class _Hold:
-    """Points that a mover takes along."""
-
-    mover: Pointer | Path
-    ids: IntArray
-    pointer: int | None
-    """Number of the pointer that is down; None once it is up, and for paths."""
 
 
 class Hand:
@@ -92,7 +84,7 @@ class Hand:
     def reset(self) -> None:
         """Only the grid, at rest; the stick stays where it is."""
         with self._lock:
-            self._holds: list[_Hold] = []
+            self._holds: list[Hold] = []
             self._playing: tuple[Tracks, IntArray] | None = None
             self._played = 0
             self._stick_before = Stick()
@@ -270,6 +262,20 @@ class Hand:
             self.kinds = self._dots.kind.copy()
             return Tracks(points, visible, self._dots.ids, fps=self.fps)
 
+    # ---- its state
+
+    def state(self, now: float | None = None) -> dict[str, NDArray[Any]]:
+        """Everything that later tracks depend on, as arrays; times are kept relative to `now`."""
+        moment = moment_of(now)
+        with self._lock:
+            return saved.save(self, moment)
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], now: float | None = None) -> None:
+        """Go on where `state` stood, at `now`; ConfigError for what no hand of this capacity saved changes nothing."""
+        moment = moment_of(now)
+        with self._lock:
+            saved.load(self, arrays, moment)
+
     # ---- helpers
 
     def _set_stick(self, frames: int) -> None:
@@ -357,7 +363,7 @@ class Hand:
         """Let a mover take the points `along` `[N]`."""
         self._dots.kind[along], self._dots.free[along] = kind, False
         if along.any():
-            self._holds.append(_Hold(mover, self._dots.ids[along], pointer))
+            self._holds.append(Hold(mover, self._dots.ids[along], pointer))
         return int(along.sum())
 
     def _let_go(self) -> None:

@@ -39,76 +39,76 @@ class Pointer:
     """A drag. Its history between two chunks is replayed on the RGB frames of the next one."""
 
     def __init__(self, point: Point, at: float) -> None:
-        self._times, self._points = [at], [point]
-        self._applied = point
-        self._up, self._fresh = False, True
+        self.times, self.points = [at], [point]
+        self.applied = point
+        self.up, self.fresh = False, True
 
     def move(self, point: Point, at: float) -> None:
         """It is at `point` from `at` seconds on, or from its newest time on where that is later."""
-        self._times.append(max(at, self._times[-1]))
-        self._points.append(point)
-        if len(self._times) > MAX_SAMPLES:
-            del self._times[1], self._points[1]
+        self.times.append(max(at, self.times[-1]))
+        self.points.append(point)
+        if len(self.times) > MAX_SAMPLES:
+            del self.times[1], self.points[1]
 
     def release(self) -> None:
-        self._up = True
+        self.up = True
 
     def steps(self, last: float, now: float, frames: int) -> list[Point]:
         """Movement of each RGB frame: the history of [last, now] seconds, at most MAX_STEP a frame.
 
         The first RGB frame of all shows the point that was grabbed: a new point's anchor is where it begins.
         """
-        begin = max(last, self._times[0])
+        begin = max(last, self.times[0])
         steps = []
         for frame in range(frames):
-            part = frame / max(frames - 1, 1) if self._fresh else (frame + 1) / frames
-            steps.append(self._step(between(begin + (now - begin) * part, self._times, self._points)))
-        self._fresh = False
+            part = frame / max(frames - 1, 1) if self.fresh else (frame + 1) / frames
+            steps.append(self._step(between(begin + (now - begin) * part, self.times, self.points)))
+        self.fresh = False
         self._forget(now)
         return steps
 
     def _step(self, wanted: Point) -> Point:
-        x, y = wanted[0] - self._applied[0], wanted[1] - self._applied[1]
+        x, y = wanted[0] - self.applied[0], wanted[1] - self.applied[1]
         length = math.sqrt(x * x + y * y)
         if length > MAX_STEP:
             scale = MAX_STEP / length
             x, y = x * scale, y * scale
-        self._applied = self._applied[0] + x, self._applied[1] + y
+        self.applied = self.applied[0] + x, self.applied[1] + y
         return x, y
 
     def _forget(self, now: float) -> None:
         """Keep the last position at or before `now`, and what is later."""
-        while len(self._times) > 1 and self._times[1] <= now:
-            del self._times[0], self._points[0]
+        while len(self.times) > 1 and self.times[1] <= now:
+            del self.times[0], self.points[0]
 
     @property
     def done(self) -> bool:
         """Whether it was released and has arrived."""
-        x, y = self._points[-1][0] - self._applied[0], self._points[-1][1] - self._applied[1]
-        return self._up and x * x + y * y < ARRIVED * ARRIVED
+        x, y = self.points[-1][0] - self.applied[0], self.points[-1][1] - self.applied[1]
+        return self.up and x * x + y * y < ARRIVED * ARRIVED
 
 
 class Path:
     """A polyline, followed at constant speed over `seconds` of video."""
 
     def __init__(self, points: Sequence[Point], seconds: float) -> None:
-        self._corners = list(points)
-        self._along = [0.0]
-        for (x, y), (to_x, to_y) in zip(self._corners, self._corners[1:], strict=False):
-            self._along.append(self._along[-1] + math.sqrt((to_x - x) * (to_x - x) + (to_y - y) * (to_y - y)))
-        self._seconds, self._played = seconds, 0
-        self._applied = self._corners[0]
-        self.done = self._along[-1] == 0
+        self.corners = list(points)
+        self.along = [0.0]
+        for (x, y), (to_x, to_y) in zip(self.corners, self.corners[1:], strict=False):
+            self.along.append(self.along[-1] + math.sqrt((to_x - x) * (to_x - x) + (to_y - y) * (to_y - y)))
+        self.seconds, self.played = seconds, 0
+        self.applied = self.corners[0]
+        self.done = self.along[-1] == 0
 
     def steps(self, frames: int, fps: float) -> list[Point]:
         """Movement of each RGB frame; the first one of all shows the path's start."""
         steps = []
         for _ in range(frames):
-            part = min(self._played / fps / self._seconds, 1.0)
-            point = between(part * self._along[-1], self._along, self._corners)
-            steps.append((point[0] - self._applied[0], point[1] - self._applied[1]))
-            self._applied = point
-            self._played += 1
+            part = min(self.played / fps / self.seconds, 1.0)
+            point = between(part * self.along[-1], self.along, self.corners)
+            steps.append((point[0] - self.applied[0], point[1] - self.applied[1]))
+            self.applied = point
+            self.played += 1
             self.done = self.done or part == 1
         return steps
 
@@ -156,21 +156,21 @@ class Field:
     """Movement that pushes points, such as a webcam's, gathered between two chunks."""
 
     def __init__(self) -> None:
-        self._sum: Array | None = None
+        self.sum: Array | None = None
 
     def add(self, movement: Array) -> None:
         """Add movement `[rows, cols, 2]` in shares of the picture."""
-        if self._sum is None or self._sum.shape != movement.shape:
-            self._sum = np.zeros(movement.shape)
-        self._sum = self._sum + movement
+        if self.sum is None or self.sum.shape != movement.shape:
+            self.sum = np.zeros(movement.shape)
+        self.sum = self.sum + movement
 
     def take(self, points: Array) -> Array:
         """Movement `[N, 2]` at points `[N, 2]` since the last call."""
-        if self._sum is None:
+        if self.sum is None:
             return np.zeros_like(points)
-        rows, cols = self._sum.shape[:2]
+        rows, cols = self.sum.shape[:2]
         row = np.clip((points[:, 1] * rows).astype(np.int64), 0, rows - 1)
         col = np.clip((points[:, 0] * cols).astype(np.int64), 0, cols - 1)
-        movement = self._sum[row, col]
-        self._sum = None
+        movement = self.sum[row, col]
+        self.sum = None
         return np.asarray(movement)
