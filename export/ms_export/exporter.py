@@ -22,7 +22,7 @@ from ms_export.weights import WEIGHTS, WeightTable, named_tensors, release_pages
 from ms_infer._version import __version__
 from ms_infer.bundle.digests import cached_digest
 from ms_infer.bundle.manifest import MANIFEST, EngineSpec, Manifest, load_manifest
-from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, resolve_writes, stage_specs
+from ms_infer.bundle.stages import GRAPH_DTYPES, StageSpec, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.complete import resized
 from ms_infer.errors import BundleError, MissingExtraError
@@ -82,7 +82,7 @@ class Exporter:
 
     def __post_init__(self) -> None:
         self.config = self.student.config
-        self.writes = resolve_writes(self.config, self.options.writes)
+        self.writes = self.options.resolved_writes(self.config)
         self.specs = {d: stage_specs(self.config, dtype=d, writes=self.writes) for d in self.options.graph_dtypes()}
         self.origin = origin_of(self.student, self.options)
         self.store = Store(self.folder, self.key, self.origin)

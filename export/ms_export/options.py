@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ms_infer.bundle.stages import resolve_writes
 from ms_infer.cli.run import parse_size
 from ms_infer.config import ContextConfig, StreamConfig
 from ms_infer.errors import ConfigError
@@ -23,6 +24,10 @@ class ExportOptions:
     context: str | None = None
     writes: str = "auto"
     force: bool = False
+
+    def resolved_writes(self, config: StreamConfig) -> str:
+        """"chunk" or "frame": TensorRT-RTX writes a cache in place once a pass, whatever the context is."""
+        return "chunk" if self.writes == "auto" and "rtx" in self.targets else resolve_writes(config, self.writes)
 
     def graph_dtypes(self) -> tuple[str, ...]:
         """Precisions of the graphs that the targets need, each once."""

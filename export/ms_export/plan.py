@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 from ms_export.options import ExportOptions
 from ms_export.weights import WeightTable
-from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, contiguous_writes, resolve_writes, stage_specs
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import parts_of
 from ms_infer.config import StreamConfig
-from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
+from ms_infer.errors import CheckpointError, MissingExtraError
 
 _EXTRAS = {
     "onnx": ("export", ("onnx", "onnxscript")),
@@ -24,7 +24,7 @@ _EXTRAS = {
 def check_student(student: Student, options: ExportOptions) -> None:
     """Refuse what cannot be exported, before anything is written.
 
-    CheckpointError: a part is missing. ConfigError: the layout of writes. MissingExtraError: a library is missing.
+    CheckpointError: a part is missing. MissingExtraError: a library is missing.
     """
     if student.vae is None:
         raise CheckpointError("the checkpoint has no autoencoder; give one with --vae PATH (a TAEHV or Wan VAE file)")
@@ -34,11 +34,6 @@ def check_student(student: Student, options: ExportOptions) -> None:
                 f"the checkpoint has no {part.replace('_', ' ')}, which {student.config.model.name} needs; export a "
                 "complete one"
             )
-    if resolve_writes(student.config, options.writes) == "chunk" and not contiguous_writes(student.config):
-        raise ConfigError(
-            "--writes chunk needs every chunk in one run of cache slots; choose a context whose sink and window are "
-            "multiples of the chunk, or --writes frame"
-        )
     check_extras(options)
 
 
@@ -66,4 +61,4 @@ def cache_bytes(spec: StageSpec) -> int:
 
 def planned(config: StreamConfig, options: ExportOptions) -> dict[str, dict[str, StageSpec]]:
     """Graph precision -> stages."""
-    return {d: stage_specs(config, dtype=d, writes=options.writes) for d in options.graph_dtypes()}
+    return {d: stage_specs(config, dtype=d, writes=options.resolved_writes(config)) for d in options.graph_dtypes()}

@@ -8,7 +8,7 @@ from ms_export.options import ExportOptions, configured
 from ms_export.plan import cache_bytes, estimate_bytes, planned
 from ms_export.weights import WeightTable
 from ms_infer.bundle.manifest import Manifest, derived_sizes
-from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, resolve_writes
+from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec
 from ms_infer.checkpoint import Student
 
 SHOWN = 6
@@ -28,7 +28,7 @@ def describe_plan(student: Student, options: ExportOptions) -> dict[str, Any]:
         "missing": [p for p in ("vae", "track_head", "text_encoder") if p in student.missing],
         "size": [config.height, config.width],
         "context": vars(config.context),
-        "writes": resolve_writes(config, options.writes),
+        "writes": options.resolved_writes(config),
         "sizes": derived_sizes(config),
         "parameters": sum(region.nbytes for region in table.regions.values()) // 4,
         "targets": list(options.targets),

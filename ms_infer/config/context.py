@@ -139,20 +139,27 @@ class ContextConfig:
         return Placement(
             start=start,
             frames=frames,
-            slots=tuple(self._slot(frame - sink_start) for frame in written),
+            slots=tuple(self.slot(frame, sink_start=sink_start) for frame in written),
             valid_frames=min(end - sink_start, self.cache_frames),
             sink_position=sink_start + shift,
         )
 
-    def kept_slots(self, made: int, sink_start: int) -> tuple[list[int], list[int]]:
+    def slot(self, frame: int, *, sink_start: int = 0, ring_start: int | None = None) -> int:
+        """Cache slot of a latent frame: the sink, then the ring.
+
+        `ring_start` is a latent frame in the ring's first slot; None for the one after the sink.
+        """
+        sink_end = sink_start + self.sink_frames
+        if frame < sink_end:
+            return frame - sink_start
+        first = sink_end if ring_start is None else ring_start
+        return self.sink_frames + (frame - first) % self.ring_frames
+
+    def kept_slots(
+        self, made: int, sink_start: int, ring_start: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """Slots of the sink and of the window that the chunk after `made` latent frames reads and does not write."""
         sink_end = min(made, sink_start + self.sink_frames)
-        window = range(max(sink_end, made - self.window_frames), made)
-        slots = [self._slot(frame - sink_start) for frame in window]
-        return [self._slot(frame) for frame in range(sink_end - sink_start)], slots
-
-    def _slot(self, frame: int) -> int:
-        """Cache slot of the `frame`-th latent frame from the sink's start: the sink, then the ring."""
-        if frame < self.sink_frames:
-            return frame
-        return self.sink_frames + (frame - self.sink_frames) % self.ring_frames
+        frames = range(sink_start, sink_end), range(max(sink_end, made - self.window_frames), made)
+        sink, window = ([self.slot(f, sink_start=sink_start, ring_start=ring_start) for f in run] for run in frames)
+        return sink, window

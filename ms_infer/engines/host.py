@@ -20,6 +20,7 @@ from ms_infer.engines.runner import (
     PassInputs,
     followers,
     named,
+    rolling_caches,
     window_of,
 )
 
@@ -131,6 +132,12 @@ class HostRunner(ChunkRunner):
 
     def prepare(self) -> None:
         self._times.start()
+
+    def move_rows(self, target: int, source: int, rows: int) -> None:
+        for spec in rolling_caches(self.specs):
+            cache = self._stages.read_cache(spec.name)
+            cache[:, :, target : target + rows] = cache[:, :, source : source + rows]
+            self._stages.write_cache(spec.name, cache)
 
     def start(self, opening: bool, *, tracked: bool) -> None:
         self._opening, self._tracked = opening, tracked

@@ -72,6 +72,10 @@ class ChunkRunner(ABC):
         """Get ready for the host to fill the inputs of a chunk; what a failed one left under way is waited for."""
 
     @abstractmethod
+    def move_rows(self, target: int, source: int, rows: int) -> None:
+        """Copy rows (tokens) of all keys and values to lower ones, before the host fills a chunk: the window moves."""
+
+    @abstractmethod
     def start(self, opening: bool, *, tracked: bool) -> None:
         """Run a chunk, or set it going: roll, points and track latents (`tracked`), all denoising passes."""
 
@@ -147,6 +151,11 @@ def window_of(specs: Mapping[str, StageSpec], stage: str, tensor: TensorSpec) ->
     if stage == "denoise" or tensor.role != "device" or tensor.name not in _WINDOWS:
         return None
     return named(specs["denoise"], _WINDOWS[tensor.name])
+
+
+def rolling_caches(specs: Mapping[str, StageSpec]) -> list[TensorSpec]:
+    """The caches that hold sink and ring: rotated keys, and values."""
+    return [tensor for tensor in specs["denoise"].inputs if tensor.name.startswith(("k_cache_", "v_cache_"))]
 
 
 def named(spec: StageSpec, name: str) -> TensorSpec:

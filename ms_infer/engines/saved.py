@@ -29,14 +29,14 @@ class Kept:
         return np.concatenate([self.sink, self.window])
 
 
-def kept(config: StreamConfig, made: int, sink_start: int) -> Kept:
-    """The rows of a context whose sink begins at the latent frame `sink_start`."""
+def kept(config: StreamConfig, made: int, sink_start: int, ring_start: int | None = None) -> Kept:
+    """The rows of a context whose sink begins at the latent frame `sink_start`; `ring_start` as in `slot`."""
     context, cells = config.context, config.tokens_per_frame
 
     def rows(slots: list[int]) -> NDArray[np.int64]:
         return (np.array(slots, np.int64)[:, None] * cells + np.arange(cells)).reshape(-1)
 
-    sink, window = context.kept_slots(made, sink_start)
+    sink, window = context.kept_slots(made, sink_start, ring_start)
     return Kept(rows(sink), rows(window), range(max(0, made - context.cache_frames), made))
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.bundle.stages import StageSpec, cache_name, contiguous_writes, relative_sink
-from ms_infer.config import GREY_LATENT_FRAMES, Placement
+from ms_infer.bundle.stages import StageSpec, cache_name, relative_sink
+from ms_infer.config import GREY_LATENT_FRAMES
 from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.engines.ring import Ring
 from ms_infer.engines.runner import ChunkRunner, PassInputs, named, state_specs
 from ms_infer.engines.saved import check_counters, check_packed, host_dtype, kept, packed, unpacked
 from ms_infer.errors import ConfigError
@@ -19,6 +20,9 @@ from ms_infer.numerics.angles import RotationTables, timestep_sinusoids
 from ms_infer.numerics.noise import NoiseAhead
 from ms_infer.numerics.schedule import DenoiseStep, denoise_steps
 from ms_infer.text import embed_prompt, tokenize
+
+RECACHE_ROUNDS = 4
+"""Passes over every chunk of the context when it is encoded again; a model of fewer layers needs no more than it has."""
 
 
 class StagedEngine(Engine):
@@ -33,7 +37,7 @@ class StagedEngine(Engine):
         self.name, self.precision = runner.name, runner.precision
         self.specs: Mapping[str, StageSpec] = runner.specs
         self.steps = denoise_steps(self.config.schedule)
-        self.sink_start = 0
+        self._ring = Ring(self.config.context, in_a_row=manifest.writes == "chunk")
         self._made = 0
         self._image_latents: list[NDArray[np.float32]] = []
         self._embedding = threading.Lock()
@@ -46,6 +50,10 @@ class StagedEngine(Engine):
         self._slots = {slot: self._input(slot) for slot, _ in self.config.model.layout if slot in ("image", "mask")}
         self._fresh = self.config.schedule.renoise == "fresh"
         self._noise = NoiseAhead(self._x.shape[2:], len(self.steps) if self._fresh else 1)
+
+    @property
+    def sink_start(self) -> int:  # type: ignore[override]
+        return self._ring.sink_start
 
     def _input(self, name: str) -> Array:
         return self.runner.array("denoise", name)
@@ -79,8 +87,6 @@ class StagedEngine(Engine):
             pixels[...] = 0.5  # what `points` moves when there is no image
             self.runner.hand_over("encode")
             return
-        if self.config.model.image_input == "prefill":
-            self._check_prefill()
         pixels[0] = image.transpose(2, 0, 1) / np.float32(255)
         self._encode_image("encode")
         if "look" in self.specs:
@@ -105,13 +111,6 @@ class StagedEngine(Engine):
             self._encode_image("encode_grey")
         return latents[place][0]
 
-    def _check_prefill(self) -> None:
-        if self.manifest.writes == "chunk" and not contiguous_writes(self.config, given=1):
-            raise ConfigError(
-                "this bundle writes a whole chunk at one place of the cache, which a stream that begins with an "
-                "image does not fit; export it with --writes frame"
-            )
-
     def given_frames(self) -> int:
         return 1 if self.config.model.image_input == "prefill" and self._image_latents else 0
 
@@ -119,7 +118,7 @@ class StagedEngine(Engine):
         self.runner.prepare()
         self._x[...] = 0
         self._x[:, :1] = latents
-        self._place(0, 1)
+        self._place(0, until=1)
         self._fill_image_slots(0, 1)
         self._fill_clean_pass(0.0)
         self.runner.write_given()
@@ -129,39 +128,36 @@ class StagedEngine(Engine):
         self.runner.prepare()
         self._plan = plan
         placement, tracked = plan.placement, plan.tracks is not None and self.config.model.track_head is not None
-        self._place(placement.start, placement.frames)
+        self._make_room(placement.start)
+        self._place(placement.start, until=placement.start + placement.frames)
         self._fill_image_slots(placement.start, placement.frames)
         if tracked:
             self._fill_points(plan)
         self._fill_passes(plan)
         self.runner.start(plan.opening, tracked=tracked)
 
-    def _place(self, start: int, frames: int) -> None:
-        """Point tables, write indices and the number of valid keys at the latent frames [start, start + frames)."""
-        context, cells = self.config.context, self.config.tokens_per_frame
-        placement = context.place(start, frames, sink_start=self.sink_start)
-        self._tables.move_to(start)
-        self._input("write_index")[...] = np.array(self._write_slots(start, placement)) * cells
-        self._input("n_valid")[0] = placement.valid_frames * cells
-        if self._rolls:
-            self._sink_tables.move_to(placement.sink_position)
-            self._input("sink_index")[0] = min(start - self.sink_start, context.sink_frames) * cells
+    def _make_room(self, start: int) -> None:
+        """Move the window in the caches where the chunk's slots would not be in a row."""
+        move = self._ring.make_room(start)
+        if move is not None:
+            cells = self.config.tokens_per_frame
+            self.runner.move_rows(move.target * cells, move.source * cells, move.slots * cells)
 
-    def _write_slots(self, start: int, placement: Placement) -> list[int]:
-        """Cache slot of the chunk's first latent frame, or of each.
+    def _place(self, start: int, *, until: int) -> None:
+        """Point tables and write indices at the chunk from `start` on, and let it see all before the frame `until`.
 
         A chunk shorter than the graph is filled up with frames of zeros: they land in slots that the next chunks
         write before they become valid.
         """
-        context = self.config.context
-        if placement.frames == context.chunk_frames:
-            slots = placement.slots
-        else:
-            slots = context.place(start, context.chunk_frames, sink_start=self.sink_start).slots
-        if self.manifest.writes == "frame":
-            return list(slots)
-        assert slots[-1] - slots[0] == len(slots) - 1, f"slots {slots} are not in a row: see contiguous_writes"
-        return [slots[0]]
+        context, cells, sink_start = self.config.context, self.config.tokens_per_frame, self.sink_start
+        placement = context.place(until, 0, sink_start=sink_start)
+        self._tables.move_to(start)
+        write_index = self._input("write_index")
+        write_index[...] = np.array(self._ring.slots(start)[: write_index.size]) * cells
+        self._input("n_valid")[0] = placement.valid_frames * cells
+        if self._rolls:
+            self._sink_tables.move_to(placement.sink_position)
+            self._input("sink_index")[0] = min(start - sink_start, context.sink_frames) * cells
 
     def _fill_image_slots(self, start: int, frames: int) -> None:
         """Image latent and mask at the latent frames that carry them, zeros or grey elsewhere."""
@@ -226,31 +222,35 @@ class StagedEngine(Engine):
         return self.runner.stage_ms()
 
     def recache(self, *, replace_sink: bool) -> None:
-        """See `Engine.recache`. Chunk by chunk with the clean pass, oldest first, where the torch engine takes one
-        pass over all: a chunk sees the older ones re-encoded and the newer ones as they were."""
-        context = self.config.context
-        frames = min(context.cache_frames, self._made)
-        start = self._made - frames
-        if replace_sink and start > self.sink_start:
-            self.sink_start = start
+        """See `Engine.recache`. The torch engine takes one pass over the whole context; here a pass takes a chunk.
+
+        Every layer of that one pass depends on the layers below alone. So does one after some passes over all chunks:
+        the keys and values of the first layer are right after the first round, and each round makes one more layer
+        right, whatever was there. What the upper layers lack falls by orders of magnitude with every round.
+        """
+        context, made = self.config.context, self._made
+        start = max(self.sink_start, made - context.cache_frames)
+        if start > self.sink_start and replace_sink:
+            self._ring.reset(start)
         elif start > self.sink_start:  # beside a kept sink only what the ring holds is read again
-            start = max(self.sink_start + context.sink_frames, self._made - context.ring_frames)
-        runs = range(self._made - context.chunk_frames, start - context.chunk_frames, -context.chunk_frames)
-        earliest = start if self.sink_start == start else 0
-        for first in sorted({max(earliest, run) for run in runs}):
-            count = min(context.chunk_frames, self._made - first)
+            start = max(self.sink_start + context.sink_frames, made - context.ring_frames)
+        self._ring.unroll(made)
+        runs = range(made - context.chunk_frames, start - context.chunk_frames, -context.chunk_frames)
+        firsts = sorted({max(start, run) for run in runs})
+        for first in firsts * min(RECACHE_ROUNDS, self.config.model.layers):
             self.runner.prepare()
-            self._place(first, count)
+            self._place(first, until=made)
             self._fill_clean_pass(self.config.schedule.context_timestep)
-            self.runner.write_again(first, count)
+            self.runner.write_again(first, min(context.chunk_frames, made - first))
 
     def reset(self) -> None:
         self._image_latents = []
-        self._made = self.sink_start = 0
+        self._made = 0
+        self._ring.reset()
         self.runner.reset()
 
     def state(self) -> dict[str, Array]:
-        runner, rows = self.runner, self._kept_rows(self._made, self.sink_start)
+        runner, rows = self.runner, self._kept_rows(self._made, self._ring)
         arrays = {f"cache.{name}": packed(runner.read_cache(name)[:, :, kept]) for name, kept in rows.items()}
         arrays |= {f"state.{name}": packed(array) for name, array in runner.read_states().items()}
         order = self._remembered(self._made, self.sink_start)
@@ -260,7 +260,9 @@ class StagedEngine(Engine):
 
     def check_state(self, state: Mapping[str, Array], made: int) -> None:
         made, sink_start = check_counters(state.get("counters"), made)
-        for name, rows in self._kept_rows(made, sink_start).items():
+        ring = Ring(self.config.context, in_a_row=False)
+        ring.reset(sink_start)
+        for name, rows in self._kept_rows(made, ring).items():
             spec = named(self.specs["denoise"], name)
             shape = (*spec.shape[:2], len(rows), spec.shape[3])
             check_packed(state.get(f"cache.{name}"), f"cache {name}", host_dtype(spec.dtype), shape)
@@ -272,8 +274,9 @@ class StagedEngine(Engine):
             check_packed(state.get(f"history.{slot}"), f"history of {slot}", np.float32, shape)
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        self._made, self.sink_start = (int(n) for n in state["counters"])
-        for name, rows in self._kept_rows(self._made, self.sink_start).items():
+        self._made, sink_start = (int(n) for n in state["counters"])
+        self._ring.reset(sink_start)
+        for name, rows in self._kept_rows(self._made, self._ring).items():
             spec = named(self.specs["denoise"], name)
             cache = np.zeros(spec.shape, host_dtype(spec.dtype))
             cache[:, :, rows] = unpacked(state[f"cache.{name}"], cache.dtype)
@@ -288,9 +291,10 @@ class StagedEngine(Engine):
     def weights_digest(self) -> str:
         return str(self.manifest.checkpoint.get("sha256", ""))
 
-    def _kept_rows(self, made: int, sink_start: int) -> dict[str, NDArray[np.int64]]:
+    def _kept_rows(self, made: int, ring: Ring) -> dict[str, NDArray[np.int64]]:
         """Rows of each cache that the next chunk reads; the sink's keys are rotated anew from un-rotated ones."""
-        rows, layers = kept(self.config, made, sink_start), range(self.config.model.layers)
+        rows = kept(self.config, made, ring.sink_start, ring.start)
+        layers = range(self.config.model.layers)
         kinds = {"k": rows.window if self._rolls else rows.all, "v": rows.all}
         if self._rolls:
             kinds["sink_k"] = rows.sink

@@ -157,6 +157,19 @@ class FakeCuda:
         assert self.owns(target, nbytes) or self.owns(source, nbytes), "a copy between two places nobody allocated"
         self.submit("copy", cuda_stream, lambda: ctypes.memmove(target, source, nbytes) and None)
 
+    def _cudaMemcpy2DAsync(
+        self, target: int, _to: int, source: int, pitch: int, width: int, rows: int, _kind: Any, cuda_stream: int
+    ) -> None:
+        nbytes = pitch * (rows - 1) + width
+        assert self.owns(target, nbytes) and self.owns(source, nbytes), "a copy between places nobody allocated"
+        assert abs(target - source) >= width, "overlapping copies are undefined"
+
+        def copy() -> None:
+            for row in range(rows):
+                ctypes.memmove(target + row * pitch, source + row * pitch, width)
+
+        self.submit("move", cuda_stream, copy)
+
     def owns(self, address: int, nbytes: int) -> bool:
         """Whether the range lies in one allocation."""
         return any(start <= address and address + nbytes <= start + b.size - 256 for start, b in self.blocks.items())

@@ -15,7 +15,7 @@ import torch
 from ms_export.modules import build_stage
 
 from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest
-from ms_infer.bundle.stages import StageSpec, TensorSpec, resolve_writes, stage_specs
+from ms_infer.bundle.stages import StageSpec, TensorSpec, stage_specs
 from ms_infer.checkpoint import Student
 from ms_infer.engines.tensorrt.library import TensorRt
 from ms_infer.engines.tensorrt.stage import DTYPES
@@ -165,7 +165,7 @@ class FakeContext:
 
 def fake_bundle(student: Student, folder: Path, **changes: Any) -> Manifest:
     """A bundle whose plans only name their stage. `changes` are fields of its EngineSpec."""
-    specs = stage_specs(student.config)
+    specs = stage_specs(student.config, writes="chunk")
     files, stages = {}, {}
     (folder / "engines").mkdir(parents=True, exist_ok=True)
     for stage in specs:
@@ -178,7 +178,7 @@ def fake_bundle(student: Student, folder: Path, **changes: Any) -> Manifest:
     engine = EngineSpec(kind="tensorrt", stages=stages, **{**fields, **changes})
     return Manifest(
         config=student.config,
-        writes=resolve_writes(student.config, "auto"),
+        writes="chunk",
         checkpoint={},
         key="",
         stages={"fp32": specs},

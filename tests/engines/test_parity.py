@@ -19,6 +19,7 @@ from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.base import STAGES, ChunkPlan, Engine, plan_chunk
 from ms_infer.engines.host import HostRunner
 from ms_infer.engines.openvino import open_openvino
+from ms_infer.engines.runner import named
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.serve.open import stream_opener
@@ -78,6 +79,33 @@ def given_pairs(reference: Engine, other: Engine) -> list[tuple[np.ndarray, np.n
         plan = replace(plan_chunk(config, index, None, 0), opening=False, placement=place)
         pairs.append((run_chunk(reference, plan), run_chunk(other, plan).copy()))
     return pairs
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino fp32"])
+@pytest.mark.parametrize("name", ["short_first_chunk", "prefill", "pin"])
+def test_a_chunk_in_one_row_of_any_context_is_that_of_pytorch(made: Make, name: str, engine: str) -> None:
+    """Sink and window are no multiples of the chunk, or a given frame shifts the ring: the window moves."""
+    student, manifest = made(name, writes="chunk")
+    reference, other = TorchEngine(student, device="cpu"), opened(manifest, engine)
+    if manifest.config.model.image_input == "prefill":
+        pairs = given_pairs(reference, other)
+    else:
+        pairs = chunk_pairs(reference, other, 7, same_context=False)
+    assert named(manifest.stages["fp32"]["denoise"], "write_index").shape == (1,)
+    assert min(psnr(frames, expected) for expected, frames in pairs) >= PSNR_LIMITS["fp32"]
+
+
+def test_a_snapshot_of_a_moved_window_goes_on_bit_for_bit(made: Make) -> None:
+    manifest = made("short_first_chunk", writes="chunk")[1]
+    one, two = opened(manifest, "onnxruntime"), opened(manifest, "onnxruntime")
+    for each in (one, two):
+        start(each)
+    for index in range(9):
+        two.reset()
+        start(two)
+        two.restore(one.state())
+        plan = plan_chunk(one.config, index, None, 1)
+        np.testing.assert_array_equal(run_chunk(two, plan), run_chunk(one, plan))
 
 
 def test_a_free_running_stream_follows_pytorch(made: Make) -> None:
@@ -248,13 +276,6 @@ def test_recaching_an_unchanged_prompt_of_a_fresh_stream_changes_nothing(made: M
     after = engine.state()
     for name in ("cache.sink_k_1", "cache.v_cache_1"):
         np.testing.assert_allclose(after[name], before[name], atol=1e-5)
-
-
-def test_an_image_before_the_first_chunk_needs_writes_per_frame(made: Make) -> None:
-    _, manifest = made("prefill")
-    engine = opened(replace(manifest, writes="chunk"), "onnxruntime")
-    with pytest.raises(ConfigError, match="--writes frame"):
-        engine.set_image(example_image(32, 32))
 
 
 def test_streams_of_a_served_bundle_share_the_compiled_models_and_nothing_else(made: Make) -> None:

@@ -92,6 +92,8 @@ def test_makes_the_video_of_the_torch_engine(machine: Machine, student: Student,
         ContextConfig(chunk_frames=2, sink_frames=2, window_frames=4),
         ContextConfig(chunk_frames=3, sink_frames=0, window_frames=6, rope="absolute"),
         ContextConfig(chunk_frames=3, sink_frames=3, window_frames=0),
+        ContextConfig(chunk_frames=3, sink_frames=1, window_frames=2),  # its window moves every second chunk
+        ContextConfig(chunk_frames=2, sink_frames=1, window_frames=5, rope="absolute"),
     ],
 )
 def test_every_context_goes_round_the_ring(context: ContextConfig, tmp_path: Path) -> None:
@@ -102,8 +104,16 @@ def test_every_context_goes_round_the_ring(context: ContextConfig, tmp_path: Pat
         assert_close(chunks(stream, 8, None, "dog", tracks()), expected)
 
 
-def test_given_first_frame_is_written_before_the_first_chunk(tmp_path: Path, picture: Frames) -> None:
-    context = ContextConfig(chunk_frames=1, sink_frames=1, window_frames=2, rope="absolute")
+@pytest.mark.parametrize(
+    "context",
+    [
+        ContextConfig(chunk_frames=1, sink_frames=1, window_frames=2, rope="absolute"),
+        ContextConfig(chunk_frames=2, sink_frames=2, window_frames=4),  # moved by one frame, once: copies in a row
+    ],
+)
+def test_given_first_frame_is_written_before_the_first_chunk(
+    context: ContextConfig, tmp_path: Path, picture: Frames
+) -> None:
     student = without_tracks(context=context)
     with Stream(student) as stream:
         expected = chunks(stream, 5, picture, "snow")

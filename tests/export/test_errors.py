@@ -55,12 +55,6 @@ def test_a_checkpoint_without_its_refiner_is_refused(tmp_path: Path) -> None:
         again(replace(student, refiner=None), tmp_path)
 
 
-def test_writes_per_chunk_need_a_context_that_fits(tmp_path: Path) -> None:
-    context = ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1)
-    with pytest.raises(ConfigError, match="or --writes frame"):
-        again(without_tracks(context=context, image_input="slot"), tmp_path, writes="chunk")
-
-
 @pytest.mark.parametrize("text", ["480", "x832", "480x", "axb", "480*832", "-16x32"])
 def test_a_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not HEIGHTxWIDTH"):

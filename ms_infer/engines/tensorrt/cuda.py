@@ -106,6 +106,11 @@ class Cuda:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         self.call("cudaMemcpyAsync", target, source, nbytes, kind, cuda_stream)
 
+    def copy_rows(self, target: int, source: int, nbytes: int, count: int, pitch: int, cuda_stream: int) -> None:
+        """`count` copies of `nbytes` on the device, each `pitch` bytes after the one before on both sides."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.call("cudaMemcpy2DAsync", target, pitch, source, pitch, nbytes, count, kind, cuda_stream)
+
     def zero(self, target: int, nbytes: int, cuda_stream: int) -> None:
         self.call("cudaMemsetAsync", target, 0, nbytes, cuda_stream)
 

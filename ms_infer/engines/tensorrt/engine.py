@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import TensorSpec
 from ms_infer.engines.base import Array
-from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named
+from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named, rolling_caches
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
@@ -164,6 +164,16 @@ class TensorRtRunner(ChunkRunner):
         if self._in_flight:  # the last chunk failed: its upload may still read what is filled now
             self._cuda.synchronize(main)
         self._times.begin(main)
+
+    def move_rows(self, target: int, source: int, rows: int) -> None:
+        """In copies that do not overlap: no longer than the way they go."""
+        step, main = source - target, self._streams["chunk"]
+        for spec in rolling_caches(self.specs):
+            row = spec.nbytes // (spec.shape[1] * spec.shape[2])
+            cache, head = self._place_of(spec.name), row * spec.shape[2]
+            for done in range(0, rows, step):
+                to, width = cache + (target + done) * row, min(step, rows - done) * row
+                self._cuda.copy_rows(to, to + step * row, width, spec.shape[1], head, main)
 
     def start(self, opening: bool, *, tracked: bool) -> None:
         """Opening chunks and the first steady one run as they come, which warms every stage up; the next one is
