@@ -56,7 +56,8 @@ def receive(page: Visit, kind: Type, *contents: str) -> str:
     """Let the page take messages as if the server had sent them, and none after them; its state then."""
     return str(
         page.state(
-            f"(() => {{ const take = page.socket.onmessage, bytes = (text) => new TextEncoder().encode(text);"
+            f"(() => {{ const take = (page.taken ??= page.socket.onmessage);"
+            f" const bytes = (text) => new TextEncoder().encode(text);"
             f" page.socket.onmessage = null;"
             f" for (const text of {list(contents)})"
             f" take({{ data: Uint8Array.of({int(kind)}, ...bytes(text)).buffer }});"

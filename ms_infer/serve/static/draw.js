@@ -33,7 +33,7 @@ function draw() {
   const free = !state.pointers.size;
   if (state.thing && (free || state.thing.picked) && ![...state.pointers.values()].some((one) => one.thing))
     drawThing(state.thing, state.thing.picked);
-  if (state.marks) drawPoints();
+  if (state.marks && state.picture) drawPoints();
   if (free && state.hover && state.tool === "drag") drawReach(state.hover, caughtAt(state.hover));
   for (const plan of state.plans) drawPlan(plan);
   for (const pointer of state.pointers.values()) drawPointer(pointer);

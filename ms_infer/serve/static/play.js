@@ -38,6 +38,7 @@ export function refresh() {
   $("badge").hidden = !["paused", "stopped"].includes(mode);
   $("badge").textContent = mode === "paused" ? "Paused" : "Stopped";
   $("taping").hidden = !state.recording;
+  $("take").hidden = mode === "lost" || hello?.owner !== false;
   allow();
   requestDraw();
 }

@@ -12,7 +12,7 @@ import { notePlans } from "./plans.js";
 import { refresh, setLost, setMode } from "./play.js";
 import { state } from "./state.js";
 import { setThing } from "./thing.js";
-import { address, connected, join, reconnect, remember, send, token } from "./wire.js";
+import { address, connected, join, reconnect, remember, token } from "./wire.js";
 import { offer, say } from "./words.js";
 
 const AGAIN_MS = 3000; // a server that is full or loading is asked again after this time
@@ -32,7 +32,7 @@ export function onHello(hello) {
   if (hello.owner) remember({ session: hello.session, key: hello.key });
   document.documentElement.style.setProperty("--aspect", String(hello.width / hello.height));
   document.body.classList.toggle("watches", !hello.owner);
-  offer(hello.owner ? {} : { "Take over": () => void send({ do: "take" }) });
+  offer({});
   showExamples(hello.examples);
   showLooks();
   setMode(hello.state);

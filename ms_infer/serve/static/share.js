@@ -3,7 +3,7 @@
 import { $, button, toast } from "./dom.js";
 import { onFile, post, save } from "./files.js";
 import { state } from "./state.js";
-import { token } from "./wire.js";
+import { send, token } from "./wire.js";
 import { say } from "./words.js";
 
 /** Address of this page with other parameters. @param {Record<string, string>} parameters */
@@ -47,6 +47,7 @@ async function resume(file) {
 }
 
 export function wireShare() {
+  button("take").onclick = () => void send({ do: "take" });
   button("link").onclick = copyLink;
   button("fork").onclick = fork;
   button("save").onclick = keep;

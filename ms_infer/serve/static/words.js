@@ -58,6 +58,9 @@ export function tellState(name, more, parts = {}) {
   document.body.dataset.state = name;
   const text = filled(STATES[name], parts) + more;
   if ($("status").textContent !== text) $("status").textContent = text;
+  const notice = $("notice");
+  notice.hidden = document.body.dataset.mode !== "lost";
+  /** @type {HTMLElement} */ (notice.firstElementChild).textContent = text;
 }
 
 /** Say something once. @param {SayingName} name @param {Record<string, string | number>} [parts] */
@@ -66,7 +69,7 @@ export function say(name, parts = {}) {
   toast(filled(SAYINGS[name], parts));
 }
 
-/** Offer ways on, beside the status. @param {Record<string, () => void>} ways words and what they do */
+/** Offer ways on, under the words. @param {Record<string, () => void>} ways words and what they do */
 export function offer(ways) {
   const buttons = Object.entries(ways).map(([text, action]) => {
     const one = document.createElement("button");
