@@ -23,6 +23,7 @@ ROUNDS = 3
 NEAR = 0.04  # of the picture: what was added so near to what is left out is left out too
 BETTER = 1.02  # by so much the second cut must be better
 ROOM, GROWS, AS_GOOD = 0.35, 1.4, 0.8  # about it for what hangs on it: of its size, of its area, of its contrast
+LEAST, MOST, FAINT = 0.003, 0.35, 40.0  # of the picture; contrast of an edge: what is beyond is no thing
 MOST_POINTS = 48
 FINE = 0.004  # of the picture: how exactly the outline is told
 
@@ -42,12 +43,14 @@ class Thing:
 def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place] = ()) -> Thing:
     """The thing at `add[0]` in a picture uint8 [H, W, 3]: further places add what lies there, `omit` leaves it out.
 
-    ConfigError when nothing is picked or nothing is left.
+    ConfigError when nothing is picked, nothing is left, or what is there is like all that lies around.
     """
     if not add:
         raise ConfigError("a thing is picked by at least one place; click on it")
     cutter = _Cutter(picture)
     mask = cutter.whole(add[0])
+    if len(add) == 1 and not cutter.is_thing(mask):
+        raise ConfigError("there is no thing at this place; click on something that stands out")
     for place in add[1:]:
         if not mask[cutter.pixel(place)]:
             mask |= cutter.whole(place)
@@ -85,6 +88,10 @@ class _Cutter:
         """Row and column of a place, inside."""
         row, column = math.floor(place[1] * self.height), math.floor(place[0] * self.width)
         return min(max(row, 0), self.height - 1), min(max(column, 0), self.width - 1)
+
+    def is_thing(self, mask: Mask) -> bool:
+        """Whether a mask is of a thing's size and stands out from what lies around."""
+        return LEAST <= float(mask.mean()) <= MOST and self._edge(mask) >= FAINT
 
     def whole(self, place: Place) -> Mask:
         """The best of several cuts about a click, then about the middle of what was found."""

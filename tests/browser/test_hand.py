@@ -139,6 +139,14 @@ def test_a_click_picks_a_thing_and_moves_nothing(visit: Open, stand_in: str) -> 
     assert not page.tab.locator("#thing-bar").is_visible()
 
 
+def test_where_no_thing_is_the_circle_takes_what_is_near(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.drag((0.2, 0.2), (0.3, 0.2))
+    assert "circle" in page.has_said("nothing")
+    page.until(lambda: page.acks and len(dragged(page)) >= 4 and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    assert abs(dragged(page)[:, -1].mean(0)[0] - 0.3) < 0.05
+
+
 def width(page: Visit) -> float:
     return float(page.state("Math.max(...page.thing.outline.flat().map(([x]) => x))")) - float(
         page.state("Math.min(...page.thing.outline.flat().map(([x]) => x))")

@@ -323,6 +323,27 @@ def test_jump_of_the_clock(visit: Open, stand_in: str) -> None:
     assert page.state("page.hello.session") == session
 
 
+def test_decoder_that_the_browser_takes_away_is_replaced(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), codec="h264") as made:
+        page = visit(f"http://localhost:{made.port}/", greeted=False)
+        if not page.state("VideoDecoder.isConfigSupported({ codec: 'avc1.42e01f' }).then((one) => one.supported)"):
+            pytest.skip("this Chromium cannot decode H.264")
+        page.tab.add_init_script(
+            "window.VideoDecoder = class extends VideoDecoder { constructor(given) {"
+            " super(given); window.reclaim = () => {"
+            " this.close(); given.error(new DOMException('', 'QuotaExceededError')); }; } }"
+        )
+        page.tab.reload()
+        page.until(lambda: page.state("!!page.hello"))
+        page.tab.keyboard.press("Enter")
+        page.until(lambda: page.state("page.frame?.index > 10"))
+        page.state("reclaim()")
+        assert page.has_said("codec") == in_page()["codec"]
+        index = page.state("page.frame.index")
+        page.until(lambda: page.state("page.frame.index") > index + 10, 10)
+        page.shoot("state-codec")
+
+
 def test_message_that_a_goodbye_is_followed_by_does_not_overwrite_it(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     receive(page, Type.BYE, '{"reason":"rate","text":"too many messages"}')

@@ -68,12 +68,17 @@ def test_the_same_click_picks_the_same_thing() -> None:
     assert first.points == second.points
 
 
+@pytest.mark.parametrize("place", [(0.2, 0.2), (0.8, 0.7), (0.1, 0.5)])
+def test_sky_is_no_thing(place: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match="no thing"):
+        find_thing(balloon(), [place])
+
+
 @pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 1.0), (0.999, 0.5), (-0.5, 1.4)])
 @pytest.mark.parametrize("shape", [(256, 256), (64, 512), (512, 64)])
-def test_any_click_in_any_picture_gives_something(place: tuple[float, float], shape: tuple[int, int]) -> None:
-    flat = np.full((*shape, 3), 128, np.uint8)
-    thing = find_thing(flat, [place])
-    assert thing.points
+def test_a_click_into_nothing_is_answered_for_every_shape(place: tuple[float, float], shape: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="no thing"):
+        find_thing(np.full((*shape, 3), 128, np.uint8), [place])
 
 
 def test_a_thing_of_which_nothing_is_left_is_refused() -> None:

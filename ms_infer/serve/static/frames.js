@@ -74,7 +74,8 @@ function decodeVideo(frame) {
     decoder.configure({ codec: codecName(frame.bytes), optimizeForLatency: true });
     queued = [];
   }
-  if (!decoder || decoder.state !== "configured") return;
+  if (decoder?.state === "closed") reclaimed();
+  if (!decoder) return;
   queued.push(frame);
   decoder.decode(new EncodedVideoChunk({ type: key ? "key" : "delta", timestamp: frame.index, data: frame.bytes }));
 }
