@@ -75,6 +75,14 @@ def bundle(build: Path) -> Path:
     return build / "bundles" / "openvino"
 
 
+@pytest.fixture(scope="module")
+def grey_bundle(build: Path) -> Path:
+    """Image tokens, grey frames behind the image, and a window that moves."""
+    pytest.importorskip("openvino", reason="no OpenVINO")
+    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "grey", build / "bundles" / "grey")
+    return build / "bundles" / "grey"
+
+
 def pointer(array: NDArray[Any]) -> c_void_p:
     assert array.flags.c_contiguous
     return c_void_p(array.ctypes.data)
@@ -291,7 +299,25 @@ def test_50_chunks_of_one_bundle_have_equal_frames(library: Library, bundle: Pat
     assert found.largest <= 1
 
 
-def test_a_snapshot_of_python_goes_on_in_cpp_and_back(library: Library, bundle: Path, tmp_path: Path) -> None:
+def test_a_model_with_image_tokens_and_grey_frames_has_equal_frames(library: Library, grey_bundle: Path) -> None:
+    """Beyond the latent frame 32, after which the grey ones do not change; with a re-encoded context."""
+    found = compare(Path(library.handle._name), grey_bundle, chunks=14)
+    assert found.largest <= 1
+
+
+def test_a_model_with_an_image_encoder_needs_a_first_frame(library: Library, grey_bundle: Path) -> None:
+    with NativeStream(library, grey_bundle, precision="fp32") as native:
+        with pytest.raises(NativeError, match="needs a first frame"):
+            native.start(None, "a cat")
+        native.start(picture(32, 32), "a cat")
+        native.step()
+
+
+@pytest.mark.parametrize("kind", ["bundle", "grey_bundle"])
+def test_a_snapshot_of_python_goes_on_in_cpp_and_back(
+    library: Library, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    bundle: Path = request.getfixturevalue(kind)
     with (
         Stream(bundle, engine="openvino", precision="fp32") as python,
         NativeStream(library, bundle, engine="openvino", precision="fp32") as native,

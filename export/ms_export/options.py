@@ -26,7 +26,7 @@ class ExportOptions:
     force: bool = False
 
     def resolved_writes(self, config: StreamConfig) -> str:
-        """"chunk" or "frame": TensorRT-RTX writes a cache in place once a pass, whatever the context is."""
+        """ "chunk" or "frame": TensorRT-RTX writes a cache in place once a pass, whatever the context is."""
         return "chunk" if self.writes == "auto" and "rtx" in self.targets else resolve_writes(config, self.writes)
 
     def graph_dtypes(self) -> tuple[str, ...]:

@@ -155,9 +155,7 @@ class ContextConfig:
         first = sink_end if ring_start is None else ring_start
         return self.sink_frames + (frame - first) % self.ring_frames
 
-    def kept_slots(
-        self, made: int, sink_start: int, ring_start: int | None = None
-    ) -> tuple[list[int], list[int]]:
+    def kept_slots(self, made: int, sink_start: int, ring_start: int | None = None) -> tuple[list[int], list[int]]:
         """Slots of the sink and of the window that the chunk after `made` latent frames reads and does not write."""
         sink_end = min(made, sink_start + self.sink_frames)
         frames = range(sink_start, sink_end), range(max(sink_end, made - self.window_frames), made)

@@ -1,4 +1,4 @@
-"""Makes the bundles that the C++ tests open: `make_bundles.py stand_in|openvino FOLDER`; exit code 77 means skipped."""
+"""Makes the bundles that C++ tests open: `make_bundles.py stand_in|openvino|grey FOLDER`; exit code 77: skipped."""
 
 from __future__ import annotations
 
@@ -73,15 +73,41 @@ def make_openvino(folder: Path) -> None:
     export_bundle(student, checkpoint_digest(student), folder, ExportOptions())
 
 
+def make_grey(folder: Path) -> None:
+    """A student conditioned as Track-v0 is: image tokens, grey frames after the image, a window that moves."""
+    import torch
+    from ms_export.exporter import checkpoint_digest, export_bundle
+    from ms_export.options import ExportOptions
+
+    from ms_infer.config import ContextConfig, ImageEncoderConfig, TrackHeadConfig
+    from tests.tiny import tiny_student
+
+    torch.set_num_threads(1)
+    student = tiny_student(
+        layers=3,
+        context=ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1),
+        image_tokens=5,
+        image_dim=12,
+        image_encoder=ImageEncoderConfig(width=12, ffn_dim=16, heads=2, layers=1, pixels=28),
+        image_at="grey",
+        layout=(("noise", 16), ("mask", 4), ("image", 16), ("track", 16)),
+        track_head=TrackHeadConfig(
+            max_tracks=24, id_dim=8, rounding="round", first_frame="zero_pad", bias=False, convs=2
+        ),
+    )
+    export_bundle(student, checkpoint_digest(student), folder, ExportOptions(writes="chunk"))
+
+
 def main() -> int:
     kind, folder = sys.argv[1], Path(sys.argv[2])
     sys.path[:0] = [str(ROOT / part) for part in ("", "kernels", "export")]
-    needed = {"stand_in": ["numpy"], "openvino": ["numpy", "torch", "onnx", "onnxscript", "openvino", "safetensors"]}
+    exporter = ["numpy", "torch", "onnx", "onnxscript", "openvino", "safetensors"]
+    needed = {"stand_in": ["numpy"], "openvino": exporter, "grey": exporter}
     missing = [name for name in needed[kind] if find_spec(name) is None]
     if missing:
         print(f"skipped: {sys.executable} has no {', '.join(missing)}")
         return SKIPPED
-    {"stand_in": make_stand_in, "openvino": make_openvino}[kind](folder)
+    {"stand_in": make_stand_in, "openvino": make_openvino, "grey": make_grey}[kind](folder)
     print(f"the {kind} bundle is in {folder}")
     return 0
 

@@ -150,6 +150,7 @@ class WholeStandIn final : public ChunkRunner {
     image_.assign(image.begin(), image.end());
   }
   void prepare() override {}
+  void move_rows(std::int64_t, std::int64_t, std::int64_t) override {}
 
   void start(bool opening, bool, std::span<const PassInputs> passes) override {
     opening_ = opening;

@@ -13,6 +13,7 @@
 #include "json.hpp"
 #include "noise.hpp"
 #include "picture.hpp"
+#include "ring.hpp"
 #include "schedule.hpp"
 #include "sha256.hpp"
 #include "tensors.hpp"
@@ -79,6 +80,31 @@ TEST(ring_slots_hold_the_newest_window) {
         CHECK_EQUAL(placement.sink_position, std::max<std::int64_t>(0, start + 3 - context.cache_frames()));
       }
     }
+}
+
+TEST(every_chunk_of_a_ring_lies_in_a_row) {
+  for (const int chunk : {1, 2, 3})
+    for (const int sink : {0, 1, 3})
+      for (const int window : {0, 1, 2, 3, 5, 6})
+        for (const int given : {0, 1}) {
+          ContextConfig context{chunk, sink, window, chunk, true};
+          Ring ring(context, true);
+          std::vector<std::int64_t> held(std::size_t(context.cache_frames()), -1);
+          if (given) held[0] = 0;
+          for (int index = 0; index < 30; ++index) {
+            const std::int64_t start = context.start_of_chunk(index, given), end = start + chunk;
+            if (const auto move = ring.make_room(start))
+              std::copy_n(held.begin() + move->source, move->slots, held.begin() + move->target);
+            CHECK(!ring.make_room(start));
+            CHECK_EQUAL(ring.slot(end - 1) - ring.slot(start), chunk - 1);
+            for (std::int64_t frame = start; frame < end; ++frame) held[std::size_t(ring.slot(frame))] = frame;
+            std::vector<std::int64_t> valid(held.begin(), held.begin() + context.place(end, 0).valid_frames), expected;
+            for (std::int64_t frame = 0; frame < end; ++frame)
+              if (end <= context.cache_frames() || frame < sink || frame >= start - window) expected.push_back(frame);
+            std::sort(valid.begin(), valid.end());
+            CHECK(valid == expected);
+          }
+        }
 }
 
 TEST(a_run_beside_a_kept_sink_leaves_it_alone) {

@@ -41,10 +41,17 @@ STUDENTS: dict[str, Callable[[], Student]] = {
 }
 """One student for every way in which the stages differ."""
 
+MORE: dict[str, Callable[[], Student]] = {
+    "deep": lambda: without_tracks(
+        layers=8, image_input="slot", context=ContextConfig(sink_frames=1, window_frames=2, rope="absolute")
+    ),
+}
+"""Students of single tests."""
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
-    """made(name) exports a student of STUDENTS once, with its graphs and OpenVINO stages."""
+    """made(name) exports a student of STUDENTS or MORE once, with its graphs and OpenVINO stages."""
     from ms_export.exporter import checkpoint_digest, export_bundle
     from ms_export.options import ExportOptions
 
@@ -53,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
     def make(name: str, **options: Any) -> Made:
         key = (name, *sorted(options.items()))
         if key not in done:
-            student = STUDENTS[name]()
+            student = {**STUDENTS, **MORE}[name]()
             folder: Path = tmp_path_factory.mktemp(name)
             result = export_bundle(student, checkpoint_digest(student), folder, ExportOptions(**options))
             done[key] = (student, result.manifest)

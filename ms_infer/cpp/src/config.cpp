@@ -61,6 +61,14 @@ ImageInput read_image_input(const std::string& name) {
   return ImageInput::pin;
 }
 
+ImageAt read_image_at(const std::string& name) {
+  if (name == "first") return ImageAt::first;
+  if (name == "every") return ImageAt::every;
+  require(name == "grey", MS_ERROR_BUNDLE, "the manifest fills the image slot by the rule '", name,
+          "'; expected first, every or grey");
+  return ImageAt::grey;
+}
+
 void read_model(StreamConfig& config, const Json& json) {
   config.model = json.at("name").string();
   const int dim = size_of(json, "dim", 2, 1 << 20);
@@ -76,10 +84,7 @@ void read_model(StreamConfig& config, const Json& json) {
     require(channels > 0 && channels <= 4096, MS_ERROR_BUNDLE, "a slot of the layout has ", channels, " channels");
     config.layout.emplace_back(slot.array()[0].string(), static_cast<int>(channels));
   }
-  const std::string& image_at = json.at("image_at").string();
-  require(image_at == "first" || image_at == "every", MS_ERROR_BUNDLE, "the model ", config.model,
-          " reads its image slot by the rule '", image_at, "', which this library does not know; use the Python package");
-  config.image_every_frame = image_at == "every";
+  config.image_at = read_image_at(json.at("image_at").string());
   config.image_input = read_image_input(json.at("image_input").string());
   config.text = read_text(json.at("text"));
   config.spatial_stride = size_of(json.at("vae"), "spatial_stride", 1, 64);
@@ -123,26 +128,17 @@ Placement ContextConfig::place(std::int64_t start, int frames, std::int64_t sink
   return placement;
 }
 
-int ContextConfig::slot(std::int64_t frame) const {
-  if (frame < sink_frames) return static_cast<int>(frame);
-  return sink_frames + static_cast<int>((frame - sink_frames) % ring_frames());
+int ContextConfig::slot(std::int64_t frame, std::int64_t sink_start, std::optional<std::int64_t> ring_start) const {
+  const std::int64_t sink_end = sink_start + sink_frames;
+  if (frame < sink_end) return static_cast<int>(frame - sink_start);
+  const auto place = static_cast<int>((frame - ring_start.value_or(sink_end)) % ring_frames());
+  return sink_frames + (place < 0 ? place + ring_frames() : place);
 }
 
 int StreamConfig::in_channels() const {
   int channels = 0;
   for (const auto& [slot, count] : layout) channels += count;
   return channels;
-}
-
-bool StreamConfig::contiguous_writes(int given) const {
-  const int rounds = 2 * context.ring_frames() + context.sink_frames + 2;
-  for (int index = 0; index < rounds; ++index) {
-    const std::int64_t start =
-        given ? given + std::int64_t{index} * context.chunk_frames : context.start_of_chunk(index);
-    const int first = context.slot(start), last = context.slot(start + context.chunk_frames - 1);
-    if (last - first + 1 != context.chunk_frames) return false;
-  }
-  return true;
 }
 
 }  // namespace ms_infer

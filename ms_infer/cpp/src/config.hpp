@@ -45,8 +45,9 @@ struct ContextConfig {
   }
   // The latent frames [start, start + frames); MS_ERROR_CONFIG when they do not fit.
   Placement place(std::int64_t start, int frames, std::int64_t sink_start = 0) const;
-  // Cache slot of the `frame`-th latent frame from the sink's start: the sink, then the ring.
-  int slot(std::int64_t frame) const;
+  // Cache slot of a latent frame: the sink, then the ring, in whose first slot `ring_start` lies; unless it is given,
+  // the frame after the sink.
+  int slot(std::int64_t frame, std::int64_t sink_start = 0, std::optional<std::int64_t> ring_start = {}) const;
 };
 
 struct ScheduleConfig {
@@ -65,12 +66,16 @@ struct TextConfig {
 };
 
 enum class ImageInput { slot, prefill, pin };
+// What the image slot holds after the latent frame 0: zeros, the first frame, or four grey frames after it.
+enum class ImageAt { first, every, grey };
+// Latent frames after which every autoencoder has forgotten a first frame that only grey ones follow.
+constexpr std::int64_t kGreyLatentFrames = 32;
 
 struct StreamConfig {
   std::string model;
   int heads = 0, head_dim = 0, layers = 0, freq_dim = 0;
   std::vector<std::pair<std::string, int>> layout;  // (slot, channels)
-  bool image_every_frame = false;
+  ImageAt image_at = ImageAt::first;
   ImageInput image_input = ImageInput::slot;
   int max_tracks = 0;  // 0: no track head
   bool hides_outside = true;  // points outside the picture are invisible
@@ -94,8 +99,6 @@ struct StreamConfig {
   bool has_track_head() const { return max_tracks > 0; }
   // Whether the sink is re-rotated while the stream goes on.
   bool rolls() const { return context.relative && context.sink_frames > 0; }
-  // Whether every chunk lies in one run of cache slots, after `given` latent frames.
-  bool contiguous_writes(int given) const;
 };
 
 }  // namespace ms_infer

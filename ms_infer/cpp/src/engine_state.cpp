@@ -76,15 +76,15 @@ std::vector<const TensorSpec*> StagedEngine::states() const {
 
 // Rows of each cache that the chunk after `made` latent frames reads and does not write. The sink's keys are rotated
 // anew from un-rotated ones.
-std::map<std::string, std::vector<std::size_t>> StagedEngine::kept_rows(std::int64_t made, std::int64_t sink) const {
+std::map<std::string, std::vector<std::size_t>> StagedEngine::kept_rows(std::int64_t made, const Ring& ring) const {
   const ContextConfig& context = config_.context;
   const auto cells = static_cast<std::size_t>(config_.tokens_per_frame());
-  const std::int64_t sink_end = std::min(made, sink + context.sink_frames);
+  const std::int64_t sink = ring.sink_start(), sink_end = std::min(made, sink + context.sink_frames);
   const auto rows_of = [&](std::int64_t first, std::int64_t last) {
     Rows rows;
     for (std::int64_t frame = first; frame < last; ++frame)
       for (std::size_t cell = 0; cell < cells; ++cell)
-        rows.push_back(static_cast<std::size_t>(context.slot(frame - sink)) * cells + cell);
+        rows.push_back(static_cast<std::size_t>(ring.slot(frame)) * cells + cell);
     return rows;
   };
   const Rows of_sink = rows_of(sink, sink_end), window = rows_of(std::max(sink_end, made - context.window_frames), made);
@@ -103,7 +103,7 @@ std::map<std::string, std::vector<std::size_t>> StagedEngine::kept_rows(std::int
 EngineState StagedEngine::state() {
   EngineState all;
   Tensors tensors = runner_->kept();
-  for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
+  for (const auto& [name, rows] : kept_rows(made_, ring_)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     HostTensor kept{spec.dtype, rows_shape(spec, rows.size()), {}};
     kept.data.resize(element_count(kept.shape) * item_bytes(spec.dtype));
@@ -114,7 +114,7 @@ EngineState StagedEngine::state() {
   }
   for (const TensorSpec* spec : states()) all["state." + spec->name] = packed(std::move(tensors.at(spec->name)));
   save_history(all);
-  const std::int64_t counters[] = {made_, sink_start_};
+  const std::int64_t counters[] = {made_, sink_start()};
   all["counters"] = tensor_of<std::int64_t>(Dtype::int64, {2}, counters);
   return all;
 }
@@ -158,7 +158,9 @@ void StagedEngine::check_state(const EngineState& state, std::int64_t made) cons
   std::memcpy(counters, checked(state, "counters", Dtype::int64, {2}).data.data(), sizeof counters);
   require(counters[0] == made && counters[1] >= 0 && counters[1] <= made, MS_ERROR_CONFIG, "the snapshot counts ",
           counters[0], " latent frames and begins its sink at ", counters[1], "; its chunks make ", made, " frames");
-  for (const auto& [name, rows] : kept_rows(made, counters[1])) {
+  Ring ring(config_.context, false);
+  ring.reset(counters[1]);
+  for (const auto& [name, rows] : kept_rows(made, ring)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     checked(state, "cache." + name, spec.dtype, rows_shape(spec, rows.size()));
   }
@@ -170,9 +172,10 @@ void StagedEngine::check_state(const EngineState& state, std::int64_t made) cons
 void StagedEngine::restore(const EngineState& state) {
   std::int64_t counters[2];
   std::memcpy(counters, state.at("counters").data.data(), sizeof counters);
-  made_ = counters[0], sink_start_ = counters[1];
+  made_ = counters[0];
+  ring_.reset(counters[1]);
   Tensors tensors;
-  for (const auto& [name, rows] : kept_rows(made_, sink_start_)) {
+  for (const auto& [name, rows] : kept_rows(made_, ring_)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     const Bytes kept = unpacked(state.at("cache." + name), spec.dtype);
     HostTensor& cache = tensors[name] = {spec.dtype, spec.shape, Bytes(spec.bytes(), 0)};

@@ -1,6 +1,7 @@
 #include "host_runner.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 namespace ms_infer {
 
@@ -24,6 +25,27 @@ void HostRunner::lap(float StageTimes::* stage) {
 void HostRunner::call(Stage stage) {
   const bool encodes = stage == Stage::tracks || stage == Stage::tracks_first;
   if (arrays_.has(stage)) stages_->call(stage, encodes ? encoder_side_ : is_decoder(stage) ? decoder_side_ : 0);
+}
+
+void HostRunner::run(Stage stage) {
+  const bool goes_on = fills_image_slot(stage) && arrays_.has(Stage::encode_grey);
+  stages_->call(stage, goes_on ? grey_side_ : 0);
+  grey_side_ ^= int(goes_on);
+}
+
+void HostRunner::move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) {
+  Tensors caches = stages_->read_caches();
+  for (auto& [name, cache] : caches) {
+    if (!is_rolling_cache(name)) continue;
+    const auto heads = static_cast<std::size_t>(cache.shape[0] * cache.shape[1]);
+    const std::size_t row = cache.data.size() / (heads * static_cast<std::size_t>(cache.shape[2]));
+    for (std::size_t head = 0; head < heads; ++head) {
+      unsigned char* first = cache.data.data() + head * row * static_cast<std::size_t>(cache.shape[2]);
+      std::memmove(first + static_cast<std::size_t>(target) * row, first + static_cast<std::size_t>(source) * row,
+                   static_cast<std::size_t>(rows) * row);
+    }
+  }
+  stages_->write_caches(caches);
 }
 
 void HostRunner::pass(const PassInputs& inputs) {

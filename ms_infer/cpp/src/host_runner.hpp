@@ -31,10 +31,11 @@ class HostRunner final : public ChunkRunner {
   std::string name() const override { return stages_->name(); }
   std::string precision() const override { return stages_->precision(); }
   void load() override { stages_->load(); }
-  void run(Stage stage) override { stages_->call(stage, 0); }
+  void run(Stage stage) override;
   void hand_over(Stage) override {}  // stages share their arrays already
 
   void prepare() override { last_ = Clock::now(); }
+  void move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) override;
   void start(bool opening, bool tracked, std::span<const PassInputs> passes) override;
   std::span<const std::uint8_t> frames() override;
   void commit() override;
@@ -62,7 +63,7 @@ class HostRunner final : public ChunkRunner {
   std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;  // [opening][side]
   std::span<const PassInputs> passes_;
   bool opening_ = false, tracked_ = false;
-  int encoder_side_ = 0, decoder_side_ = 0;
+  int encoder_side_ = 0, decoder_side_ = 0, grey_side_ = 0;
   StageTimes times_;
   Clock::time_point last_;
 };

@@ -53,6 +53,7 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor
     key.name = follower->second, key.side = 1 - side;
   } else if (tensor.role == Role::host && is_output(*spec(stage), tensor)) {
     key.name.insert(0, 1, '.').insert(0, stage_name(stage));  // another stage may have an input of this name
+    if (fills_image_slot(stage)) key.side = 0;
   } else if (tensor.role != Role::state) {
     key.side = 0;
   }

@@ -15,15 +15,18 @@
 namespace ms_infer {
 
 enum class Stage {
-  text, condition, encode, points_first, points, tracks_first, tracks, roll, denoise, decode_first, decode_given, decode
+  text, condition, encode, points_first, points, tracks_first, tracks, roll, denoise, decode_first, decode_given, decode,
+  encode_grey, look
 };
-constexpr std::array<std::string_view, 12> kStageNames{"text", "condition", "encode", "points_first", "points",
+constexpr std::array<std::string_view, 14> kStageNames{"text", "condition", "encode", "points_first", "points",
                                                        "tracks_first", "tracks", "roll", "denoise", "decode_first",
-                                                       "decode_given", "decode"};
+                                                       "decode_given", "decode", "encode_grey", "look"};
 constexpr std::string_view stage_name(Stage stage) { return kStageNames[static_cast<std::size_t>(stage)]; }
 constexpr bool is_decoder(Stage stage) {
   return stage == Stage::decode_first || stage == Stage::decode_given || stage == Stage::decode;
 }
+// The encoder of the image slot, whose state goes on whenever it runs, not once a chunk.
+constexpr bool fills_image_slot(Stage stage) { return stage == Stage::encode || stage == Stage::encode_grey; }
 
 // The host arrays behind the tensors of all stages, made once; stages that hand a tensor on share it.
 //
@@ -79,6 +82,11 @@ struct StageTimes {
   float begin_ms = 0, denoise_ms = 0, decode_ms = 0, write_cache_ms = 0;
 };
 
+// Whether a cache holds sink and ring: rotated keys, and values.
+inline bool is_rolling_cache(std::string_view name) {
+  return name.starts_with("k_cache_") || name.starts_with("v_cache_");
+}
+
 using Tensors = std::map<std::string, HostTensor>;
 
 // Runs the stages of one stream and owns its attention caches and autoencoder states. The host fills the host arrays;
@@ -92,13 +100,15 @@ class ChunkRunner {
   virtual std::string precision() const = 0;
   // Loads what the first chunks need.
   virtual void load() = 0;
-  // One stage outside of chunks, from host arrays to host arrays: text, condition, encode.
+  // One stage outside of chunks, from host arrays to host arrays: text, condition, encode, encode_grey, look.
   virtual void run(Stage stage) = 0;
   // Lets other stages see what the host filled for this stage, without running it.
   virtual void hand_over(Stage stage) = 0;
 
   // What a failed chunk left under way is waited for: the host fills the inputs of the next.
   virtual void prepare() = 0;
+  // Copies rows (tokens) of all keys and values to lower ones, before the host fills a chunk: the window moves.
+  virtual void move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) = 0;
   // Runs a chunk or sets it going: roll, points and track latents (`tracked`), all passes but the last, which is the
   // clean one. `passes` stays as it is until `commit`; the latents are left in `x`.
   virtual void start(bool opening, bool tracked, std::span<const PassInputs> passes) = 0;

@@ -7,11 +7,19 @@
 
 namespace ms_infer {
 
+namespace {
+
+// Passes over every chunk of the context when it is encoded again, in float32 and in any other precision.
+constexpr int kRecacheRounds = 4, kFewerRounds = 3;
+
+}  // namespace
+
 StagedEngine::StagedEngine(const Manifest& manifest, const RunnerOptions& options)
     : manifest_(manifest),
       config_(manifest.config),
       steps_(denoise_steps(config_.schedule)),
-      tokenizer_(config_.text) {
+      tokenizer_(config_.text),
+      ring_(config_.context, !manifest.writes_per_frame) {
   OpenedEngine opened = open_engine(manifest, options);
   arrays_ = std::move(opened.arrays);
   runner_ = std::move(opened.runner);
@@ -115,7 +123,7 @@ void StagedEngine::set_text(std::span<const float> embedding) {
 }
 
 void StagedEngine::set_image(std::span<const std::uint8_t> image) {
-  image_latent_.clear();
+  image_latents_.clear();
   given_ = 0;
   if (!arrays_->has(Stage::encode)) return;
   const auto target = arrays_->values<float>(Stage::encode, "image");
@@ -124,27 +132,45 @@ void StagedEngine::set_image(std::span<const std::uint8_t> image) {
     runner_->hand_over(Stage::encode);
     return;
   }
-  if (config_.image_input == ImageInput::prefill) check_prefill();
   const std::size_t pixels = target.size() / 3;
   for (std::size_t pixel = 0; pixel < pixels; ++pixel)
     for (std::size_t channel = 0; channel < 3; ++channel)
       target[channel * pixels + pixel] = float(image[3 * pixel + channel]) / 255.0f;
-  runner_->run(Stage::encode);
-  const auto latent = arrays_->values<float>(Stage::encode, "image_latent");
-  image_latent_.assign(latent.begin(), latent.end());
+  encode_image(Stage::encode);
+  if (arrays_->has(Stage::look)) look();
   if (config_.image_input == ImageInput::prefill) write_given();
 }
 
-void StagedEngine::check_prefill() const {
-  require(manifest_.writes_per_frame || config_.contiguous_writes(1), MS_ERROR_CONFIG,
-          "this bundle writes a whole chunk at one place of the cache, which a stream that begins with an image does "
-          "not fit; export it with --writes frame");
+// Adds the next latent frame of the image slot.
+void StagedEngine::encode_image(Stage stage) {
+  runner_->run(stage);
+  const auto latent = arrays_->values<float>(stage, "image_latent");
+  image_latents_.emplace_back(latent.begin(), latent.end());
+}
+
+// Tokens of the first frame into the keys of the prompt that was set last.
+void StagedEngine::look() {
+  runner_->run(Stage::look);
+  const auto tokens = arrays_->values<float>(Stage::look, "image_tokens");
+  const auto target = arrays_->values<float>(Stage::condition, "image_tokens");
+  require(tokens.size() == target.size(), MS_ERROR_BUNDLE, "the manifest's stages 'look' and 'condition' do not fit");
+  std::copy(tokens.begin(), tokens.end(), target.begin());
+  runner_->run(Stage::condition);
+}
+
+// What the image slot holds at a latent frame; empty: zeros.
+std::span<const float> StagedEngine::image_slot(std::int64_t frame) {
+  if (image_latents_.empty() || (config_.image_at == ImageAt::first && frame)) return {};
+  const auto place =
+      static_cast<std::size_t>(config_.image_at == ImageAt::grey ? std::min(frame, kGreyLatentFrames) : 0);
+  while (image_latents_.size() <= place) encode_image(Stage::encode_grey);
+  return image_latents_[place];
 }
 
 void StagedEngine::write_given() {
   runner_->prepare();
   std::fill(x_.begin(), x_.end(), 0.0f);
-  std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
+  std::copy(image_latents_[0].begin(), image_latents_[0].end(), x_.begin());
   place(0, 1);
   fill_image_slots(0, 1);
   runner_->write_given(clean_pass(0.0));
@@ -155,7 +181,8 @@ void StagedEngine::write_given() {
 void StagedEngine::generate(const ChunkPlan& plan) {
   runner_->prepare();
   plan_ = plan;
-  place(plan.placement.start, plan.placement.frames);
+  make_room(plan.placement.start);
+  place(plan.placement.start, plan.placement.start + plan.placement.frames);
   fill_image_slots(plan.placement.start, plan.placement.frames);
   if (plan.player) fill_points();
   fill_passes();
@@ -168,27 +195,27 @@ std::span<const std::uint8_t> StagedEngine::frames() {
   return runner_->frames();
 }
 
-void StagedEngine::place(std::int64_t start, int frames) {
+// Moves the window in the caches where the chunk's slots would not be in a row.
+void StagedEngine::make_room(std::int64_t start) {
   const int cells = config_.tokens_per_frame();
-  const Placement placement = config_.context.place(start, frames, sink_start_);
+  if (const auto move = ring_.make_room(start))
+    runner_->move_rows(std::int64_t{move->target} * cells, std::int64_t{move->source} * cells,
+                       std::int64_t{move->slots} * cells);
+}
+
+// Point tables and write indices at the chunk from `start` on, which sees all before the frame `until`. A chunk shorter
+// than the graph is filled up with frames of zeros: they land in slots that the next chunks write before they become
+// valid.
+void StagedEngine::place(std::int64_t start, std::int64_t until) {
+  const int cells = config_.tokens_per_frame();
+  const Placement placement = config_.context.place(until, 0, sink_start());
   tables_.move_to(start);
-  write_slots(start);
+  for (std::size_t j = 0; j < write_index_.size(); ++j)
+    write_index_[j] = std::int64_t{ring_.slot(start + std::int64_t(j))} * cells;
   n_valid_[0] = std::int64_t{placement.valid_frames} * cells;
   if (!config_.rolls()) return;
   sink_tables_.move_to(placement.sink_position);
-  sink_index_[0] = std::min<std::int64_t>(start - sink_start_, config_.context.sink_frames) * cells;
-}
-
-// Cache slot of the chunk's first latent frame, or of each. A chunk shorter than the graph is filled up with frames of
-// zeros: they land in slots that the next chunks write before they become valid.
-void StagedEngine::write_slots(std::int64_t start) {
-  const int cells = config_.tokens_per_frame(), frames = config_.context.chunk_frames;
-  const int first = config_.context.slot(start - sink_start_);
-  for (std::size_t j = 0; j < write_index_.size(); ++j)
-    write_index_[j] = std::int64_t{config_.context.slot(start - sink_start_ + std::int64_t(j))} * cells;
-  const int last = config_.context.slot(start - sink_start_ + frames - 1);
-  require(manifest_.writes_per_frame || last - first + 1 == frames, MS_ERROR_BUNDLE,
-          "the chunk at latent frame ", start, " does not lie in one run of cache slots; export with --writes frame");
+  sink_index_[0] = std::min<std::int64_t>(start - sink_start(), config_.context.sink_frames) * cells;
 }
 
 std::span<float> StagedEngine::frame_of(const Slot& slot, int frame) const {
@@ -200,10 +227,12 @@ void StagedEngine::fill_image_slots(std::int64_t start, int frames) {
   for (const Slot& slot : slots_) {
     if (slot.name != "image" && slot.name != "mask") continue;
     for (int j = 0; j < frames; ++j) {
-      const bool carried = !image_latent_.empty() && (config_.image_every_frame || start + j == 0);
+      const bool carried = !image_latents_.empty() && (config_.image_at == ImageAt::every || start + j == 0);
       const auto target = frame_of(slot, j);
       std::fill(target.begin(), target.end(), carried && slot.name == "mask" ? 1.0f : 0.0f);
-      if (carried && slot.name == "image") std::copy_n(image_latent_.begin(), target.size(), target.begin());
+      if (slot.name != "image") continue;
+      const auto shown = image_slot(start + j);
+      std::copy(shown.begin(), shown.end(), target.begin());
     }
   }
 }
@@ -215,11 +244,11 @@ void StagedEngine::fill_points() {
 }
 
 bool StagedEngine::pins_image() const {
-  return config_.image_input == ImageInput::pin && !image_latent_.empty() && plan_.placement.start == 0;
+  return config_.image_input == ImageInput::pin && !image_latents_.empty() && plan_.placement.start == 0;
 }
 
 void StagedEngine::pin_image() {
-  if (pins_image()) std::copy(image_latent_.begin(), image_latent_.end(), x_.begin());
+  if (pins_image()) std::copy(image_latents_[0].begin(), image_latents_[0].end(), x_.begin());
 }
 
 std::span<const float> StagedEngine::sinusoid(double timestep) const {
@@ -299,32 +328,34 @@ void StagedEngine::recall(std::int64_t start, int frames) {
 }
 
 void StagedEngine::recache(bool replace_sink) {
-  const int chunk = config_.context.chunk_frames;
-  const auto frames = std::min<std::int64_t>(config_.context.cache_frames(), made_);
-  std::int64_t start = made_ - frames;
-  if (replace_sink && start > sink_start_)
-    sink_start_ = start;
-  else if (start > sink_start_)  // beside a kept sink only what the ring holds is read again
-    start = std::max(sink_start_ + config_.context.sink_frames, made_ - config_.context.ring_frames());
-  const std::int64_t earliest = sink_start_ == start ? start : 0;
+  const ContextConfig& context = config_.context;
+  std::int64_t start = std::max<std::int64_t>(sink_start(), made_ - context.cache_frames());
+  if (start > sink_start() && replace_sink)
+    ring_.reset(start);
+  else if (start > sink_start())  // beside a kept sink only what the ring holds is read again
+    start = std::max(sink_start() + context.sink_frames, made_ - context.ring_frames());
+  ring_.unroll(made_);
   std::vector<std::int64_t> firsts;
-  for (std::int64_t run = made_ - chunk; run > start - chunk; run -= chunk) firsts.push_back(std::max(earliest, run));
+  for (std::int64_t run = made_ - context.chunk_frames; run > start - context.chunk_frames; run -= context.chunk_frames)
+    firsts.push_back(std::max(start, run));
   std::sort(firsts.begin(), firsts.end());
   firsts.erase(std::unique(firsts.begin(), firsts.end()), firsts.end());
-  for (const std::int64_t first : firsts) {
-    const int count = static_cast<int>(std::min<std::int64_t>(chunk, made_ - first));
-    runner_->prepare();
-    place(first, count);
-    recall(first, count);
-    runner_->write(clean_pass(config_.schedule.context_timestep));
-  }
+  const int rounds = std::min(runner_->precision() == "fp32" ? kRecacheRounds : kFewerRounds, config_.layers);
+  for (int round = 0; round < rounds; ++round)
+    for (const std::int64_t first : firsts) {
+      runner_->prepare();
+      place(first, made_);
+      recall(first, static_cast<int>(std::min<std::int64_t>(context.chunk_frames, made_ - first)));
+      runner_->write(clean_pass(config_.schedule.context_timestep));
+    }
 }
 
 void StagedEngine::reset() {
   for (const Slot& slot : slots_) std::fill(slot.values.begin(), slot.values.end(), 0.0f);
   std::fill(history_.begin(), history_.end(), 0.0f);
-  image_latent_.clear();
-  made_ = sink_start_ = given_ = 0;
+  image_latents_.clear();
+  made_ = given_ = 0;
+  ring_.reset();
   runner_->reset();
 }
 

@@ -11,6 +11,7 @@
 #include "angles.hpp"
 #include "manifest.hpp"
 #include "noise.hpp"
+#include "ring.hpp"
 #include "runner.hpp"
 #include "schedule.hpp"
 #include "state.hpp"
@@ -36,8 +37,10 @@ class StagedEngine {
   StagedEngine(const Manifest& manifest, const RunnerOptions& options);
 
   std::string label() const { return runner_->name() + " " + runner_->precision(); }
-  std::int64_t sink_start() const { return sink_start_; }
+  std::int64_t sink_start() const { return ring_.sink_start(); }
   std::int64_t given_frames() const { return given_; }
+  // Whether no stream can begin without a first frame: an image encoder looks at it.
+  bool needs_image() const { return arrays_->has(Stage::look); }
 
   // Text embedding [tokens, dim] of words; any thread may call it. MS_ERROR_CONFIG when the model has no word encoder.
   std::vector<float> embed(std::string_view prompt);
@@ -54,7 +57,7 @@ class StagedEngine {
   // Of the chunk committed last, by the clock of whoever ran its stages.
   StageTimes times() const { return runner_->times(); }
 
-  // Re-encodes the context under the newest prompt, chunk by chunk, oldest first.
+  // Re-encodes the context under the newest prompt, in rounds over its chunks; see engines/staged.py.
   void recache(bool replace_sink);
   void reset();
 
@@ -86,8 +89,8 @@ class StagedEngine {
   void bind_inputs();
   void bind_opening(bool opening);
   void bind_passes();
-  void place(std::int64_t start, int frames);
-  void write_slots(std::int64_t start);
+  void make_room(std::int64_t start);
+  void place(std::int64_t start, std::int64_t until);
   void fill_image_slots(std::int64_t start, int frames);
   void fill_points();
   std::size_t noise_count(int frames) const {
@@ -97,7 +100,9 @@ class StagedEngine {
   void fill_passes();
   const PassInputs& clean_pass(double timestep);
   void write_given();
-  void check_prefill() const;
+  void encode_image(Stage stage);
+  void look();
+  std::span<const float> image_slot(std::int64_t frame);
   bool pins_image() const;
   void pin_image();
   void remember(std::int64_t start, int frames);
@@ -107,7 +112,7 @@ class StagedEngine {
   std::span<const float> sinusoid(double timestep) const;
   // Encoder and decoder states by their names.
   std::vector<const TensorSpec*> states() const;
-  std::map<std::string, std::vector<std::size_t>> kept_rows(std::int64_t made, std::int64_t sink) const;
+  std::map<std::string, std::vector<std::size_t>> kept_rows(std::int64_t made, const Ring& ring) const;
   Shape history_shape(int channels, std::int64_t made) const;
   void save_history(EngineState& all);
   void load_history(const EngineState& state);
@@ -131,10 +136,11 @@ class StagedEngine {
   std::vector<float> history_;  // [capacity, in_channels, height, width]
   int capacity_ = 0;
   NoiseAhead noise_;
-  std::vector<float> image_latent_;  // empty: none
+  std::vector<std::vector<float>> image_latents_;  // of the image slot from frame 0 on; empty: no image
   std::mutex embedding_;
   ChunkPlan plan_;
-  std::int64_t made_ = 0, sink_start_ = 0, given_ = 0;
+  Ring ring_;
+  std::int64_t made_ = 0, given_ = 0;
 };
 
 }  // namespace ms_infer

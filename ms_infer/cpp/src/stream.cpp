@@ -44,6 +44,8 @@ std::unique_lock<std::mutex> Stream::alone() {
 
 void Stream::start(const StartOptions& options) {
   const auto lock = alone();
+  require(!options.image.empty() || !engine_->needs_image(), MS_ERROR_CONFIG, "the model ", config().model,
+          " needs a first frame: give an image");
   const std::int64_t shift = controls_.reserve();
   Picture image;
   if (!options.image.empty())

@@ -17,7 +17,7 @@ namespace {
 
 // Stages that the first frame does not need, or not always: compiled when they run first.
 constexpr std::array kLazy{Stage::text,   Stage::encode, Stage::points,       Stage::points_first, Stage::tracks,
-                           Stage::tracks_first, Stage::decode, Stage::decode_given};
+                           Stage::tracks_first, Stage::decode, Stage::decode_given, Stage::encode_grey, Stage::look};
 
 int usable_cores() {
 #if defined(__linux__)

@@ -100,6 +100,7 @@ class TensorRtRunner final : public ChunkRunner {
     const cudaStream_t lane = stream_of(stage);
     upload_inputs(stage, lane);
     enqueue(stage, lane);
+    if (fills_image_slot(stage)) adopt(Stage::encode_grey);
     for (const auto& output : arrays_.spec(stage)->outputs)
       if (output.role == Role::host) memory_.download(arrays_.bytes(stage, output), lane);
     check_cuda(cudaStreamSynchronize(lane), "waiting for a stage");
@@ -117,6 +118,24 @@ class TensorRtRunner final : public ChunkRunner {
     turn_ ^= 1;
     turns_[turn_].denoised = -1;
     turns_[turn_].start.record(main_.get());
+  }
+
+  // In copies that do not overlap: no longer than the way they go.
+  void move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) override {
+    const std::int64_t step = source - target;
+    for (auto& [name, buffer] : caches_) {
+      if (!is_rolling_cache(name)) continue;
+      const Shape& shape = arrays_.tensor(Stage::denoise, name).shape;
+      const auto heads = static_cast<std::size_t>(shape[0] * shape[1]);
+      const std::size_t pitch = buffer.size() / heads, row = pitch / static_cast<std::size_t>(shape[2]);
+      auto* first = static_cast<unsigned char*>(buffer.get());
+      for (std::int64_t done = 0; done < rows; done += step)
+        check_cuda(cudaMemcpy2DAsync(first + static_cast<std::size_t>(target + done) * row, pitch,
+                                     first + static_cast<std::size_t>(source + done) * row, pitch,
+                                     static_cast<std::size_t>(std::min(step, rows - done)) * row, heads,
+                                     cudaMemcpyDeviceToDevice, main_.get()),
+                   "moving the window");
+    }
   }
 
   // Opening chunks and the first steady one run as they come, which warms every stage up; the next is captured.
