@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import Blend
 from ms_infer.tracks import Tracks
 
 
@@ -30,6 +31,29 @@ class PromptControl:
     recache: bool = False
     """Whether the prompt also re-encodes the context."""
     replace_sink: bool = False
+    blend: Blend = field(default_factory=Blend)
+    """How it takes the place of the prompt before."""
+    origin: NDArray[np.float32] | None = None
+    """Embedding that it comes from while the blend goes on; None before it and after it."""
+    done: int = 0
+    """Chunks of the blend that were made."""
+
+    @property
+    def shown(self) -> NDArray[np.float32]:
+        """Embedding that the newest chunk was made with."""
+        assert self.text is not None, "a started stream has a text"
+        return self.text if self.origin is None else self.blend.between(self.origin, self.text, self.done)
+
+    def followed_by(self, newest: PromptControl) -> PromptControl:
+        """The prompt of the next chunk, after one that was made with this one; `self` where nothing changes."""
+        if newest.id != self.id:
+            started = newest if newest.blend.chunks == 1 else replace(newest, origin=self.shown)
+        elif self.origin is None:
+            return self
+        else:
+            started = self
+        done = started.done + 1
+        return replace(started, done=done, origin=None if done >= started.blend.chunks else started.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +106,11 @@ class Controls:
             self._newest = replace(self._newest, tracks=TracksControl(self._last, tracks))
             return self._last
 
-    def set_prompt(self, text: NDArray[np.float32], *, recache: bool, replace_sink: bool) -> int:
+    def set_prompt(self, prompt: PromptControl) -> int:
+        """The control's id takes the place of the prompt's."""
         with self._lock:
             self._last += 1
-            self._newest = replace(self._newest, prompt=PromptControl(self._last, text, recache, replace_sink))
+            self._newest = replace(self._newest, prompt=replace(prompt, id=self._last))
             return self._last
 
     def set_strengths(self, values: tuple[float, ...]) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import WAYS, Blend
 from ms_infer.config import StreamConfig
 from ms_infer.controls import Control, PromptControl, StrengthsControl, TracksControl
-from ms_infer.errors import ConfigError
+from ms_infer.errors import ConfigError, require
 from ms_infer.files import whole_file
 from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
@@ -40,6 +42,8 @@ def _numbers(state: StreamState) -> dict[str, int]:
     strengths = {"strengths_id": applied.strengths.id, "pending_strengths_id": pending.strengths.id}
     return {
         **(strengths if applied.strengths.values else {}),
+        **(_blend_numbers("blend", applied.prompt) if applied.prompt.origin is not None else {}),
+        **(_blend_numbers("pending_blend", pending.prompt) if pending.prompt.blend.chunks > 1 else {}),
         "index": state.index,
         "given": state.given,
         "seed": state.seed,
@@ -52,10 +56,34 @@ def _numbers(state: StreamState) -> dict[str, int]:
     }
 
 
+def _blend_numbers(kind: str, prompt: PromptControl) -> dict[str, int]:
+    """Numbers of a prompt that comes over several chunks."""
+    numbers = {"chunks": prompt.blend.chunks, "way": WAYS.index(prompt.blend.way), "done": prompt.done}
+    numbers |= {"recache": int(prompt.recache), "replace_sink": int(prompt.replace_sink)}
+    return {f"{kind}_{name}": number for name, number in numbers.items()}
+
+
+def _blending(kind: str, prompt: PromptControl, numbers: dict[str, int]) -> PromptControl:
+    """The prompt with the blend of a snapshot, where there is one; its origin is the caller's."""
+    if f"{kind}_chunks" not in numbers:
+        return prompt
+    way = numbers[f"{kind}_way"]
+    require(way < len(WAYS), f"the snapshot blends its prompts in the way {way}, which this version does not know")
+    return replace(
+        prompt,
+        blend=Blend(numbers[f"{kind}_chunks"], WAYS[way]),  # type: ignore[arg-type]  # it is one of them
+        done=numbers[f"{kind}_done"],
+        recache=bool(numbers[f"{kind}_recache"]),
+        replace_sink=bool(numbers[f"{kind}_replace_sink"]),
+    )
+
+
 def _pending_arrays(state: StreamState) -> dict[str, NDArray[Any]]:
     """Tracks and text of controls that no chunk has played yet; no points: the tracks are to be released."""
     arrays: dict[str, NDArray[Any]] = {}
     tracks, prompt = state.pending.tracks, state.pending.prompt
+    if state.applied.prompt.origin is not None:
+        arrays["text_origin"] = state.applied.prompt.origin
     if state.applied.strengths.values:
         arrays["strengths"] = np.array(state.applied.strengths.values, np.float64)
         arrays["pending.strengths"] = np.array(state.pending.strengths.values, np.float64)
@@ -77,7 +105,9 @@ def load_snapshot(path: Path, config: StreamConfig) -> StreamState:
     try:
         applied = Control(
             TracksControl(numbers["tracks_id"], _playing(arrays, config)),
-            PromptControl(numbers["prompt_id"], arrays["text"]),
+            _blending(
+                "blend", PromptControl(numbers["prompt_id"], arrays["text"], origin=arrays.get("text_origin")), numbers
+            ),
             _strengths("", numbers, arrays),
         )
         return StreamState(
@@ -102,6 +132,7 @@ def _pending(
     if numbers["pending_prompt_id"] != prompt.id:
         flags = (bool(numbers["pending_recache"]), bool(numbers["pending_replace_sink"]))
         prompt = PromptControl(numbers["pending_prompt_id"], arrays["pending.text"], *flags)
+        prompt = _blending("pending_blend", prompt, numbers)
     return Control(tracks, prompt, _strengths("pending", numbers, arrays))
 
 

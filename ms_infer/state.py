@@ -51,7 +51,8 @@ class StreamState:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that a snapshot holds."""
-        own = [array for array in (self.image, self.applied.prompt.text) if array is not None]
+        prompt = self.applied.prompt
+        own = [array for array in (self.image, prompt.text, prompt.origin) if array is not None]
         return sum(array.nbytes for array in (*own, *self.engine.values(), *self.player.values()))
 
     def check(self, config: StreamConfig) -> None:
@@ -69,7 +70,8 @@ class StreamState:
             require(order, f"the state's {kind} have the ids {applied} (applied) and {pending}: they only grow")
         if self.image is not None:
             check_array(self.image, "image", np.uint8, (config.height, config.width, 3))
-        for text in (self.applied.prompt.text, self.pending.prompt.text):
+        origin = self.applied.prompt.origin
+        for text in (self.applied.prompt.text, self.pending.prompt.text, *([] if origin is None else [origin])):
             check_array(text, "text", np.float32, (config.model.text.tokens, config.model.text.dim))
             require(text is not None and bool(np.isfinite(text).all()), "the state's text holds NaN or infinite values")
 

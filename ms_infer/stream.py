@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import Blend, Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, TrackHeadConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
@@ -175,15 +176,17 @@ class Stream:
         self._check_open()
         return self._controls.set_tracks(self._fitted(tracks))
 
-    def set_prompt(self, prompt: Prompt, *, recache: bool = False, replace_sink: bool = False) -> int:
+    def set_prompt(
+        self, prompt: Prompt, *, recache: bool = False, replace_sink: bool = False, over: int = 1, way: Way = "linear"
+    ) -> int:
         """Change the prompt from the next chunk on. Returns the control's id.
 
-        recache: also re-encode the context under the new prompt, so that it lets go of the old
-        one at once; replace_sink: let the oldest re-encoded latent frames become the new sink.
+        over: chunks until it is all there, on the `way` "linear" or "slerp". recache: re-encode the context once it is,
+        so that it lets go of the old prompt; replace_sink: let the oldest re-encoded latent frames be the new sink.
         """
         self._check_open()
-        text = self.embed(prompt)  # in the caller's thread: a slow text encoder delays no chunk
-        return self._controls.set_prompt(text, recache=recache or replace_sink, replace_sink=replace_sink)
+        blend, text = Blend(over, way), self.embed(prompt)  # in the caller's thread: a slow encoder delays no chunk
+        return self._controls.set_prompt(PromptControl(0, text, recache or replace_sink, replace_sink, blend))
 
     def set_strengths(self, *strengths: float) -> int:
         """Change how strongly the model's adapters (LoRA) act, one number each, from the next chunk on.
@@ -255,7 +258,7 @@ class Stream:
             with self._replacing():
                 self._engine.reset()
                 self._use_strengths(applied)
-                self._engine.set_text(_text(applied))
+                self._engine.set_text(applied.prompt.shown)
                 self._engine.set_image(state.image)
                 self._engine.restore(state.engine)
                 self._run = Run(state.index, state.given, state.seed, state.image, applied, player)
@@ -302,7 +305,7 @@ class Stream:
         with self._replacing():
             self._engine.reset()
             self._use_strengths(control)
-            self._engine.set_text(_text(control))
+            self._engine.set_text(control.prompt.shown)
             self._engine.set_image(image)
             run = Run(0, self._engine.given_frames(), seed, image, control, TrackPlayer.of(self.config))
             if control.tracks.tracks is not None:
@@ -340,12 +343,12 @@ class Stream:
             player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
         if control.strengths.id != run.control.strengths.id:
             self._use_strengths(control)
-        prompt = control.prompt
-        if prompt.id != run.control.prompt.id:
-            self._engine.set_text(_text(control))
-            if prompt.recache:
+        prompt = run.control.prompt.followed_by(control.prompt)
+        if prompt is not run.control.prompt:
+            self._engine.set_text(prompt.shown)
+            if prompt.recache and prompt.origin is None:
                 self._engine.recache(replace_sink=prompt.replace_sink)
-        return control, player
+        return replace(control, prompt=prompt), player
 
     def _kept_strengths(self) -> StrengthsControl:
         """The newest strengths, which a new start keeps."""
@@ -395,8 +398,3 @@ class Stream:
     def _check_open(self) -> None:
         if self._closed:
             raise StateError("the stream is closed; open a new Stream")
-
-
-def _text(control: Control) -> NDArray[np.float32]:
-    assert control.prompt.text is not None, "a started stream has a text"
-    return control.prompt.text

@@ -352,6 +352,18 @@ def test_reset_after_restore_starts_the_same_stream_in_both(library: Library, bu
             np.testing.assert_allclose(native.step()[0].astype(int), frames.astype(int), atol=1)
 
 
+def test_a_snapshot_between_two_prompts_is_refused_in_one_line(library: Library, bundle: Path, tmp_path: Path) -> None:
+    with Stream(bundle, engine="openvino", precision="fp32") as python:
+        python.start(picture(32, 32), "a cat")
+        python.set_prompt("night snow", over=3)
+        python.step()
+        python.snapshot(tmp_path / "a.snapshot")
+    with NativeStream(library, bundle, precision="fp32") as native:
+        with pytest.raises(NativeError, match="while one prompt changed into another"):
+            native.restore(tmp_path / "a.snapshot")
+        native.step()
+
+
 def test_a_snapshot_of_another_precision_is_refused(library: Library, bundle: Path, tmp_path: Path) -> None:
     with (
         NativeStream(library, bundle, precision="fp32") as one,

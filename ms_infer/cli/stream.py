@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ms_infer.blend import Blend
 from ms_infer.cli.model import ModelOptions, say_notes
+from ms_infer.cli.prompts import PromptSchedule, parse_prompts
 from ms_infer.cli.run import parse_size, run_command, set_logging
 from ms_infer.errors import ConfigError
 
@@ -44,8 +46,14 @@ class StreamOptions(ModelOptions):
     """How much of the picture around x0,y0 a drag takes along (0..1)."""
     camera: str | None = None
     """pan=0.2,0.0 zoom=1.2 roll=10 dolly=0.3, joined by blanks or semicolons."""
-    prompt: str = ""
-    """What the video shows."""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What the video shows. More than once: 0:TEXT, then 80:TEXT from that RGB frame on, or 5s:TEXT."""
+    prompt_over: int = 1
+    """Chunks in which a later prompt takes the place of the one before."""
+    prompt_way: Literal["linear", "slerp"] = "linear"
+    """How the embeddings between two prompts are made."""
+    recache: bool = False
+    """Encode the context again under a later prompt once it is all there, so that it lets go of the one before."""
     prompt_embeds: str | None = None
     """The prompt, embedded elsewhere: .npy, .safetensors or .pt with [tokens, dim]."""
     grid: int = 12
@@ -92,11 +100,13 @@ def stream_to_file(options: StreamOptions) -> str:
         config = stream.config
         example = default_example() if options.source == "demo" and options.image is None else None
         if example is not None:
-            options = replace(options, image=str(example.image), prompt=options.prompt or example.prompt)
+            options = replace(options, image=str(example.image), prompt=options.prompt or (example.prompt,))
         tracks = make_tracks(options, config, example) if can_follow(options, config) else None
-        stream.start(options.image, prompt_of(options), tracks)
+        cues = parse_prompts(options.prompt, config.fps)
+        schedule = PromptSchedule(cues[1:], Blend(options.prompt_over, options.prompt_way), recache=options.recache)
+        stream.start(options.image, prompt_of(options, cues[0].prompt), tracks)
         with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
-            timings = _write(stream, writer, options, tracks)
+            timings = _write(stream, writer, options, tracks, schedule)
     return _report(stream, timings, options)
 
 
@@ -111,11 +121,11 @@ def open_stream(options: StreamOptions) -> Stream:
     return Stream(opened.engine, seed=options.seed, text_encoder=options.text_encoder or opened.text_encoder)
 
 
-def prompt_of(options: StreamOptions) -> Any:
-    """The prompt's text, or its rows from a file; ConfigError when both are given."""
+def prompt_of(options: StreamOptions, prompt: str) -> Any:
+    """The first prompt's text, or its rows from a file; ConfigError when both are given."""
     if options.prompt_embeds is None:
-        return options.prompt
-    if options.prompt:
+        return prompt
+    if prompt:
         raise ConfigError("--prompt and --prompt-embeds say the same thing; give one")
     from ms_infer.prompts import read_embedding
 
@@ -190,12 +200,15 @@ def parse_camera(text: str) -> dict[str, Any]:
     return wanted
 
 
-def _write(stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None) -> list[float]:
-    """Make and write every chunk; returns the chunk times in ms."""
+def _write(
+    stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None, schedule: PromptSchedule
+) -> list[float]:
+    """Make and write every chunk, changing the prompt on the way; returns the chunk times in ms."""
     times = []
     with _progress_bar(options, round(options.seconds * stream.config.fps)) as advance:
         for chunk in stream.take(seconds=options.seconds):
             writer.write(_with_tracks(chunk, stream, tracks) if options.show_tracks else chunk.frames)
+            schedule.after(stream, chunk)
             times.append(chunk.timings["chunk"])
             advance(len(chunk.frames), times[-1])
     return times

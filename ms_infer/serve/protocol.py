@@ -19,6 +19,8 @@ UNITS = 8192
 """An applied position is a little-endian int16 of 1/8192 of the picture's width or height."""
 HIDDEN = -32768
 """Both coordinates of a point that is not visible in a frame."""
+MOST_CHARACTERS = 4000
+"""Of a prompt; models read 512 tokens of it."""
 
 
 class Type(IntEnum):
@@ -154,7 +156,7 @@ class Start(Message):
 
     do: Literal["start"]
     example: Annotated[str, Field(max_length=40)] = ""
-    prompt: Annotated[str, Field(max_length=500)] | None = None
+    prompt: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
 
 
@@ -172,7 +174,7 @@ class Ask(Message):
 
 class Prompt(Message):
     do: Literal["prompt"]
-    text: Annotated[str, Field(max_length=500)]
+    text: Annotated[str, Field(max_length=MOST_CHARACTERS)]
 
 
 class Pointers(Message):

@@ -161,7 +161,8 @@ class FakeCuda:
         self, target: int, _to: int, source: int, pitch: int, width: int, rows: int, _kind: Any, cuda_stream: int
     ) -> None:
         nbytes = pitch * (rows - 1) + width
-        assert self.owns(target, nbytes) and self.owns(source, nbytes), "a copy between places nobody allocated"
+        assert self.owns(target, nbytes), "a copy to a place nobody allocated"
+        assert self.owns(source, nbytes), "a copy from a place nobody allocated"
         assert abs(target - source) >= width, "overlapping copies are undefined"
 
         def copy() -> None:

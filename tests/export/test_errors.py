@@ -16,7 +16,7 @@ from ms_infer import BundleError, CheckpointError, ConfigError, ContextConfig, M
 from ms_infer.checkpoint import Student
 from ms_infer.config import RefinerConfig
 from tests.export.conftest import again
-from tests.tiny import tiny_student, without_tracks
+from tests.tiny import tiny_student
 
 
 def test_no_disk_space_is_said_before_anything_is_written(

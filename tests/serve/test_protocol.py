@@ -78,7 +78,7 @@ def test_control_of_a_newer_version_is_ignored() -> None:
         b'{"do":"pointers","events":[[1,"sideways",0,0,0]]}',
         b'{"do":"start","seed":-1}',
         b'{"do":"reset","id":99999999999}',
-        json.dumps({"do": "prompt", "text": "x" * 501}).encode(),
+        json.dumps({"do": "prompt", "text": "x" * 4001}).encode(),
         json.dumps({"do": "static", "points": [[0.5, 0.5]] * 65}).encode(),
         json.dumps({"do": "pointers", "events": [[1, "move", 0, 0.5, 0.5]] * 65}).encode(),
     ],

@@ -146,6 +146,9 @@ StreamState read_snapshot(const std::filesystem::path& path, const StreamConfig&
   const auto format = header.find("format");
   require(format != header.end() && format->second == kFormat, MS_ERROR_CONFIG, path.string(),
           " is not a snapshot of this version (need ", kFormat, ")");
+  require(!header.contains("blend_chunks") && !header.contains("pending_blend_chunks"), MS_ERROR_CONFIG, path.string(),
+          " was made while one prompt changed into another, which this library cannot go on with; save it before or "
+          "after, or use the Python package");
   StreamState state;
   if (const auto digest = header.find("digest"); digest != header.end()) state.digest = digest->second;
   state.index = number<std::int64_t>(header, "index"), state.given = number<std::int64_t>(header, "given");
