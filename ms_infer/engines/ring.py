@@ -28,10 +28,10 @@ class Ring:
         self._context, self._in_a_row = context, in_a_row
         self.reset()
 
-    def reset(self, sink_start: int = 0) -> None:
-        """Begin again behind a sink that begins with this latent frame."""
+    def reset(self, sink_start: int = 0, start: int | None = None) -> None:
+        """Begin again behind a sink that begins with this latent frame; `start` as it was saved."""
         self.sink_start = sink_start
-        self.start = sink_start + self._context.sink_frames
+        self.start = sink_start + self._context.sink_frames if start is None else start
         """A latent frame in the ring's first slot."""
 
     def slots(self, start: int) -> list[int]:

@@ -13,6 +13,10 @@ from ms_infer.engines.base import Array
 from ms_infer.errors import ConfigError, require
 
 
+MOST_FRAMES = 1 << 20
+"""Latent frames that no context is longer than."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """What the chunk after `made` latent frames reads of the stream so far."""
@@ -76,13 +80,14 @@ def check_packed(array: Array | None, name: str, dtype: DTypeLike, shape: tuple[
     check_array(array, name, np.uint16 if bits else dtype, shape)
 
 
-def check_counters(counters: Array | None, made: int) -> tuple[int, int]:
-    """Latent frames made and first one of the sink, int64 [2]; ConfigError unless a stream can have them."""
-    check_array(counters, "counters", np.int64, (2,))
+def check_counters(counters: Array | None, made: int, *, more: int = 0) -> list[int]:
+    """Latent frames made, first one of the sink, and `more`, int64; ConfigError unless a stream can have them."""
+    check_array(counters, "counters", np.int64, (2 + more,))
     assert counters is not None, "it was checked"
-    found, sink_start = (int(n) for n in counters)
+    found, sink_start, *others = (int(n) for n in counters)
     require(
         found == made and 0 <= sink_start <= made,
         f"the snapshot counts {found} latent frames and begins its sink at {sink_start}; its chunks make {made} frames",
     )
-    return found, sink_start
+    require(all(0 <= n <= made + MOST_FRAMES for n in others), f"the snapshot's counters hold {others}")
+    return [found, sink_start, *others]

@@ -259,13 +259,13 @@ class StagedEngine(Engine):
         arrays |= {f"state.{name}": packed(array) for name, array in runner.read_states().items()}
         order = self._remembered(self._made, self.sink_start)
         arrays |= {f"history.{slot}": packed(ring[order]) for slot, ring in runner.read_history().items()}
-        arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
+        arrays["counters"] = np.array([self._made, self.sink_start, self._ring.start], np.int64)
         return arrays
 
     def check_state(self, state: Mapping[str, Array], made: int) -> None:
-        made, sink_start = check_counters(state.get("counters"), made)
+        made, sink_start, ring_start = check_counters(state.get("counters"), made, more=1)
         ring = Ring(self.config.context, in_a_row=False)
-        ring.reset(sink_start)
+        ring.reset(sink_start, ring_start)
         for name, rows in self._kept_rows(made, ring).items():
             spec = named(self.specs["denoise"], name)
             shape = (*spec.shape[:2], len(rows), spec.shape[3])
@@ -278,8 +278,8 @@ class StagedEngine(Engine):
             check_packed(state.get(f"history.{slot}"), f"history of {slot}", np.float32, shape)
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        self._made, sink_start = (int(n) for n in state["counters"])
-        self._ring.reset(sink_start)
+        self._made, sink_start, ring_start = (int(n) for n in state["counters"])
+        self._ring.reset(sink_start, ring_start)
         for name, rows in self._kept_rows(self._made, self._ring).items():
             spec = named(self.specs["denoise"], name)
             cache = np.zeros(spec.shape, host_dtype(spec.dtype))

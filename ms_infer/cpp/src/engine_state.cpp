@@ -114,8 +114,8 @@ EngineState StagedEngine::state() {
   }
   for (const TensorSpec* spec : states()) all["state." + spec->name] = packed(std::move(tensors.at(spec->name)));
   save_history(all);
-  const std::int64_t counters[] = {made_, sink_start()};
-  all["counters"] = tensor_of<std::int64_t>(Dtype::int64, {2}, counters);
+  const std::int64_t counters[] = {made_, sink_start(), ring_.start()};
+  all["counters"] = tensor_of<std::int64_t>(Dtype::int64, {3}, counters);
   return all;
 }
 
@@ -154,12 +154,15 @@ void StagedEngine::load_history(const EngineState& state) {
 }
 
 void StagedEngine::check_state(const EngineState& state, std::int64_t made) const {
-  std::int64_t counters[2];
-  std::memcpy(counters, checked(state, "counters", Dtype::int64, {2}).data.data(), sizeof counters);
+  std::int64_t counters[3];
+  std::memcpy(counters, checked(state, "counters", Dtype::int64, {3}).data.data(), sizeof counters);
   require(counters[0] == made && counters[1] >= 0 && counters[1] <= made, MS_ERROR_CONFIG, "the snapshot counts ",
           counters[0], " latent frames and begins its sink at ", counters[1], "; its chunks make ", made, " frames");
+  constexpr std::int64_t kMostFrames = 1 << 20;  // latent frames that no context is longer than
+  require(counters[2] >= 0 && counters[2] <= made + kMostFrames, MS_ERROR_CONFIG, "the snapshot's ring begins at ",
+          counters[2]);
   Ring ring(config_.context, false);
-  ring.reset(counters[1]);
+  ring.reset(counters[1], counters[2]);
   for (const auto& [name, rows] : kept_rows(made, ring)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);
     checked(state, "cache." + name, spec.dtype, rows_shape(spec, rows.size()));
@@ -170,10 +173,10 @@ void StagedEngine::check_state(const EngineState& state, std::int64_t made) cons
 }
 
 void StagedEngine::restore(const EngineState& state) {
-  std::int64_t counters[2];
+  std::int64_t counters[3];
   std::memcpy(counters, state.at("counters").data.data(), sizeof counters);
   made_ = counters[0];
-  ring_.reset(counters[1]);
+  ring_.reset(counters[1], counters[2]);
   Tensors tensors;
   for (const auto& [name, rows] : kept_rows(made_, ring_)) {
     const TensorSpec& spec = arrays_->tensor(Stage::denoise, name);

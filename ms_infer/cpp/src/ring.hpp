@@ -25,6 +25,8 @@ class Ring {
     sink_start_ = sink_start;
     start_ = sink_start + context_.sink_frames;
   }
+  // The same, with a beginning of the ring that was saved.
+  void reset(std::int64_t sink_start, std::int64_t start) { sink_start_ = sink_start, start_ = start; }
   std::int64_t sink_start() const { return sink_start_; }
   // A latent frame in the ring's first slot.
   std::int64_t start() const { return start_; }
