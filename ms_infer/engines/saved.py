@@ -12,7 +12,6 @@ from ms_infer.config import StreamConfig
 from ms_infer.engines.base import Array
 from ms_infer.errors import ConfigError, require
 
-
 MOST_FRAMES = 1 << 20
 """Latent frames that no context is longer than."""
 
