@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.errors import ConfigError, MissingExtraError
+from ms_infer.errors import MissingExtraError
 
 Mask = NDArray[np.bool_]
 Place = tuple[float, float]
@@ -40,17 +40,15 @@ class Thing:
     """At most 48, inside, as far apart as they can be: the tracks that move it."""
 
 
-def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place] = ()) -> Thing:
+def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place] = ()) -> Thing | None:
     """The thing at `add[0]` in a picture uint8 [H, W, 3]: further places add what lies there, `omit` leaves it out.
 
-    ConfigError when nothing is picked, nothing is left, or what is there is like all that lies around.
+    None when nothing is left, or what is there is like all that lies around.
     """
-    if not add:
-        raise ConfigError("a thing is picked by at least one place; click on it")
     cutter = _Cutter(picture)
     mask = cutter.whole(add[0])
     if len(add) == 1 and not cutter.is_thing(mask):
-        raise ConfigError("there is no thing at this place; click on something that stands out")
+        return None
     for place in add[1:]:
         if not mask[cutter.pixel(place)]:
             mask |= cutter.whole(place)
@@ -59,9 +57,7 @@ def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[
         mask = cutter.without(mask, kept, place)
     if omit:
         mask = cutter.corrected(mask, kept, omit)
-    if not mask.any():
-        raise ConfigError("nothing of the thing is left; click on it again")
-    return Thing(mask, _outline(mask), _points(mask))
+    return Thing(mask, _outline(mask), _points(mask)) if mask.any() else None
 
 
 class _Cutter:

@@ -37,7 +37,7 @@ async function find(add, omit) {
     const answer = await request("thing", { method: "POST", body: JSON.stringify({ add, omit }), signal: asking.signal });
     if (!answer.ok || number !== asked) return null;
     const { outline, points } = await answer.json();
-    return { outline, points, add, omit, picked: false };
+    return outline ? { outline, points, add, omit, picked: false } : null;
   } catch {
     return null;
   }

@@ -56,7 +56,7 @@ class SessionFiles:
             raise HTTPException(409, "there is no picture yet")
         async with self._decodes:
             thing = await asyncio.to_thread(find_thing, picture, places.add, places.omit)
-        return JSONResponse({"outline": thing.outline, "points": thing.points})
+        return JSONResponse({"outline": thing.outline, "points": thing.points} if thing else {})
 
     async def video(self, request: Request) -> Response:
         session = self._owned(request)
