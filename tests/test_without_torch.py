@@ -100,3 +100,13 @@ def test_a_bundle_streams_and_is_measured(bundle: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.gif").stat().st_size > 1_000
+
+
+def test_the_server_streams_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "from ms_infer.serve.app import create_app; from ms_infer.serve.open import stream_opener; "
+        "from ms_infer.serve.settings import ServeConfig; "
+        "print(len(stream_opener(ServeConfig(sys.argv[1]))().step().frames))"
+    )
+
+    assert without_torch(code, bundle, folder=tmp_path).stdout == "9\n"
