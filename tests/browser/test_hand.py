@@ -232,6 +232,22 @@ def test_what_is_drawn_while_paused_stays_visible_with_its_time_and_is_played_to
     assert ends.max() <= 0.75
 
 
+def test_a_thing_that_is_dragged_while_paused_goes_when_the_stream_goes_on(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    pause(page)
+    count = len(page.acks)
+    page.drag(BALLOON, (0.65, 0.45), steps=15)
+    page.until(lambda: page.state("page.plans.length") == 1)
+    assert page.state("page.plans[0].thing.length") > 10
+    assert any(text.endswith(" s") for text in page.written())
+    page.shoot("paused-drag")
+    page.tab.keyboard.press(" ")
+    page.until(lambda: len(page.acks) > count and (page.acks[-1].kinds == Kind.PATH).sum() > 10)
+    page.until(lambda: page.state("page.plans.length") == 0)
+    moved = page.acks[-1].points[page.acks[-1].kinds == Kind.PATH][:, -1]
+    assert abs(moved[:, 0].mean() - 0.65) < 0.03
+
+
 def test_undo_and_redo_of_points_and_paths(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     page.tab.keyboard.press("Enter")
@@ -308,7 +324,7 @@ def sent(page: Visit) -> list[dict[str, Any]]:
     """Controls that the page sends from now on, as they are sent."""
     page.state(
         "(async () => { const send = page.socket.send.bind(page.socket); window.controls = [];"
-        " page.socket.send = (blob) => { send(blob); blob.slice(1).text().then((text) =>"
+        " page.socket.send = (blob) => { send(blob); if (blob instanceof Blob) blob.slice(1).text().then((text) =>"
         " text.startsWith('{') && window.controls.push(JSON.parse(text))); }; })()"
     )
     return []

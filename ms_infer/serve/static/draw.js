@@ -78,7 +78,7 @@ function drawPlan(plan) {
 /** @param {Pointer} pointer */
 function drawPointer(pointer) {
   const finger = onCanvas(pointer);
-  if (pointer.tool === "path") {
+  if (pointer.tool === "path" || (pointer.hold === "ready" && state.mode === "paused")) {
     line(pen, allOnCanvas(pointer.points), size);
     tag(pen, `${((performance.now() - pointer.since) / 1000).toFixed(1)} s`, finger[0], finger[1] - size * 4, size);
   }

@@ -13,6 +13,7 @@ import { say } from "./words.js";
 import { send } from "./wire.js";
 
 const CLICK = 0.012; // of the picture: less movement is a click
+const MOST = 200; // corners of a path
 const TOGETHER_MS = 200; // two fingers that come within this time move the camera
 
 /** @type {[number, string, number, number, number][]} */
@@ -57,7 +58,7 @@ function down(event) {
     hold: "waits", moves: [], caught: tool === "drag" ? caughtAt(at) : [], row: null };
   state.pointers.set(event.pointerId, pointer);
   if (tool === "thing") takeThing(pointer);
-  if (tool === "drag") grip(pointer);
+  if (tool === "drag") carryOn(Object.assign(pointer, { hold: "ready" }), true);
   if (tool === "static" || tool === "brush") place(pointer);
   if (tool === "camera") carryFrom([at]);
   document.body.classList.toggle("gripping", tool === "thing" || tool === "drag");
@@ -97,20 +98,20 @@ async function takeThing(pointer) {
   pointer.thing = thing;
   pointer.hold = "ready";
   if ([...state.pointers.values()].includes(pointer)) carryOn(pointer);
-  else if (isClick(pointer)) pickThing();
-  else {
-    carryOn(pointer);
-    letGo(pointer);
-  }
+  else lifted(pointer);
   requestDraw();
 }
 
 /** @param {Pointer} pointer */
 const isClick = ({ points, start }) => points.every(([x, y]) => Math.hypot(x - start.x, y - start.y) < CLICK);
 
-/** Send the press and what came after it, once it is more than a click. @param {Pointer} pointer */
-function carryOn(pointer) {
-  if (pointer.hold === "waits" || isClick(pointer)) return;
+/**
+ * Send the press and what came after it, once it is more than a click. While paused nothing is sent: it becomes a path.
+ * @param {Pointer} pointer
+ */
+function carryOn(pointer, atOnce = false) {
+  if (pointer.hold === "waits" || (pointer.hold === "ready" && !atOnce && isClick(pointer))) return;
+  if (pointer.hold === "ready" && state.mode === "paused") return;
   if (pointer.hold === "ready") grip(pointer);
   for (const [time, x, y] of pointer.moves.splice(0)) note({ number: pointer.number, x, y }, "move", time);
 }
@@ -159,11 +160,18 @@ function up(event) {
   state.pointers.delete(event.pointerId);
   if (!state.pointers.size) document.body.classList.remove("gripping");
   if (pointer.tool === "camera") carryFrom([...state.pointers.values()].filter((one) => one.tool === "camera"));
-  if (pointer.hold === "sent") letGo(pointer);
-  else if (pointer.hold === "ready" && event.type === "pointerup") pickThing();
+  if (event.type === "pointerup" || pointer.hold === "sent") lifted(pointer);
   if (pointer.tool === "path" && pointer.points.length > 1) drawn(pointer);
   if (pointer.tool === "more" || pointer.tool === "less") correct(pointer.tool, pointer.points);
   requestDraw();
+}
+
+/** What a press comes to when it ends: a drag, a path to be played later, or a click. @param {Pointer} pointer */
+function lifted(pointer) {
+  carryOn(pointer);
+  if (pointer.hold === "sent") letGo(pointer);
+  else if (pointer.hold === "ready" && !isClick(pointer)) drawn(pointer);
+  else if (pointer.hold === "ready" && pointer.tool === "thing") pickThing();
 }
 
 /** @param {Pointer} pointer */
@@ -183,10 +191,12 @@ function letGo(pointer) {
 /** @param {Pointer} pointer a path that is drawn */
 function drawn(pointer) {
   const seconds = Math.round(Math.min(Math.max((performance.now() - pointer.since) / 1000, 0.8), 20) * 10) / 10;
-  const { thing } = state;
-  const whole = thing?.picked && inside(thing, pointer.start) ? thing.points : undefined;
+  const thing = pointer.thing ?? (state.thing?.picked && inside(state.thing, pointer.start) ? state.thing : null);
+  const step = Math.ceil(pointer.points.length / MOST);
+  const points = pointer.points.filter((_, i) => i % step === 0 || i === pointer.points.length - 1);
   began();
-  addPlan({ kind: "path", points: pointer.points, seconds, radius: radius(), thing: whole });
+  addPlan({ kind: "path", points, seconds, radius: radius(), thing: thing?.points });
+  if (thing) setThing(thing.picked ? shifted(thing, pointer.x - pointer.start.x, pointer.y - pointer.start.y) : null);
 }
 
 /** @param {Pointer} pointer that paints points */

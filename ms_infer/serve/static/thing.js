@@ -6,7 +6,10 @@ import { requestDraw } from "./draw.js";
 import { live, state } from "./state.js";
 import { request } from "./wire.js";
 
-const REST_MS = 140; // a mouse that rests so long asks what is under it
+const REST_MS = 140, LIVE_REST_MS = 350; // a mouse that rests so long asks what is under it; a running stream is dear
+const ELSEWHERE = 0.03; // of the picture: so far from a place without a thing it asks again
+/** @type {Place | null} */
+let nothingAt = null;
 const SAME = 0.01; // of the picture: places so near ask the same
 let asked = 0;
 /** @type {AbortController | null} */
@@ -101,7 +104,9 @@ export function hoverThing(at) {
   document.body.classList.toggle("over-thing", over);
   if (thing?.picked || over || state.pointers.size || !state.hello?.owner || state.mode === "lost") return;
   if (thing && (!at || live())) setThing(null); // in a moving picture an old outline is a wrong one
-  if (at && state.tool === "thing") timer = setTimeout(() => thingAt(at), REST_MS);
+  if (!at || state.tool !== "thing") return;
+  if (nothingAt && Math.hypot(at.x - nothingAt.x, at.y - nothingAt.y) < ELSEWHERE) return;
+  timer = setTimeout(async () => (nothingAt = (await thingAt(at)) ? null : at), live() ? LIVE_REST_MS : REST_MS);
 }
 
 export function wireThing() {
