@@ -15,8 +15,8 @@ with tempfile.TemporaryDirectory() as folder:
         stream.start(tracks=Tracks.grid(4, 4).drag((0.3, 0.5), (0.7, 0.5)))
         stream.step()
         stream.snapshot(saved)
-        undisturbed = stream.step().numpy()
+        undisturbed = stream.step().frames
     with Stream(source) as stream:
         stream.restore(saved)
-        resumed = stream.step().numpy()
+        resumed = stream.step().frames
 print("equal:", np.array_equal(undisturbed, resumed))

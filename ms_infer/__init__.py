@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ms_infer.config import ContextConfig, ModelConfig, ScheduleConfig, StreamConfig, preset
     from ms_infer.errors import (
         BundleError,
+        Cancelled,
         CheckpointError,
         ConfigError,
         DeviceError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         TrackShapeError,
     )
     from ms_infer.hand import Hand
+    from ms_infer.models import Model
     from ms_infer.state import StreamState
     from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
@@ -31,9 +33,10 @@ _NAMES = {
     "checkpoint": "Student load_student",
     "chunk": "Chunk",
     "config": "ContextConfig ModelConfig ScheduleConfig StreamConfig preset",
-    "errors": "BundleError CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
+    "errors": "BundleError Cancelled CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
     "MotionStreamError StateError TrackShapeError",
     "hand": "Hand",
+    "models": "Model",
     "state": "StreamState",
     "stream": "Stream",
     "tracks": "Tracks",
@@ -42,6 +45,7 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 
 __all__ = [
     "BundleError",
+    "Cancelled",
     "CheckpointError",
     "Chunk",
     "ConfigError",
@@ -50,6 +54,7 @@ __all__ = [
     "EngineMismatchError",
     "Hand",
     "MissingExtraError",
+    "Model",
     "ModelConfig",
     "MotionStreamError",
     "ScheduleConfig",

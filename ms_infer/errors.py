@@ -19,6 +19,10 @@ class StateError(MotionStreamError, RuntimeError):
     """A call that comes at the wrong time: the stream is paused, closed, not started, or busy in another thread."""
 
 
+class Cancelled(MotionStreamError):
+    """A step was cancelled by `Stream.cancel`: nothing changed, and the next one makes the same chunk."""
+
+
 class CheckpointError(MotionStreamError, ValueError):
     """A checkpoint file that cannot be read or does not fit the model."""
 

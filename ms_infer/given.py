@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ms_infer.config import StreamConfig
 from ms_infer.errors import ConfigError
 
 PathLike = str | Path
+
+
+class Parts(TypedDict, total=False):
+    """What goes with a checkpoint, as keywords of `Stream` and `Model`; see `Given`."""
+
+    vae: PathLike | Sequence[PathLike]
+    image_encoder: PathLike | None
+    lora: PathLike | Sequence[PathLike]
+    lora_alpha: float | None
+    lora_rank: int | None
+    preset: str | StreamConfig | None
+    settings: Sequence[str]
+    download: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ms_infer.config import Span, StreamConfig
 from ms_infer.controls import Control
+from ms_infer.engines.base import Engine
 from ms_infer.engines.saved import check_array
 from ms_infer.errors import ConfigError, require
 from ms_infer.tracks.player import TrackPlayer
@@ -74,6 +75,28 @@ class StreamState:
         for text in (self.applied.prompt.text, self.pending.prompt.text, *([] if origin is None else [origin])):
             check_array(text, "text", np.float32, (config.model.text.tokens, config.model.text.dim))
             require(text is not None and bool(np.isfinite(text).all()), "the state's text holds NaN or infinite values")
+
+
+def player_of(state: StreamState, config: StreamConfig, engine: Engine, digest: str) -> TrackPlayer:
+    """A player in the state's place; ConfigError unless a stream of this engine and digest can go on from the state."""
+    if state.digest != digest:
+        raise ConfigError(
+            f"the state was made with other settings or another engine, precision or weights than this stream "
+            f"({engine.name} {engine.precision}); open the same source with the same engine and precision"
+        )
+    state.check(config)
+    player = TrackPlayer.of(config)
+    player.restore(state.player)
+    span = config.context.span(state.index, state.given)
+    if player.start > span.first_rgb_frame:
+        raise ConfigError(f"the state's tracks start at RGB frame {player.start}, after its next chunk")
+    if state.pending.tracks.tracks is not None:
+        player.fitted(state.pending.tracks.tracks)
+    for control in (state.applied, state.pending):
+        if control.strengths.values or engine.strengths:
+            engine.check_strengths(control.strengths.values)
+    engine.check_state(state.engine, span.start)
+    return player
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.aio import chunks_of
 from ms_infer.blend import Blend, Way
 from ms_infer.chunk import Chunk
-from ms_infer.config import StreamConfig, TrackHeadConfig
+from ms_infer.config import StreamConfig
 from ms_infer.controls import Control, Controls, PromptControl, StrengthsControl, TracksControl
 from ms_infer.engines.base import Engine, plan_chunk
-from ms_infer.engines.open import open_named
 from ms_infer.errors import ConfigError, StateError
-from ms_infer.given import Given
 from ms_infer.hand import Hand
-from ms_infer.prompts import PromptEncoder, prompt_encoder
 from ms_infer.snapshot import load_snapshot, save_snapshot
-from ms_infer.state import Run, StreamState, checked_seed, state_digest
+from ms_infer.state import Run, StreamState, checked_seed, player_of, state_digest
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
+from ms_infer.weights import Options, Weights
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
@@ -39,14 +38,9 @@ class Stream:
     """Makes video chunk by chunk, for ever, from an image, a prompt and tracks.
 
     source: "demo", a checkpoint (file, folder, repository or OWNER/NAME of the hub), a bundle folder, a loaded
-    `Student`, or an engine of your own.
-    engine: "auto", "torch", "openvino" or "tensorrt"; a named engine never falls back.
-    precision: "fp32", "bf16", ...; None takes the engine's default for the device.
-    text_encoder: umT5 for models that read prompts with it: Wan's .pth, a diffusers text_encoder/ folder, or a
-    `PromptEncoder`. It is loaded for prompts that the cache does not hold and freed again before streaming.
-    parts: what else goes with a checkpoint: vae=, image_encoder=, lora=, preset=, settings= (see `Given`). Parts that
-    are not named are looked for beside it and in the hub's cache; `notes` says what was taken. download=True lets the
-    rest be downloaded.
+    `Student`, or an engine of your own. For several streams of one source open a `Model`.
+    options: engine=, device=, precision=, threads=, text_encoder=, progress=, and what goes with a checkpoint: vae=,
+    image_encoder=, lora=, preset=, settings=, download= (see `Options`); `notes` says what was taken.
 
     Controls may be set from any thread; they take effect at the next chunk boundary.
 
@@ -58,30 +52,27 @@ class Stream:
 
     def __init__(
         self,
-        source: str | Path | Student | Engine = "demo",
+        source: str | Path | Student | Engine | Weights = "demo",
         *,
-        engine: str = "auto",
-        device: str | None = None,
-        precision: str | None = None,
         seed: int = 0,
-        text_encoder: PromptEncoder | str | Path | None = None,
-        **parts: Any,
+        **options: Unpack[Options],
     ) -> None:
         self._first_seed = checked_seed(seed)
-        self._prompts = prompt_encoder(text_encoder)
-        weights = None if self._prompts is None else self._prompts.weights
-        opened = open_named(
-            source, engine=engine, device=device, precision=precision, given=Given.of(parts, text_encoder=weights)
-        )
-        self._engine: Engine = opened.engine
-        self._prompts = self._prompts or prompt_encoder(opened.text_encoder)
-        self.notes = opened.notes
+        self._owned: Weights | None = None
+        if not isinstance(source, Weights):
+            source = self._owned = Weights(source, **options)
+        self._weights = source
+        self._engine: Engine = source.engine()
+        self._prompts, self.notes = source.prompts, source.notes
         self.config: StreamConfig = self._engine.config
         self._controls = Controls()
         self._paused = threading.Event()
         self._turn = threading.Lock()  # of the one thread that may use the engine
         self._run: Run | None = None
         self._closed = self._lost = False
+        self._cancelled = threading.Event()
+        self._engine.watch(self._cancelled)
+        self._engine.place_frames("host")
 
     @property
     def engine(self) -> str:
@@ -104,9 +95,19 @@ class Stream:
 
         ConfigError when the model does not follow tracks.
         """
-        head, config = self._track_head(), self.config
-        capacity = min(head.max_tracks, MAX_HAND_POINTS)
+        config = self.config
+        capacity = min(config.model.require_track_head().max_tracks, MAX_HAND_POINTS)
         return Hand(rows, cols, aspect=config.width / config.height, fps=config.fps, capacity=capacity)
+
+    @property
+    def frames_on(self) -> Literal["host", "device"]:
+        """Where chunks have their frames: "device" leaves them where they are made until `Chunk.frames` is read."""
+        return "host" if self._engine.downloads else "device"
+
+    @frames_on.setter
+    def frames_on(self, place: Literal["host", "device"]) -> None:
+        with self._alone():
+            self._engine.place_frames(place)
 
     def __enter__(self) -> Stream:
         return self
@@ -148,6 +149,27 @@ class Stream:
                 raise StateError("the stream is paused; call resume() before step()")
             return self._make_chunk()
 
+    def cancel(self) -> None:
+        """Let the step that is under way raise Cancelled, at the next pass; from any thread.
+
+        Nothing has changed then: the next step makes the same chunk. Without a step under way nothing happens.
+        """
+        self._cancelled.set()
+
+    def warm_up(self) -> None:
+        """Compile, capture and allocate all that chunks need, before the first start; else the first chunks do it.
+
+        StateError once the stream has started.
+        """
+        with self._alone():
+            if self._run is not None:
+                raise StateError("warm_up() belongs before start(): the stream runs already")
+            self._engine.warm_up()
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        """As iteration, with the work in a thread of its own; a task that is cancelled cancels its step."""
+        return chunks_of(self)
+
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks until the stream is paused or closed; iterate again after `resume`."""
         while not self._closed:
@@ -164,9 +186,9 @@ class Stream:
         left = frames if frames is not None else round((seconds or 0) * self.config.fps)
         while left > 0:
             chunk = self.step()
-            kept = min(left, len(chunk.frames))
+            kept = min(left, len(chunk.pixels))
             left -= kept
-            yield chunk if kept == len(chunk.frames) else replace(chunk, frames=chunk.frames[:kept])
+            yield chunk.first(kept)
 
     def set_tracks(self, tracks: Tracks | None) -> int:
         """Follow these tracks from the next chunk on; frame 0 of the tracks is its first RGB frame.
@@ -252,7 +274,7 @@ class Stream:
         starts over with the state's image, prompt, tracks and seed.
         """
         with self._alone():
-            player = self._check_state(state)
+            player = player_of(state, self.config, self._engine, self._digest)
             shift = self._controls.reserve(state.applied.id, state.pending.id)
             applied, pending = state.applied.shifted(shift), state.pending.shifted(shift)
             with self._replacing():
@@ -278,7 +300,9 @@ class Stream:
         with self._turn:
             if not self._closed:
                 self._closed = True
-                self._engine.close()
+                self._weights.give_back(self._engine)
+                if self._owned is not None:
+                    self._owned.close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -324,17 +348,22 @@ class Stream:
         return self._run
 
     def _make_chunk(self) -> Chunk:
+        self._cancelled.clear()
         run = self._running()
         began = time.perf_counter()
         control, player = self._apply_controls(run)
         engine = self._engine
         plan = plan_chunk(self.config, run.index, player, run.seed, given=run.given, sink_start=engine.sink_start)
         engine.generate(plan)
-        frames = engine.frames()
+        engine.check_cancelled()
+        frames = engine.frames().copy() if engine.downloads else engine.device_frames()
+        assert frames is not None, "frames_on asked whether it can"
+        engine.check_cancelled()
         engine.commit()  # with the clean pass: later chunks must not attend to noisy keys
         timings = {**engine.stage_ms(), "chunk": (time.perf_counter() - began) * 1e3}
         self._run = replace(run, index=run.index + 1, control=control, player=player)
-        return Chunk(run.index, frames, run.span(self.config).first_rgb_frame, control.id, timings)
+        first = run.span(self.config).first_rgb_frame
+        return Chunk(run.index, frames, first, control.id, timings, self.config.fps)
 
     def _apply_controls(self, run: Run) -> tuple[Control, TrackPlayer]:
         """The newest control and a player that plays it; the current ones stay as they are."""
@@ -362,38 +391,12 @@ class Stream:
         """Tracks as the player plays them; refuses at once what the next chunk could not use."""
         if tracks is None:
             return None
-        self._track_head()
+        self.config.model.require_track_head()
         return TrackPlayer.of(self.config).fitted(tracks)
-
-    def _track_head(self) -> TrackHeadConfig:
-        head = self.config.model.track_head
-        if head is None:
-            raise ConfigError(f"the model {self.config.model.name!r} has no track head; it cannot follow tracks")
-        return head
 
     @property
     def _digest(self) -> str:
         return state_digest(self.config, self.engine, self._engine.weights_digest())
-
-    def _check_state(self, state: StreamState) -> TrackPlayer:
-        """A player in the state's place; ConfigError unless this stream can go on from the state."""
-        if state.digest != self._digest:
-            raise ConfigError(
-                f"the state was made with other settings or another engine, precision or weights than this stream "
-                f"({self.engine}); open the same source with the same engine and precision"
-            )
-        state.check(self.config)
-        player = TrackPlayer.of(self.config)
-        player.restore(state.player)
-        span = self.config.context.span(state.index, state.given)
-        if player.start > span.first_rgb_frame:
-            raise ConfigError(f"the state's tracks start at RGB frame {player.start}, after its next chunk")
-        self._fitted(state.pending.tracks.tracks)
-        for control in (state.applied, state.pending):
-            if control.strengths.values or self._engine.strengths:
-                self._engine.check_strengths(control.strengths.values)
-        self._engine.check_state(state.engine, span.start)
-        return player
 
     def _check_open(self) -> None:
         if self._closed:

@@ -53,7 +53,7 @@ def start(stream: Stream) -> Stream:
 
 
 def chunks(stream: Stream, count: int) -> list[Frames]:
-    return [stream.step().numpy() for _ in range(count)]
+    return [stream.step().frames for _ in range(count)]
 
 
 def rollout(stream: Stream) -> Frames:

@@ -229,7 +229,7 @@ def opening(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch | None = None) 
     image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     with Stream(engine, seed=3) as stream:
         stream.start(image, tracks=Tracks.grid(4, 4).drag((0.4, 0.5), (0.8, 0.5), seconds=1.0, radius=0.3))
-        return stream.step().numpy()
+        return stream.step().frames
 
 
 def test_a_stream_of_the_demo_shows_what_its_references_show(demo: Student, monkeypatch: pytest.MonkeyPatch) -> None:

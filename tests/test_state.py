@@ -50,7 +50,7 @@ def moved() -> Tracks:
 
 
 def chunks(stream: Stream, count: int) -> list[Frames]:
-    return [stream.step().numpy() for _ in range(count)]
+    return [stream.step().frames for _ in range(count)]
 
 
 def assert_same(first: list[Frames], second: list[Frames]) -> None:

@@ -49,7 +49,7 @@ def opened(made: Published, folder: Path, *strengths: float) -> Student:
 
 
 def frames(stream: Stream, chunks: int) -> list[Any]:
-    return [stream.step().numpy() for _ in range(chunks)]
+    return [stream.step().frames for _ in range(chunks)]
 
 
 def weights(engine: TorchEngine) -> dict[str, torch.Tensor]:

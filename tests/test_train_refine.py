@@ -177,7 +177,7 @@ def test_the_decoder_on_whole_clips_makes_the_frames_of_a_stream(tiny: Tiny) -> 
         live.start(image, prompt="apple", tracks=tracks)
         engine, frames, latents, played = live._engine, [], [], []
         for _ in range(3):
-            frames.append(torch.from_numpy(live.step().numpy()))
+            frames.append(torch.from_numpy(live.step().frames))
             latents.append(engine._x.clone())  # type: ignore[attr-defined]
             played.append(engine._plan.tracks)  # type: ignore[attr-defined]
     streamed = torch.cat(frames).permute(0, 3, 1, 2).int()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,26 +22,39 @@ def open_onnx(manifest: Manifest, *, precision: str = "fp32", threads: int | Non
             f"asked for {precision}"
         )
     arrays = HostArrays(manifest.stages[precision])
-    return StagedEngine(manifest, HostRunner(manifest.config, arrays, OnnxStages(manifest, arrays, precision, threads)))
+    stages = OnnxStages(OnnxModels(manifest, precision, threads), arrays)
+    return StagedEngine(manifest, HostRunner(manifest.config, arrays, stages))
+
+
+class OnnxModels:
+    """The sessions of a bundle's graphs, each opened when it is asked for first; streams of all threads share them."""
+
+    def __init__(self, manifest: Manifest, precision: str, threads: int | None) -> None:
+        self.precision, self._manifest, self._threads = precision, manifest, threads
+        self._sessions: dict[str, Any] = {}
+        self._loading = threading.Lock()
+
+    def __getitem__(self, stage: str) -> Any:
+        with self._loading:
+            if stage not in self._sessions:
+                path = self._manifest.path(self._manifest.graphs[self.precision][stage])
+                self._sessions[stage] = open_session(str(path), self._threads)
+            return self._sessions[stage]
 
 
 class OnnxStages(StageCaller):
-    """Sessions of one stream; caches are host arrays."""
+    """One stream's half: host arrays, and caches that are host arrays too."""
 
     name = "onnxruntime"
 
-    def __init__(self, manifest: Manifest, arrays: HostArrays, precision: str, threads: int | None) -> None:
-        self.precision, self._manifest, self._arrays, self._threads = precision, manifest, arrays, threads
+    def __init__(self, models: OnnxModels, arrays: HostArrays) -> None:
+        self.precision, self._models, self._arrays = models.precision, models, arrays
         self._denoise = arrays.specs["denoise"]
-        self._sessions: dict[str, Any] = {}
         self._caches: dict[str, Array] = {}
         self.reset_caches()
 
-    def _session(self, stage: str) -> Any:
-        if stage not in self._sessions:
-            path = self._manifest.path(self._manifest.graphs[self.precision][stage])
-            self._sessions[stage] = open_session(str(path), self._threads)
-        return self._sessions[stage]
+    def twin(self, arrays: HostArrays) -> OnnxStages:
+        return OnnxStages(self._models, arrays)
 
     def call(self, stage: str, side: int) -> None:
         spec = self._arrays.specs[stage]
@@ -48,7 +62,7 @@ class OnnxStages(StageCaller):
             tensor.name: self._caches[tensor.name] if tensor.role == "cache" else self._arrays.of(stage, tensor, side)
             for tensor in spec.inputs
         }
-        results = self._session(stage).run([tensor.name for tensor in spec.outputs], feeds)
+        results = self._models[stage].run([tensor.name for tensor in spec.outputs], feeds)
         inputs = {new: old for old, new in spec.aliases}
         for tensor, result in zip(spec.outputs, results, strict=True):
             if tensor.role == "cache":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, ROLES, StageSpec, T
 from ms_infer.config import StreamConfig
 from ms_infer.errors import BundleError, ConfigError
 from ms_infer.files import write_text
+from ms_infer.progress import Progress, silent
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -87,6 +88,15 @@ class Manifest:
                 "copy the bundle again or run ms-export --force"
             )
         return path
+
+    def check(self, names: Sequence[str], progress: Progress = silent) -> None:
+        """`path` of all these files, before any is used. BundleError names the first that was changed."""
+        total = sum(self.files[name].bytes for name in names) or 1
+        done = 0
+        for name in names:
+            progress(f"checking {name}", done / total)
+            self.path(name)
+            done += self.files[name].bytes
 
     def verify(self) -> None:
         """Hash every file, whatever is remembered. BundleError names the first that was changed."""

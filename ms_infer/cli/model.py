@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from ms_infer.given import Given
+    from ms_infer.given import Given, Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,22 @@ class ModelOptions:
     download: bool = False
     """Download parts that are not on this machine from the hub; without it nothing is ever downloaded."""
 
+    def parts(self) -> Parts:
+        """The same as keywords of `Stream` and `Model`, without the text encoder."""
+        return {
+            "preset": self.preset,
+            "vae": self.vae,
+            "image_encoder": self.image_encoder,
+            "lora": self.lora,
+            "settings": self.set,
+            "download": self.download,
+        }
+
     def given(self) -> Given:
         """The same for `open_complete`."""
         from ms_infer.given import Given
 
-        return Given(
-            preset=self.preset,
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            image_encoder=self.image_encoder,
-            lora=self.lora,
-            settings=self.set,
-            download=self.download,
-        )
+        return Given.of(self.parts(), text_encoder=self.text_encoder)
 
 
 def say_notes(program: str, notes: tuple[str, ...]) -> None:

@@ -112,13 +112,19 @@ def stream_to_file(options: StreamOptions) -> str:
 
 def open_stream(options: StreamOptions) -> Stream:
     """The stream of the command line: a source and the parts that go with it, said on stderr."""
-    from ms_infer.engines.open import open_named
     from ms_infer.stream import Stream
 
-    opened = open_named(options.source, engine=options.engine, precision=options.precision, given=options.given())
+    stream = Stream(
+        options.source,
+        engine=options.engine,
+        precision=options.precision,
+        seed=options.seed,
+        text_encoder=options.text_encoder,
+        **options.parts(),
+    )
     if options.source != "demo" and not options.quiet:
-        say_notes("ms-stream", opened.notes)
-    return Stream(opened.engine, seed=options.seed, text_encoder=options.text_encoder or opened.text_encoder)
+        say_notes("ms-stream", stream.notes)
+    return stream
 
 
 def prompt_of(options: StreamOptions, prompt: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ms_infer.errors import require
+from ms_infer.errors import ConfigError, require
 
 PATCH = 2  # spatial patch of the transformer: 2 x 2 latent pixels are one token
 SLOTS = ("noise", "mask", "image", "track")
@@ -250,6 +250,12 @@ class ModelConfig:
             (self.layer_network is not None) == (content == "layers"),
             "a layer_network and a track head with content='layers' come together or not at all",
         )
+
+    def require_track_head(self) -> TrackHeadConfig:
+        """The track head; ConfigError for a model that follows no tracks."""
+        if self.track_head is None:
+            raise ConfigError(f"the model {self.name!r} has no track head; it cannot follow tracks")
+        return self.track_head
 
     def slot_channels(self, slot: str) -> int:
         """Channels of one slot of the layout, 0 when absent."""

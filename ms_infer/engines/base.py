@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.config import Placement, StreamConfig
-from ms_infer.errors import ConfigError
+from ms_infer.errors import Cancelled, ConfigError
 from ms_infer.tracks.player import TrackChunk, TrackPlayer
 
 Array = NDArray[Any]
@@ -48,6 +49,24 @@ def plan_chunk(
 STAGES = ("begin", "denoise", "decode", "write_cache")
 """Stages of a chunk whose times an engine tells: what comes before the first pass (the host's inputs, the sink's roll,
 the track latents), all denoising passes, latents to frames on the host, the clean pass."""
+
+
+WARM_UP_CHUNKS = 3
+"""The first chunk, and one for each side of the states that take turns."""
+
+
+class DeviceFrames(Protocol):
+    """RGB frames uint8 `[rgb_frames, height, width, 3]` on a device; nothing writes into them any more."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, frames: slice) -> DeviceFrames: ...
+    def __dlpack__(self, **options: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def numpy(self) -> NDArray[np.uint8]:
+        """A copy on the host."""
+        ...
 
 
 class Engine(ABC):
@@ -92,6 +111,21 @@ class Engine(ABC):
     def frames(self) -> NDArray[np.uint8]:
         """RGB frames of the chunk `[rgb_frames, height, width, 3]`, valid until the next `generate`."""
 
+    downloads = True
+    """Whether a chunk's frames are wanted on the host, by `frames`; else `device_frames` is asked for them."""
+
+    def device_frames(self) -> DeviceFrames | None:
+        """In place of `frames`: a copy of the chunk's frames where they lie; None for engines that cannot."""
+        return None
+
+    def place_frames(self, place: Literal["host", "device"]) -> None:
+        """Where the frames are wanted; ConfigError when this engine has them on the host only."""
+        if place not in ("host", "device"):
+            raise ConfigError(f"frames are wanted on the 'host' or the 'device', not on {place!r}")
+        if place == "device" and type(self).device_frames is Engine.device_frames:
+            raise ConfigError(f"the {self.name} engine hands out its frames on the host; leave frames_on alone")
+        self.downloads = place == "host"
+
     @abstractmethod
     def commit(self) -> None:
         """Make the chunk part of the context: its final keys and values (the clean pass), states and latents."""
@@ -119,6 +153,32 @@ class Engine(ABC):
         A clean pass that still runs on a device is told with the next chunk; until then `write_cache` is that of the
         chunk before, and missing after the first one.
         """
+
+    _cancelled: threading.Event | None = None
+
+    def watch(self, cancelled: threading.Event) -> None:
+        """Look at this event between the parts of a chunk."""
+        self._cancelled = cancelled
+
+    def check_cancelled(self) -> None:
+        """Cancelled when the event is set that `watch` was given."""
+        if self._cancelled is not None and self._cancelled.is_set():
+            raise Cancelled("the step was cancelled; nothing changed, and the next step makes the same chunk")
+
+    def warm_up(self) -> None:
+        """Compile, capture and allocate what chunks need, by making some of a grey picture; then `reset`."""
+        config, text = self.config, self.config.model.text
+        self.reset()
+        self.set_text(self.embed("" if text.kind == "words" else np.zeros((1, text.dim), np.float32)))
+        grey = np.full((config.height, config.width, 3), 127, np.uint8)
+        self.set_image(grey if config.model.vae.encodes else None)
+        player = TrackPlayer.of(config)
+        for index in range(WARM_UP_CHUNKS):
+            plan = plan_chunk(config, index, player, 0, given=self.given_frames(), sink_start=self.sink_start)
+            self.generate(plan)
+            self.frames()
+            self.commit()
+        self.reset()
 
     def twin(self) -> Engine | None:
         """An engine for another stream that shares the weights of this one, and nothing else; None where none can."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +90,9 @@ class StageCaller(ABC):
     def reset_caches(self) -> None:
         """Fill all caches with zeros."""
 
-    def twin(self, _arrays: HostArrays) -> StageCaller | None:
-        """A caller of another stream over other arrays, with the same weights; None where there is none."""
-        return None
+    @abstractmethod
+    def twin(self, arrays: HostArrays) -> StageCaller:
+        """A caller of another stream over other arrays, with the same weights and compiled stages."""
 
     def close(self) -> None:  # noqa: B027  (callers without resources need nothing)
         """Free what the caller holds."""
@@ -113,6 +113,7 @@ class HostRunner(ChunkRunner):
         self._sides = dict.fromkeys(ALL_KINDS, 0)
         self._opening = self._tracked = False
         self._times = _Laps()
+        self._check: Callable[[], None] = lambda: None
 
     def _new_pass(self) -> PassInputs:
         return PassInputs(**{name: np.zeros_like(array) for name, array in self._bound.items()})
@@ -148,6 +149,7 @@ class HostRunner(ChunkRunner):
             self._call(f"tracks{suffix}")
         self._times.lap("begin")
         for inputs in self.passes[:-1]:
+            self._check()
             self._pass(inputs)
             self._x[...] = self._x_next
         self._times.lap("denoise")
@@ -231,10 +233,12 @@ class HostRunner(ChunkRunner):
     def write_history(self, history: Mapping[str, Array]) -> None:
         self._history[...] = np.concatenate(list(history.values()), axis=1)
 
-    def twin(self) -> HostRunner | None:
+    def watch(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def twin(self) -> HostRunner:
         arrays = HostArrays(self.specs)
-        stages = self._stages.twin(arrays)
-        return None if stages is None else HostRunner(self._config, arrays, stages)
+        return HostRunner(self._config, arrays, self._stages.twin(arrays))
 
     def close(self) -> None:
         self._stages.close()

@@ -13,6 +13,7 @@ from ms_infer.demo import demo_bundle, demo_checkpoint
 from ms_infer.engines.base import Engine
 from ms_infer.environment import env
 from ms_infer.errors import BundleError, ConfigError, DeviceError
+from ms_infer.progress import Progress, silent
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
@@ -41,9 +42,10 @@ def open_engine(
     device: str | None = None,
     precision: str | None = None,
     given: Given | None = None,
+    threads: int | None = None,
 ) -> Engine:
     """The engine of `open_named`."""
-    return open_named(source, engine=engine, device=device, precision=precision, given=given).engine
+    return open_named(source, engine=engine, device=device, precision=precision, given=given, threads=threads).engine
 
 
 def open_named(
@@ -53,11 +55,15 @@ def open_named(
     device: str | None = None,
     precision: str | None = None,
     given: Given | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Opened:
     """The engine for a source; a named one that cannot run raises, it never falls back. An engine is its own source.
 
-    given: what belongs to a checkpoint; parts that it leaves out are looked for.
+    given: what belongs to a checkpoint; parts that it leaves out are looked for. threads: of the CPU engines.
     """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, not {threads}; None takes all cores")
     if given is not None and given.names and not (isinstance(source, str | Path) and not _is_bundle(source)):
         names = ", ".join(f"{name}=" for name in given.names)
         raise ConfigError(f"{names} go with a checkpoint; a bundle, an engine and a loaded student have theirs already")
@@ -69,22 +75,39 @@ def open_named(
     if isinstance(source, str | Path) and not (given and given.names):
         bundle = find_bundle(source, wanted, device or env("DEVICE") or None)
         if bundle is not None:
-            return Opened(open_bundle(load_manifest(bundle), engine=wanted, device=device, precision=precision))
+            manifest = load_manifest(bundle)
+            return Opened(
+                open_bundle(
+                    manifest, engine=wanted, device=device, precision=precision, threads=threads, progress=progress
+                )
+            )
     if wanted in ("openvino", "tensorrt"):
         raise ConfigError(f"engine {wanted!r} runs bundles; make one with: ms-export {source}")
+    progress(f"reading {source if isinstance(source, str | Path) else source.source}", 0.0)
     complete = load_source(source, given)
-    chosen = open_torch_engine(complete.student, device=device or env("DEVICE") or None, precision=precision)
+    progress("placing the weights", 0.7)
+    chosen = open_torch_engine(
+        complete.student, device=device or env("DEVICE") or None, precision=precision, threads=threads
+    )
+    progress("ready", 1.0)
     logger.info("engine %s %s on %s", chosen.name, chosen.precision, chosen.device)
     return Opened(chosen, complete.text_encoder, complete.notes)
 
 
-def open_torch_engine(student: Student, *, device: str | None = None, precision: str | None = None) -> TorchEngine:
-    """The fused engine on CUDA, the plain one on a CPU and for head sizes that no kernel takes."""
+def open_torch_engine(
+    student: Student, *, device: str | None = None, precision: str | None = None, threads: int | None = None
+) -> TorchEngine:
+    """The fused engine on CUDA, the plain one on a CPU and for head sizes that no kernel takes.
+
+    threads: of all that torch does in this process; None leaves them as they are.
+    """
     from ms_infer.engines.torch.captured import FusedEngine
-    from ms_infer.engines.torch.needs import check_device
+    from ms_infer.engines.torch.needs import check_device, set_threads
     from ms_infer.engines.torch.plain import TorchEngine
 
     chosen = check_device(device)
+    if threads is not None:
+        set_threads(threads)
     if precision == "fp8" and chosen.type != "cuda":
         raise DeviceError("precision='fp8' needs a CUDA device of sm_89 or later; use fp32 or bf16 on a CPU")
     if chosen.type != "cuda" or precision == "fp64":
@@ -122,7 +145,13 @@ def _is_usable(folder: Path) -> bool:
 
 
 def open_bundle(
-    manifest: Manifest, *, engine: str = "auto", device: str | None = None, precision: str | None = None
+    manifest: Manifest,
+    *,
+    engine: str = "auto",
+    device: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Engine:
     """An engine of a bundle: the one named, else tensorrt where there is a CUDA device and a plan, else openvino."""
     kinds = {spec.kind for spec in manifest.engines.values()}
@@ -139,7 +168,7 @@ def open_bundle(
     else:
         from ms_infer.engines.openvino import open_openvino
 
-        chosen = open_openvino(manifest, device=device, precision=precision)
+        chosen = open_openvino(manifest, device=device, precision=precision, threads=threads, progress=progress)
     logger.info("engine %s %s", chosen.name, chosen.precision)
     return chosen
 

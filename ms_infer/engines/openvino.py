@@ -15,6 +15,7 @@ from ms_infer.engines.base import Array
 from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, DeviceError, EngineMismatchError, MissingExtraError
+from ms_infer.progress import Progress, part_of, silent
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -28,8 +29,9 @@ def open_openvino(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    progress: Progress = silent,
 ) -> StagedEngine:
-    """The engine for a bundle folder.
+    """The engine for a bundle folder. All its files are checked before any is used.
 
     precision: "fp32" or "bf16"; None takes bf16 where the CPU has it. threads: None takes all cores.
     MissingExtraError without OpenVINO; EngineMismatchError when the bundle holds no OpenVINO stages or newer ones.
@@ -38,7 +40,10 @@ def open_openvino(
         raise DeviceError(f"the openvino engine runs on the CPU, not on {device!r}; use engine='tensorrt' or 'torch'")
     manifest = source if isinstance(source, Manifest) else load_manifest(source)
     models = OpenVinoModels(manifest, precision=precision, threads=threads)
+    manifest.check(models.file_names, part_of(progress, 0.0, 0.3))
+    models.compile_first(part_of(progress, 0.3, 1.0))
     arrays = HostArrays(models.specs)
+    progress("ready", 1.0)
     return StagedEngine(manifest, HostRunner(manifest.config, arrays, OpenVinoStages(models, arrays)))
 
 
@@ -62,6 +67,25 @@ class OpenVinoModels:
         if stage not in self._compiled:
             self._compiled[stage] = self._compile(stage)
         return self._compiled[stage]
+
+    @property
+    def file_names(self) -> list[str]:
+        """Every file of the bundle that stages are made from."""
+        graphs = self.files.stages.values()
+        return [name for graph in graphs for name in (graph, str(Path(graph).with_suffix(".bin").as_posix()))]
+
+    @property
+    def eager(self) -> list[str]:
+        """Stages that every chunk needs."""
+        return [stage for stage in self.specs if stage not in LAZY and stage in self.files.stages]
+
+    def compile_first(self, progress: Progress) -> None:
+        """Compile the stages that every chunk needs."""
+        stages = self.eager
+        for index, stage in enumerate(stages):
+            progress(f"compiling {stage}", index / len(stages))
+            with self.loading:
+                self[stage]
 
     def _compile(self, stage: str) -> Any:
         file = self._manifest.path(self.files.stages[stage])
@@ -87,9 +111,8 @@ class OpenVinoStages(StageCaller):
     def __init__(self, models: OpenVinoModels, arrays: HostArrays) -> None:
         self._models, self._arrays, self.precision = models, arrays, models.precision
         self._requests: dict[tuple[str, int], Any] = {}
-        for stage in models.specs:
-            if stage not in LAZY and stage in models.files.stages:
-                self._request(stage, 0)
+        for stage in models.eager:
+            self._request(stage, 0)
 
     def twin(self, arrays: HostArrays) -> OpenVinoStages:
         return OpenVinoStages(self._models, arrays)

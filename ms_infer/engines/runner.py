@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +126,9 @@ class ChunkRunner(ABC):
     @abstractmethod
     def write_history(self, history: Mapping[str, Array]) -> None:
         """Put back what `read_history` returned."""
+
+    def watch(self, check: Callable[[], None]) -> None:  # noqa: B027  (a runner of one call a chunk cannot stop)
+        """Call this between the passes of a chunk; it raises when the chunk is not wanted any more."""
 
     def twin(self) -> ChunkRunner | None:
         """A runner of another stream with the same weights; None where there is none to be had."""

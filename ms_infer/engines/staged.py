@@ -292,6 +292,10 @@ class StagedEngine(Engine):
             ring[order] = unpacked(state[f"history.{slot}"], np.float32)
         self.runner.write_history(history)
 
+    def watch(self, cancelled: threading.Event) -> None:
+        super().watch(cancelled)
+        self.runner.watch(self.check_cancelled)
+
     def weights_digest(self) -> str:
         return str(self.manifest.checkpoint.get("sha256", ""))
 

@@ -34,9 +34,9 @@ def student(**overrides: Any) -> Student:
 def rollout(engine: TorchEngine, chunks: int = 7) -> tuple[NDArray[np.uint8], torch.Tensor]:
     with Stream(engine, seed=3) as stream:
         start(stream)
-        made = [stream.step().numpy() for _ in range(chunks)]
+        made = [stream.step().frames for _ in range(chunks)]
         stream.set_prompt("dog night", recache=True)
-        made += [stream.step().numpy() for _ in range(2)]
+        made += [stream.step().frames for _ in range(2)]
         return np.concatenate(made), engine._x.float().clone()
 
 
@@ -144,14 +144,14 @@ def test_snapshots_and_failed_steps_are_bit_equal(tmp_path: Path, monkeypatch: p
         for _ in range(4):
             stream.step()
         stream.snapshot(tmp_path / "s.safetensors")
-        undisturbed = [stream.step().numpy() for _ in range(3)]
+        undisturbed = [stream.step().frames for _ in range(3)]
         stream.restore(tmp_path / "s.safetensors")
         with monkeypatch.context() as patch:
             patch.setattr(engine, "commit", lambda: (_ for _ in ()).throw(OSError("injected")))
             with pytest.raises(OSError, match="injected"):
                 stream.step()
         for expected in undisturbed:
-            np.testing.assert_array_equal(expected, stream.step().numpy())
+            np.testing.assert_array_equal(expected, stream.step().frames)
 
 
 def test_frames_of_two_streams_do_not_mix() -> None:
@@ -159,8 +159,8 @@ def test_frames_of_two_streams_do_not_mix() -> None:
     with first, second:
         for stream in (first, second):
             start(stream)
-        turns = [(first.step().numpy(), second.step().numpy()) for _ in range(4)]
+        turns = [(first.step().frames, second.step().frames) for _ in range(4)]
     with Stream(open_torch_engine(student(), device="cuda"), seed=1) as alone:
         start(alone)
         for expected, _ in turns:
-            np.testing.assert_array_equal(expected, alone.step().numpy())
+            np.testing.assert_array_equal(expected, alone.step().frames)

@@ -26,6 +26,7 @@ from ms_infer.engines.base import Array, ChunkPlan, plan_chunk
 from ms_infer.engines.torch import noise as device_noise
 from ms_infer.engines.torch.attention import Implementation, Measured, RingAttend, choose, implementations
 from ms_infer.engines.torch.captured_tracks import CapturedTracks
+from ms_infer.engines.torch.device_frames import TensorFrames
 from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_kernels
 from ms_infer.engines.torch.graphs import (
     CapturedGraph,
@@ -236,7 +237,8 @@ class FusedEngine(CapturedTracks):
         with on_stream(side), times.stage("decode", side):
             self._run_graph("decode", self._decode_chunk, side, self._pools[1])
             count = self._rgb_frames()
-            self._host_frames[:count].copy_(self._buffers["frames"][:count], non_blocking=True)
+            if self.downloads:
+                self._host_frames[:count].copy_(self._buffers["frames"][:count], non_blocking=True)
         with on_stream(main), times.stage("write_cache", main):
             self._run_graph("write_cache", self._clean_pass, main, self._pools[0])
 
@@ -290,6 +292,17 @@ class FusedEngine(CapturedTracks):
         with _told("make a chunk"):
             self._times.synchronize("decode")
         return self._host_frames[: self._rgb_frames()].numpy()
+
+    def device_frames(self) -> TensorFrames:
+        """A copy behind the decoder, which whoever uses torch's current CUDA stream waits for."""
+        self._times.synchronize("decode")
+        with on_stream(self._side):
+            kept = self._buffers["frames"][: self._rgb_frames()].clone()
+        if self._side is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._side)
+            kept.record_stream(current)
+        return TensorFrames(kept)
 
     def _decode_chunk(self) -> None:
         """Captured: latents and decoder state to bytes and the staged state."""

@@ -53,6 +53,11 @@ def fp8_fault(device: torch.device, kernels: ModuleType) -> str | None:
     return None if worst < FP8_ERROR else f"a product of numbers up to 1 is off by {worst:.3g}"
 
 
+def set_threads(threads: int) -> None:
+    """Threads of every product on the CPU, in the whole process: torch knows no others."""
+    torch.set_num_threads(threads)
+
+
 def check_parts(student: Student) -> Vae:
     """The student's autoencoder; ConfigError when it has none, or lacks the image encoder that its settings ask for."""
     if student.vae is None:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.files import cast
 from ms_infer.checkpoint.parts import changed, convert_, with_own
-from ms_infer.engines.base import Array, ChunkPlan, Engine
-from ms_infer.engines.saved import check_counters, check_packed, kept
+from ms_infer.engines.base import Array, ChunkPlan, DeviceFrames, Engine
+from ms_infer.engines.saved import check_counters, check_packed
+from ms_infer.engines.torch.device_frames import TensorFrames
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_parts
-from ms_infer.engines.torch.saved import from_host, saved_dtype, to_host, weights_digest
+from ms_infer.engines.torch.saved import from_host, kept_rows, saved_dtype, to_host, weights_digest
 from ms_infer.engines.torch.shared import Part, shared_part
 from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError
@@ -189,6 +190,7 @@ class TorchEngine(Engine):
             self._begin(plan)
         with self._times.stage("denoise"):
             for step in range(len(self.steps)):
+                self.check_cancelled()
                 self._denoise(step)
 
     def _begin(self, plan: ChunkPlan) -> None:
@@ -297,14 +299,19 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def frames(self) -> NDArray[np.uint8]:
         with self._times.stage("decode"):
-            return self._decode()
+            return self._decode().cpu().numpy()
 
-    def _decode(self) -> NDArray[np.uint8]:
+    @torch.no_grad()
+    def device_frames(self) -> DeviceFrames:
+        with self._times.stage("decode"):
+            return TensorFrames(self._decode())
+
+    def _decode(self) -> Tensor:
+        """uint8 `[rgb_frames, height, width, 3]` in new memory."""
         frames, self._staged_decoder = self.vae.decode(self._x, self._decoder, opening=self._opening)
         if self.refiner is not None:
             frames = self.refiner(frames, *self._references)
-        pixels = frames[0].permute(0, 2, 3, 1).mul(255).round_().to(torch.uint8)
-        return pixels.cpu().contiguous().numpy()
+        return frames[0].permute(0, 2, 3, 1).mul(255).round_().to(torch.uint8).contiguous()
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -346,7 +353,7 @@ class TorchEngine(Engine):
         self.transformer(self._history[:, order], timestep, self._keys, self.cache, self.operations)
 
     def state(self) -> dict[str, Array]:
-        rows, order = self._kept_rows(self._made, self.sink_start)
+        rows, order = kept_rows(self.config, self.cache, self._history, self._made, self.sink_start)
         arrays = {name: to_host(tensor[:, :, :, rows[name]]) for name, tensor in self._caches().items()}
         arrays["history"] = to_host(self._history[:, order])
         arrays |= {name: to_host(tensor) for name, tensor in self._states().items()}
@@ -355,7 +362,7 @@ class TorchEngine(Engine):
 
     def check_state(self, state: Mapping[str, Array], made: int) -> None:
         made, sink_start = check_counters(state.get("counters"), made)
-        rows, order = self._kept_rows(made, sink_start)
+        rows, order = kept_rows(self.config, self.cache, self._history, made, sink_start)
         shapes = {name: (*t.shape[:3], len(rows[name]), t.shape[4]) for name, t in self._caches().items()}
         shapes |= {"history": (1, len(order), *self._history.shape[2:])}
         shapes |= {name: tuple(tensor.shape) for name, tensor in self._states().items()}
@@ -365,13 +372,24 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def restore(self, state: Mapping[str, Array]) -> None:
         self._made, self.cache.sink_start = (int(n) for n in state["counters"])
-        rows, order = self._kept_rows(self._made, self.sink_start)
+        rows, order = kept_rows(self.config, self.cache, self._history, self._made, self.sink_start)
         for name, tensor in self._caches().items():
             tensor[:, :, :, rows[name]] = from_host(state[name], tensor)
         self._history[:, order] = from_host(state["history"], self._history)
         self._decoder = [from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
         self._warped = [from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
         self.cache.rotate_sink_()
+
+    def twin(self) -> TorchEngine:
+        """Shares all weights but those that adapters change; these are merged anew, with the strengths of the start."""
+        images = (self.vae, self.refiner, self.layer_network, self._image_encoder)
+        parts = (self.transformer, self.track_head, self._text_encoder, *images)
+        shared = Student(self.config, *parts, adapters=self._adapters)
+        twin = type(self)(shared, device=str(self.device), precision=self.precision)
+        if self._adapters.entries and self.precision != "fp8":
+            twin._strengths = ()
+            twin.set_strengths(self._adapters.strengths)
+        return twin
 
     def weights_digest(self) -> str:
         if self._digest is None:
@@ -385,17 +403,3 @@ class TorchEngine(Engine):
     def _states(self) -> dict[str, Tensor]:
         states = {f"decoder.{i}": tensor for i, tensor in enumerate(self._decoder)}
         return states | {f"warped.{i}": tensor for i, tensor in enumerate(self._warped)}
-
-    def _kept_rows(self, made: int, sink_start: int) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
-        """Rows of each cache that the next chunk reads, and where the history holds the frames, oldest first.
-
-        The sink's keys are rotated anew from un-rotated ones, where the cache has these.
-        """
-        rows = kept(self.config, made, sink_start)
-        rolls = self.cache.sink_k.shape[3] > 0
-        caches = {
-            "k": rows.window if rolls else rows.all,
-            "v": rows.all,
-            "sink_k": rows.sink if rolls else rows.sink[:0],
-        }
-        return caches, [frame % self._history.shape[1] for frame in rows.frames]

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ms_infer.config import StreamConfig
 from ms_infer.engines.base import Array
-from ms_infer.engines.saved import packed, unpacked
+from ms_infer.engines.saved import kept, packed, unpacked
+from ms_infer.model.context import ContextCache
 
 _PIECE = 1 << 22
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -36,6 +39,23 @@ def from_host(array: Array, like: Tensor) -> Tensor:
     bits = like.dtype == torch.bfloat16
     host = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if bits else torch.from_numpy(values)
     return host.to(like.device).clone()
+
+
+def kept_rows(
+    config: StreamConfig, cache: ContextCache, history: Tensor, made: int, sink_start: int
+) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
+    """Rows of each cache that the next chunk reads, and where the history holds the frames, oldest first.
+
+    The sink's keys are rotated anew from un-rotated ones, where the cache has these.
+    """
+    rows = kept(config, made, sink_start)
+    rolls = cache.sink_k.shape[3] > 0
+    caches = {
+        "k": rows.window if rolls else rows.all,
+        "v": rows.all,
+        "sink_k": rows.sink if rolls else rows.sink[:0],
+    }
+    return caches, [frame % history.shape[1] for frame in rows.frames]
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ def stream_scene(
             points, visible = drawn.points[0, :limit].cpu(), drawn.visible[0, :limit].cpu()
             size = (config.height, config.width)
             stream.set_tracks(Tracks(points, visible, ids[: len(points)], size=size, fps=config.fps))
-            made = torch.from_numpy(stream.step().numpy()).permute(0, 3, 1, 2) / 255
+            made = torch.from_numpy(stream.step().frames).permute(0, 3, 1, 2) / 255
             yield time, made, render(assets, scene, times)[0], points, visible
             chunk, time = chunk + 1, time + count
 
