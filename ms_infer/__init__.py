@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ms_infer.checkpoint import Student, load_student
     from ms_infer.chunk import Chunk
     from ms_infer.config import ContextConfig, ModelConfig, ScheduleConfig, StreamConfig, preset
+    from ms_infer.engines.base import Engine
     from ms_infer.errors import (
         BundleError,
         Cancelled,
@@ -35,6 +36,7 @@ _NAMES = {
     "config": "ContextConfig ModelConfig ScheduleConfig StreamConfig preset",
     "errors": "BundleError Cancelled CheckpointError ConfigError DeviceError EngineMismatchError MissingExtraError "
     "MotionStreamError StateError TrackShapeError",
+    "engines.base": "Engine",
     "hand": "Hand",
     "models": "Model",
     "state": "StreamState",
@@ -51,6 +53,7 @@ __all__ = [
     "ConfigError",
     "ContextConfig",
     "DeviceError",
+    "Engine",
     "EngineMismatchError",
     "Hand",
     "MissingExtraError",
@@ -75,3 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'ms_infer' has no attribute {name!r}")
     return getattr(import_module(f"ms_infer.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -29,6 +29,7 @@ from ms_infer.weights import Options, Weights
 
 if TYPE_CHECKING:
     from ms_infer.checkpoint import Student
+    from ms_infer.media.pictures import Picture
 
 Prompt = str | NDArray[Any]
 MAX_HAND_POINTS = 1024  # of a hand, where the model takes more
@@ -51,11 +52,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        source: str | Path | Student | Engine | Weights = "demo",
-        *,
-        seed: int = 0,
-        **options: Unpack[Options],
+        self, source: str | Path | Student | Engine | Weights = "demo", *, seed: int = 0, **options: Unpack[Options]
     ) -> None:
         self._first_seed = checked_seed(seed)
         self._owned: Weights | None = None
@@ -87,17 +84,15 @@ class Stream:
     @property
     def next_rgb_frames(self) -> int:
         """RGB frames of the next chunk."""
-        span = self._run.span(self.config) if self._run else self.config.context.span(0)
-        return span.rgb_frames
+        return (self._run.span(self.config) if self._run else self.config.context.span(0)).rgb_frames
 
     def hand(self, rows: int = 10, cols: int = 10) -> Hand:
         """A live hand that fits this stream, over a grid of rows x cols points; see `Hand`.
 
         ConfigError when the model does not follow tracks.
         """
-        config = self.config
-        capacity = min(config.model.require_track_head().max_tracks, MAX_HAND_POINTS)
-        return Hand(rows, cols, aspect=config.width / config.height, fps=config.fps, capacity=capacity)
+        capacity = min(self.config.model.require_track_head().max_tracks, MAX_HAND_POINTS)
+        return Hand(rows, cols, aspect=self.config.width / self.config.height, fps=self.config.fps, capacity=capacity)
 
     @property
     def frames_on(self) -> Literal["host", "device"]:
@@ -116,7 +111,12 @@ class Stream:
         self.close()
 
     def start(
-        self, image: Any = None, prompt: Prompt | None = None, tracks: Tracks | None = None, *, seed: int | None = None
+        self,
+        image: Picture | None = None,
+        prompt: Prompt | None = None,
+        tracks: Tracks | None = None,
+        *,
+        seed: int | None = None,
     ) -> None:
         """Begin a new stream.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ms_infer.chunk import Chunk
     from ms_infer.config import StreamConfig
     from ms_infer.demo import Example
-    from ms_infer.media.writers import VideoWriter
+    from ms_infer.media.writer import VideoWriter
     from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
 
@@ -63,7 +63,7 @@ class StreamOptions(ModelOptions):
     motion_seconds: float = 2.0
     """How long a drag or camera move takes."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "out.mp4"
-    """NAME.mp4, NAME.gif, FOLDER/ for PNG files, or - for raw rgb24 frames on stdout."""
+    """NAME.mp4, NAME.gif, NAME.y4m, FOLDER/ for PNG files; on stdout - for raw rgb24, -.y4m for other programs."""
     show_tracks: bool = False
     """Draw the points that move into the video."""
     seed: int = 0
@@ -92,8 +92,8 @@ def stream_to_file(options: StreamOptions) -> str:
     from ms_infer.media.writers import open_writer
 
     set_logging(verbose=options.verbose, quiet=options.quiet)
-    if options.json and options.output == "-":
-        raise ConfigError("--json and -o - both want stdout; write the video to a file")
+    if options.json and options.output in ("-", "-.y4m"):
+        raise ConfigError(f"--json and -o {options.output} both want stdout; write the video to a file")
     if not options.seconds > 0:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
     with open_stream(options) as stream:

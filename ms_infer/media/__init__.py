@@ -4,7 +4,8 @@ from ms_infer.media.notebook import Clip
 from ms_infer.media.overlay import draw_tracks
 from ms_infer.media.pictures import MAX_PIXELS, image_size, load_image
 from ms_infer.media.video import open_video, read_video
-from ms_infer.media.writers import VideoWriter, open_writer
+from ms_infer.media.writer import VideoWriter
+from ms_infer.media.writers import open_writer
 
 __all__ = [
     "MAX_PIXELS",

@@ -17,6 +17,9 @@ from ms_infer.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    Picture = str | Path | bytes | Image | NDArray[Any]
+    """A file, its bytes, a PIL image or an array; see `load_image`."""
+
 MAX_PIXELS = 64 * 2**20
 """Largest picture that is decoded, in pixels: 64 Mpx, 192 MiB as RGB."""
 BACKGROUND = (255, 255, 255)
@@ -41,9 +44,7 @@ _PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colours of an ICC pro
 _log = logging.getLogger(__name__)
 
 
-def load_image(
-    source: str | Path | bytes | Image | NDArray[Any], height: int, width: int, *, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
+def load_image(source: Picture, height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """A picture as uint8 sRGB [height, width, 3]: upright, opaque, centre-cropped to the aspect, resized (Lanczos).
 
     `source` is a file, its bytes, a PIL image, or an array [H, W], [H, W, 1 | 3 | 4] of uint8 or of floats in 0..1.
@@ -67,7 +68,7 @@ def load_image(
     return fitted(_opaque(_srgb(_eight_bits(_upright(image, name)), name)), height, width)
 
 
-def image_size(source: str | Path | bytes | Image | NDArray[Any]) -> tuple[int, int]:
+def image_size(source: Picture) -> tuple[int, int]:
     """(height, width) of an upright picture, without decoding it; errors as `load_image`."""
     name = str(source) if isinstance(source, (str, Path)) else f"the given {type(source).__name__}"
     image = _open(source, name)
