@@ -12,7 +12,7 @@ source = sys.argv[1] if len(sys.argv) > 1 else "demo"
 with tempfile.TemporaryDirectory() as folder:
     saved = Path(folder) / "stream.safetensors"
     with Stream(source, seed=1) as stream:
-        stream.start(tracks=Tracks.grid(4, 4).drag((0.3, 0.5), (0.7, 0.5)))
+        stream.start(tracks=Tracks.grid(4, 4).grab((0.3, 0.5), (0.7, 0.5), radius=0.2))
         stream.step()
         stream.snapshot(saved)
         undisturbed = stream.step().frames

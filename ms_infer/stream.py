@@ -46,7 +46,7 @@ class Stream:
     Controls may be set from any thread; they take effect at the next chunk boundary.
 
         with Stream("demo") as stream:
-            stream.start("photo.jpg", tracks=Tracks.grid(8, 8).drag((0.4, 0.5), (0.7, 0.5)))
+            stream.start("photo.jpg", tracks=Tracks.grid(12, 12).grab((0.4, 0.5), (0.7, 0.5), radius=0.15))
             for chunk in stream.take(seconds=5):
                 writer.write(chunk.frames)
     """

@@ -149,7 +149,7 @@ class Maker:
             for rows in (np.ones(len(kinds), np.bool_), kinds != Kind.GRID)
         )
         made_ms = time.monotonic() * 1e3
-        return Made(epoch, chunk.index, chunk.first_rgb_frame, chunk.numpy(), full, slim, control, received, made_ms)
+        return Made(epoch, chunk.index, chunk.first_rgb_frame, chunk.frames, full, slim, control, received, made_ms)
 
 
 def moves(tracks: Tracks) -> bool:
