@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ms_infer.checkpoint import save_student
+from ms_infer.config import TrackHeadConfig
 from tests.tiny import tiny_config, tiny_student
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,12 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("student") / "tiny.safetensors"
-    save_student(tiny_student(), path)
+    save_student(tiny_student(track_head=TrackHeadConfig(content="warp", max_tracks=256, id_dim=8)), path)
     return str(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("drag.py", "drag.mp4"), ("live_controls.py", "control"), ("resume.py", "equal: True")]
+    ("name", "words"),
+    [("drag.py", "drag.mp4"), ("hand.py", "hand.mp4"), ("live_controls.py", "control"), ("resume.py", "equal: True")],
 )
 def test_example_runs(name: str, words: str, checkpoint: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / name), checkpoint]
