@@ -136,7 +136,7 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path, frames: np.ndarray, 
 
 def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for name, options, message in [
-        ("v.avi", {}, r"end it in \.mp4, \.gif or /"),
+        ("v.avi", {}, r"end it in \.mp4, \.gif, \.y4m or /"),
         ("no/v.mp4", {}, "there is no folder"),
         ("v.mp4", {"fps": 0}, "positive size and rate"),
         ("v.mp4", {"height": 47}, "even height and width"),

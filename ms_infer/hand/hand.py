@@ -360,10 +360,17 @@ class Hand:
         return covered
 
     def _hold(self, mover: Pointer | Path, along: BoolArray, kind: Kind, pointer: int | None) -> int:
-        """Let a mover take the points `along` `[N]`."""
-        self._dots.kind[along], self._dots.free[along] = kind, False
+        """Let a mover take the points `along` `[N]`.
+
+        Free points stay where it took the grid's: what is behind a thing is not known, so no grid point may go there.
+        """
+        dots = self._dots
+        left = dots.points[along & (dots.kind == Kind.GRID)]
+        dots.kind[along], dots.free[along] = kind, False
         if along.any():
-            self._holds.append(Hold(mover, self._dots.ids[along], pointer))
+            self._holds.append(Hold(mover, dots.ids[along], pointer))
+        bare = dots.add(left, Kind.GRID)
+        dots.free[dots.rows(bare)] = True
         return int(along.sum())
 
     def _let_go(self) -> None:
