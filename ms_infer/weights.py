@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from ms_infer.engines.base import Engine
 from ms_infer.engines.open import Opened, open_named
-from ms_infer.errors import ConfigError, StateError
+from ms_infer.errors import ConfigError, MotionStreamError, StateError
 from ms_infer.given import Given, Parts
 from ms_infer.progress import Progress, silent
 from ms_infer.prompts import PromptEncoder, prompt_encoder
@@ -101,11 +102,12 @@ class Weights:
         """What a stream does with its engine when it is closed."""
         with self._lock:
             if engine is self._first and not self._closed:
-                if engine.strengths != self._strengths:
-                    engine.set_strengths(self._strengths)
-                engine.reset()
-                self._idle = True
-                return
+                with suppress(MotionStreamError):  # a device that failed: twins do without this engine
+                    engine.reset()
+                    if engine.strengths != self._strengths:
+                        engine.set_strengths(self._strengths)
+                    self._idle = True
+                    return
         engine.close()
 
     def close(self) -> None:

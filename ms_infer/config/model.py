@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -256,6 +257,11 @@ class ModelConfig:
         if self.track_head is None:
             raise ConfigError(f"the model {self.name!r} has no track head; it cannot follow tracks")
         return self.track_head
+
+    def slot_slices(self) -> dict[str, slice]:
+        """Where each slot of the layout lies among the input channels."""
+        ends = list(itertools.accumulate(channels for _, channels in self.layout))
+        return {slot: slice(end - channels, end) for (slot, channels), end in zip(self.layout, ends, strict=True)}
 
     def slot_channels(self, slot: str) -> int:
         """Channels of one slot of the layout, 0 when absent."""

@@ -294,15 +294,8 @@ class FusedEngine(CapturedTracks):
         return self._host_frames[: self._rgb_frames()].numpy()
 
     def device_frames(self) -> TensorFrames:
-        """A copy behind the decoder, which whoever uses torch's current CUDA stream waits for."""
-        self._times.synchronize("decode")
-        with on_stream(self._side):
-            kept = self._buffers["frames"][: self._rgb_frames()].clone()
-        if self._side is not None:
-            current = torch.cuda.current_stream(self.device)
-            current.wait_stream(self._side)
-            kept.record_stream(current)
-        return TensorFrames(kept)
+        self.frames()  # waits
+        return TensorFrames.behind(self._side, self._buffers["frames"][: self._rgb_frames()])
 
     def _decode_chunk(self) -> None:
         """Captured: latents and decoder state to bytes and the staged state."""

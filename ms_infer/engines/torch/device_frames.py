@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ms_infer.engines.torch.graphs import on_stream
 
 
 class TensorFrames:
@@ -14,6 +17,17 @@ class TensorFrames:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
+
+    @classmethod
+    def behind(cls, cuda_stream: Any, frames: Tensor) -> TensorFrames:
+        """A copy of frames made on a CUDA stream; torch's current CUDA stream, and so who reads them, waits for it."""
+        with on_stream(cuda_stream):
+            kept = frames.clone()
+        if cuda_stream is not None:
+            current = torch.cuda.current_stream(frames.device)
+            current.wait_stream(cuda_stream)
+            kept.record_stream(current)
+        return cls(kept)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -76,11 +76,7 @@ class TorchEngine(Engine):
         frame = (config.latent_height, config.latent_width)
         self._input = self._zeros(1, config.context.chunk_frames, model.in_channels, *frame)
         self._history = self._zeros(1, config.context.cache_frames, model.in_channels, *frame)
-        self._slots: dict[str, slice] = {}
-        offset = 0
-        for slot, channels in model.layout:
-            self._slots[slot] = slice(offset, offset + channels)
-            offset += channels
+        self._slots = model.slot_slices()
 
     def _placed(self, part: Part) -> Part:
         """The part on this engine's device and in its type, shared with the other engines of the student."""
@@ -296,10 +292,8 @@ class TorchEngine(Engine):
         self._x = next_latents(self._x, flow, passes, (lambda: self._noise(step + 1)) if fresh else None)
         self._pin_image()
 
-    @torch.no_grad()
     def frames(self) -> NDArray[np.uint8]:
-        with self._times.stage("decode"):
-            return self._decode().cpu().numpy()
+        return self.device_frames().numpy()
 
     @torch.no_grad()
     def device_frames(self) -> DeviceFrames:
@@ -380,15 +374,16 @@ class TorchEngine(Engine):
         self._warped = [from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
         self.cache.rotate_sink_()
 
-    def twin(self) -> TorchEngine:
+    def twin(self) -> Self:
         """Shares all weights but those that adapters change; these are merged anew, with the strengths of the start."""
-        images = (self.vae, self.refiner, self.layer_network, self._image_encoder)
-        parts = (self.transformer, self.track_head, self._text_encoder, *images)
-        shared = Student(self.config, *parts, adapters=self._adapters)
+        parts = (self.transformer, self.track_head, self._text_encoder, self.vae, self.refiner, self.layer_network)
+        shared = Student(self.config, *parts, image_encoder=self._image_encoder, adapters=self._adapters)
         twin = type(self)(shared, device=str(self.device), precision=self.precision)
         if self._adapters.entries and self.precision != "fp8":
             twin._strengths = ()
             twin.set_strengths(self._adapters.strengths)
+        if self.device.type == "cuda":
+            twin.warm_up()
         return twin
 
     def weights_digest(self) -> str:
