@@ -157,10 +157,7 @@ class Stream:
         self._cancelled.set()
 
     def warm_up(self) -> None:
-        """Compile, capture and allocate all that chunks need, before the first start; else the first chunks do it.
-
-        StateError once the stream has started.
-        """
+        """Do now, before the first start, what the first chunks would: compile, capture, allocate. StateError later."""
         with self._alone():
             if self._run is not None:
                 raise StateError("warm_up() belongs before start(): the stream runs already")
