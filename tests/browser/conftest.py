@@ -169,6 +169,15 @@ class Visit:
             self.tab.wait_for_timeout(40)
         self.tab.mouse.up()
 
+    def grid(self) -> NDArray[np.float64]:
+        """Grid points `[N, T, 2]` of the newest chunk that told of any: on a slow link most do not."""
+        told = (ack.points[ack.kinds == 0] for ack in reversed(self.acks) if (ack.kinds == 0).any())
+        return next(told, np.zeros((0, 1, 2)))
+
+    def swing(self) -> float:
+        """How far a point of the grid moves at most within a chunk."""
+        return float(np.nanmax(np.ptp(self.grid(), axis=1), initial=0.0))
+
     def pictures(self, first: int, last: int) -> NDArray[np.uint8]:
         """uint8 [T, H, W, 3] of received frames [first, last)."""
         return np.stack([np.asarray(Image.open(io.BytesIO(one[3]))) for one in self.frames[first:last]])

@@ -6,6 +6,7 @@ import { live, state } from "./state.js";
 import { send } from "./wire.js";
 
 const PLAIN = "plain", MOST = 6;
+const SHORT = 2; // letters: "a" and "of" say nothing, and nobody asks whether they are known
 /** The prompt in force. */
 let prompt = "";
 
@@ -48,7 +49,7 @@ function tellWords() {
   for (const one of /** @type {Iterable<HTMLElement>} */ ($("looks").children))
     one.setAttribute("aria-pressed", String(one.textContent === look));
   const typing = document.activeElement === $("text");
-  const strange = known().length ? words.filter((word) => !known().includes(word)) : [];
+  const strange = known().length ? words.filter((word) => word.length > SHORT && !known().includes(word)) : [];
   const begun = typing && !text.endsWith(" ") ? words[words.length - 1] ?? "" : "";
   const offered = begun ? known().filter((word) => word.startsWith(begun) && word !== begun && !/\d/.test(word)).slice(0, MOST) : [];
   $("words").hidden = !offered.length;

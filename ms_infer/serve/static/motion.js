@@ -45,7 +45,7 @@ async function toggleWebcam() {
   }
   preview.srcObject = webcam;
   await preview.play();
-  $("source-name").textContent = "Move, and the points move";
+  $("source-name").textContent = "You move them";
   show("webcam");
 }
 
