@@ -34,3 +34,11 @@ def test_wrong_calls_are_found() -> None:
     }
     assert found == wrong
     assert len(wrong) == 8
+
+
+def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
+    import ms_infer
+
+    assert dir(ms_infer) == sorted(ms_infer.__all__)
+    assert all(hasattr(ms_infer, name) for name in ms_infer.__all__)
+    assert {"Engine", "Hand", "Model", "Stream"} <= set(dir(ms_infer))

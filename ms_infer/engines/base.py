@@ -118,11 +118,16 @@ class Engine(ABC):
         """In place of `frames`: a copy of the chunk's frames where they lie; None for engines that cannot."""
         return None
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether `device_frames` gives any."""
+        return type(self).device_frames is not Engine.device_frames
+
     def place_frames(self, place: Literal["host", "device"]) -> None:
         """Where the frames are wanted; ConfigError when this engine has them on the host only."""
         if place not in ("host", "device"):
             raise ConfigError(f"frames are wanted on the 'host' or the 'device', not on {place!r}")
-        if place == "device" and type(self).device_frames is Engine.device_frames:
+        if place == "device" and not self.keeps_frames:
             raise ConfigError(f"the {self.name} engine hands out its frames on the host; leave frames_on alone")
         self.downloads = place == "host"
 

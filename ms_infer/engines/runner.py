@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.stages import StageSpec, TensorSpec
-from ms_infer.engines.base import Array
+from ms_infer.engines.base import Array, DeviceFrames
 
 STATEFUL = {
     "tracks_first": "encoder",
@@ -82,6 +82,13 @@ class ChunkRunner(ABC):
     @abstractmethod
     def frames(self) -> NDArray[np.uint8]:
         """Frames of the chunk `[rgb_frames, height, width, 3]`, valid until the next `start`."""
+
+    keeps_frames = False
+    """Whether `device_frames` gives any."""
+
+    def device_frames(self) -> DeviceFrames | None:
+        """In place of `frames`: a copy of the frames where they lie."""
+        return None
 
     @abstractmethod
     def commit(self, start: int, frames: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.bundle.stages import StageSpec, cache_name, relative_sink
 from ms_infer.config import GREY_LATENT_FRAMES
-from ms_infer.engines.base import Array, ChunkPlan, Engine
+from ms_infer.engines.base import Array, ChunkPlan, DeviceFrames, Engine
 from ms_infer.engines.ring import Ring
 from ms_infer.engines.runner import ChunkRunner, PassInputs, named, state_specs
 from ms_infer.engines.saved import check_counters, check_packed, host_dtype, kept, packed, unpacked
@@ -214,6 +214,15 @@ class StagedEngine(Engine):
         plan = self._plan
         self._noise.prepare(plan.seed, plan.index + 1, self.config.context.chunk_frames)  # while a device works
         return self.runner.frames()
+
+    @property
+    def keeps_frames(self) -> bool:
+        return self.runner.keeps_frames
+
+    def device_frames(self) -> DeviceFrames | None:
+        plan = self._plan
+        self._noise.prepare(plan.seed, plan.index + 1, self.config.context.chunk_frames)
+        return self.runner.device_frames()
 
     def commit(self) -> None:
         placement = self._plan.placement

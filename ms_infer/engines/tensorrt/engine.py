@@ -16,6 +16,7 @@ from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named, rolling
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
+from ms_infer.engines.tensorrt.device_frames import Block, CudaFrames
 from ms_infer.engines.tensorrt.library import TensorRt
 from ms_infer.engines.tensorrt.memory import StageMemory
 from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
@@ -250,6 +251,18 @@ class TensorRtRunner(ChunkRunner):
         self._cuda.synchronize(side)
         self._in_flight = False
         return target[: output.nbytes].reshape(output.shape)
+
+    keeps_frames = True
+
+    def device_frames(self) -> CudaFrames:
+        stage = "decode_first" if self._opening else "decode"
+        output, side = self._outputs[stage], self._streams["decode"]
+        block = Block(self._cuda, output.nbytes)
+        self._times.wait("frames", side)
+        self._cuda.copy(block.address, self.memory.address(stage, output), output.nbytes, side)
+        self._cuda.synchronize(side)
+        self._in_flight = False
+        return CudaFrames(block, output.shape)
 
     def commit(self, start: int, frames: int) -> None:
         self._torn = True  # states of two chunks, unless all of this is done
