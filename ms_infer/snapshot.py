@@ -26,6 +26,13 @@ def save_snapshot(path: Path, state: StreamState) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    arrays, header = pack_state(state)
+    with whole_file(path, ConfigError, failures=(OSError, SafetensorError)) as unfinished:
+        save_file(arrays, unfinished, metadata=header)
+
+
+def pack_state(state: StreamState) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """A state as arrays and a header of texts; `unpack_state` reads them."""
     assert state.applied.prompt.text is not None, "a started stream has a text"
     arrays: dict[str, NDArray[Any]] = {"text": state.applied.prompt.text, **_pending_arrays(state)}
     arrays |= {f"engine.{k}": v for k, v in state.engine.items()}
@@ -33,8 +40,7 @@ def save_snapshot(path: Path, state: StreamState) -> None:
     if state.image is not None:
         arrays["image"] = state.image
     header = {"format": FORMAT, "digest": state.digest, **{k: str(v) for k, v in _numbers(state).items()}}
-    with whole_file(path, ConfigError, failures=(OSError, SafetensorError)) as unfinished:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=header)
+    return {k: np.ascontiguousarray(v) for k, v in arrays.items()}, header
 
 
 def _numbers(state: StreamState) -> dict[str, int]:
@@ -100,6 +106,18 @@ def load_snapshot(path: Path, config: StreamConfig) -> StreamState:
     What `Stream.load_state` checks is left to it.
     """
     arrays, header = _read(path)
+    return unpack_state(arrays, header, config, str(path))
+
+
+def unpack_state(
+    arrays: dict[str, NDArray[Any]], header: dict[str, str], config: StreamConfig, what: str
+) -> StreamState:
+    """The state that `pack_state` made of a stream with these settings; `what` names it in errors (ConfigError)."""
+    if header.get("format") != FORMAT:
+        raise ConfigError(
+            f"{what} is not a snapshot of this version (format {header.get('format')!r}, need {FORMAT!r})"
+        )
+    header = dict(header)
     digest = header.pop("digest", "")
     numbers = {name: _whole_number(name, text) for name, text in header.items() if name != "format"}
     try:
@@ -120,7 +138,7 @@ def load_snapshot(path: Path, config: StreamConfig) -> StreamState:
             player=_under("player.", arrays),
         )
     except KeyError as error:
-        raise ConfigError(f"{path} lacks {error}; make a snapshot again with Stream.snapshot(path)") from None
+        raise ConfigError(f"{what} lacks {error}; make a snapshot again with Stream.snapshot(path)") from None
 
 
 def _pending(
@@ -175,8 +193,4 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # of many kinds: the file may hold anything
         raise ConfigError(f"{path} is not a readable snapshot ({error}); make one with Stream.snapshot(path)") from None
-    if header.get("format") != FORMAT:
-        raise ConfigError(
-            f"{path} is not a snapshot of this version (format {header.get('format')!r}, need {FORMAT!r})"
-        )
     return arrays, header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -21,8 +21,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from ms_infer.errors import MotionStreamError
-from ms_infer.serve.encode import JpegEncoder
-from ms_infer.serve.hub import Hub, OpenStream
+from ms_infer.serve.directory import FolderDirectory, NoDirectory
+from ms_infer.serve.hub import Hub
+from ms_infer.serve.lane import Lane, OpenStream
 from ms_infer.serve.protocol import BadMessage
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.shared import Context
@@ -30,7 +31,7 @@ from ms_infer.serve.socket import Connection
 from ms_infer.serve.web.files import SessionFiles
 from ms_infer.serve.web.guard import Guard
 from ms_infer.serve.web.openapi import openapi
-from ms_infer.serve.worker import Worker
+from ms_infer.serve.wire.encode import JpegEncoder
 
 logger = logging.getLogger(__name__)
 STATIC = files("ms_infer.serve") / "static"
@@ -42,21 +43,23 @@ OPEN_PATHS = frozenset([*PAGE, "/healthz", "/readyz"])
 
 
 def create_app(
-    config: ServeConfig, open_stream: OpenStream, failed: Callable[[Exception], object] | None = None
+    config: ServeConfig, *open_streams: OpenStream, failed: Callable[[Exception], object] | None = None
 ) -> Starlette:
     """The ASGI application.
 
-    `open_stream` makes one more stream; it is called outside of the event loop. `failed` is told when the first one
-    could not be made; by default that is logged.
+    Each of `open_streams` makes one more stream of an engine, in a thread that is that engine's alone. `failed` is told
+    when a first one could not be made; by default that is logged.
     """
-    return _Server(config, open_stream, failed or _log_failure).app
+    return _Server(config, open_streams, failed or _log_failure).app
 
 
 class _Server:
     """Holds the hub and answers requests."""
 
-    def __init__(self, config: ServeConfig, open_stream: OpenStream, failed: Callable[[Exception], object]) -> None:
-        self.config, self.open_stream, self._failed = config, open_stream, failed
+    def __init__(
+        self, config: ServeConfig, openers: Sequence[OpenStream], failed: Callable[[Exception], object]
+    ) -> None:
+        self.config, self.openers, self._failed = config, openers, failed
         self._static = {path: (STATIC / name).read_bytes() for path, name in PAGE.items()}
         self._thumbnails: dict[str, bytes] = {}
         self.files = SessionFiles(config.limits)
@@ -87,11 +90,11 @@ class _Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        worker = Worker()
         with tempfile.TemporaryDirectory(prefix="ms-serve-") as folder:
-            context = Context(self.config, worker, Path(folder))
-            self.hub = app.state.hub = self.files.hub = Hub(self.open_stream, worker, context, self._failed)
-            worker.begin()
+            context = Context(self.config, Path(folder))
+            directory = NoDirectory() if self.config.keep is None else FolderDirectory(self.config.keep)
+            lanes = [Lane(opener) for opener in self.openers]
+            self.hub = app.state.hub = self.files.hub = Hub(lanes, context, directory, self._failed)
             tasks = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.clean_up())]
             try:
                 yield
@@ -129,12 +132,13 @@ class _Server:
         self.hub.context.metrics.clients.set(self._sockets)
         try:
             await socket.accept()
-            await Connection(socket, self.hub).serve()
+            connection = Connection(socket, self.hub)
+            await connection.serve()
+            with suppress(RuntimeError, OSError):
+                await socket.close(connection.client.code)
         finally:
             self._sockets -= 1
             self.hub.context.metrics.clients.set(self._sockets)
-            with suppress(RuntimeError, OSError):
-                await socket.close()
 
     # ---- operators
 
@@ -142,8 +146,8 @@ class _Server:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        ready = self.hub.ready
-        return JSONResponse({"status": "ready" if ready else "loading"}, 200 if ready else 503)
+        status = "draining" if self.hub.draining else "ready" if self.hub.ready else "loading"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.hub.context.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -60,7 +60,7 @@ def serve(config: ServeConfig) -> str:
         problems.append(error)
         server.should_exit = True
 
-    server = make_server(create_app(config, stream_opener(config), failed), config, listening)
+    server = make_server(create_app(config, stream_opener(config), failed=failed), config, listening)
     server.run([bound])
     if problems:
         raise problems[0]

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from ms_infer.serve import protocol
-from ms_infer.serve.clients import Client
+from ms_infer.serve.pictures.uploads import WebcamMotion
 from ms_infer.serve.session import Session
-from ms_infer.serve.uploads import WebcamMotion
+from ms_infer.serve.wire.clients import Client
 
 LOOKS = ("plain", "night", "dusk", "fog", "snow", "sepia")  # words that the page proposes where the model knows them
 

@@ -7,19 +7,21 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ms_infer.serve.clients import Client
-from ms_infer.serve.making import StreamLike
+from ms_infer.errors import ConfigError
+from ms_infer.serve.directory import Directory
+from ms_infer.serve.lane import Lane
+from ms_infer.serve.line import Line
 from ms_infer.serve.protocol import Join
+from ms_infer.serve.saved import SessionState, unpack
 from ms_infer.serve.session import Session
 from ms_infer.serve.shared import Context
-from ms_infer.serve.worker import Worker
+from ms_infer.serve.wire.clients import Client
 
 logger = logging.getLogger(__name__)
-OpenStream = Callable[[], StreamLike]
 CLEANUP_SECONDS = 1.0
-WARM_UP_CHUNKS = 3
+GOING_AWAY, RESTART = 1001, 1012  # codes with which WebSockets end
 
 
 class Refused(Exception):
@@ -31,55 +33,91 @@ class Refused(Exception):
 
 
 class Hub:
-    """Opens, resumes, lends and closes sessions. Event loop only."""
+    """Opens, resumes, forks, lends and closes sessions on its lanes. Event loop only."""
 
     def __init__(
-        self, open_stream: OpenStream, worker: Worker, context: Context, failed: Callable[[Exception], object]
+        self,
+        lanes: Sequence[Lane],
+        context: Context,
+        directory: Directory,
+        failed: Callable[[Exception], object],
     ) -> None:
-        self.open_stream, self.worker, self.context, self._failed = open_stream, worker, context, failed
+        self.lanes, self.context, self.directory, self._failed = lanes, context, directory, failed
         self.sessions: dict[str, Session] = {}
-        self.ready = False
+        self.ready = self.draining = False
         self.shape = (0, 0)
         """Height and width of the model's pictures, once it is ready."""
-        self._spare: StreamLike | None = None
-        self._opening = 0
+        self._line = Line()
+        self._drained: asyncio.Event | None = None
 
     async def warm_up(self) -> None:
-        """Load the model and make a few chunks, so that the first user waits for nothing and admission knows a time."""
+        """Load the models and make a few chunks on each lane."""
         try:
-            self._spare = await asyncio.to_thread(self.worker.call, self._warm_stream)
+            await asyncio.gather(*(lane.warm_up() for lane in self.lanes))
         except Exception as error:  # whoever runs the server decides what now
             self._failed(error)
             return
-        self.shape = self._spare.config.height, self._spare.config.width
+        self.shape = self.lanes[0].shape
         self.ready = True
-
-    def _warm_stream(self) -> StreamLike:
-        stream = self.open_stream()
-        stream.start()
-        stream.step()
-        for _ in range(WARM_UP_CHUNKS):
-            self.worker.measure(stream.step)
-        return stream
+        self._count()
 
     # ---- joining
 
     async def join(self, message: Join, client: Client) -> Session:
         """The session for a client's first message; Refused when there is none."""
+        if self.draining:
+            raise Refused("loading", "the server is being restarted")
         if not self.ready:
             raise Refused("loading", "the model is being loaded")
         if message.watch:
             return self._watched(message.session, client)
-        session = self._resumed(message) or await self._new()
+        if not message.session:
+            session = await self._first(client)
+        elif message.fork:
+            session = await self._forked(message, client)
+        else:
+            session = self._known(message) or await self._found(message, client)
         client.owner = True
+        self._line.leave(client)
         session.attach(client)
         return session
 
-    def _resumed(self, message: Join) -> Session | None:
+    def _known(self, message: Join) -> Session | None:
         session = self.sessions.get(message.session)
         if session is not None and hmac.compare_digest(session.key.encode(), message.key.encode()):
+            self.context.metrics.resumed.inc()
             return session
         return None
+
+    async def _found(self, message: Join, client: Client) -> Session:
+        """One that another server, or this one before it was restarted, has left to whoever comes back to it."""
+        gone = Refused("gone", "this session has ended, or somebody else has taken it over")
+        if message.session in self.sessions:
+            raise gone
+        lane = self._admit(client, first=True)
+        lane.used += 1
+        try:
+            data = await self.directory.find(message.session, message.key)
+            if data is None:
+                raise gone
+            saved = unpack(data, lane.config)
+        except ConfigError as error:
+            logger.warning("session %s cannot go on: %s", message.session[:16], error)
+            raise gone from None
+        finally:
+            lane.used -= 1
+        session = await self._open(lane, saved, saved.facts.id)
+        session.key = saved.facts.key
+        self.context.metrics.resumed.inc()
+        return session
+
+    async def _forked(self, message: Join, client: Client) -> Session:
+        """A session of its own that stands where another one stands."""
+        session = self._known(message)
+        if session is None:
+            raise Refused("gone", "the session to fork has ended")
+        lane = self._admit(client)
+        return await self._open(lane, await session.save(), secrets.token_hex(4))
 
     def _watched(self, name: str, client: Client) -> Session:
         running = [session for session in self.sessions.values() if session.owner is not None]
@@ -89,41 +127,83 @@ class Hub:
         session.attach(client)
         return session
 
-    async def _new(self) -> Session:
-        self._admit()
-        self._opening += 1
+    async def _first(self, client: Client) -> Session:
+        """A new session with the first picture."""
+        session = await self._open(self._admit(client), None, secrets.token_hex(4))
+        config, examples = session.stream.config, self.context.examples
+        picture = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
+        if session.maker.image is None:
+            session.maker.image = picture
+        return session
+
+    async def _open(self, lane: Lane, saved: SessionState | None, name: str) -> Session:
+        lane.used += 1
+        self._count()
         try:
-            stream, self._spare = self._spare, None
-            if stream is None:
-                stream = await asyncio.to_thread(self.worker.call, self.open_stream)
-        finally:
-            self._opening -= 1
-        name = secrets.token_hex(4)
-        session = self.sessions[name] = Session(stream, self.context, name)
-        config, examples = stream.config, self.context.examples
-        session.maker.image = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
-        self.worker.add(session)
-        self.context.metrics.sessions.set(len(self.sessions))
+            stream = await lane.take()
+            session = Session(stream, self.context, lane, name)
+            if saved is not None:
+                await self._load(session, saved)
+        except BaseException:
+            lane.used -= 1
+            raise
+        self.sessions[name] = session
+        lane.worker.add(session)
+        self._count()
         logger.info("session %s opened", name)
         return session
 
-    def _admit(self) -> None:
-        """Refused when one more session would slow the others below the rate that is promised."""
+    async def _load(self, session: Session, saved: SessionState) -> None:
+        try:
+            await session.load(saved)
+        except ConfigError as error:
+            await session.close("ended", "it cannot go on here")
+            await session.lane.give(session.stream)
+            raise Refused("gone", f"this session cannot go on here: {error}") from None
+
+    def _admit(self, client: Client, *, first: bool = False) -> Lane:
+        """The lane for one more session; Refused when it would slow the others below the rate that is promised.
+
+        first: for one that lost its server, which comes before those that wait.
+        """
         config = self.context.config
-        count = len(self.sessions) + self._opening
-        fps = self.fps_with(count + 1)
-        if count == 0 or (count < config.max_sessions and fps >= config.min_fps):
-            return
+        count = sum(lane.used for lane in self.lanes)
+        lane = min(self.lanes, key=lambda one: one.used)
+        free = lane.used == 0 or lane.fps_with(lane.used + 1) >= config.min_fps
+        if free and (count == 0 or count < config.max_sessions) and (first or self._line.place(client) == 1):
+            return lane
+        place = self._line.wait(client)
         watch = any(session.owner is not None for session in self.sessions.values())
         text = f"the server is full: {count} sessions are open" + ("; you may watch one" if watch else "")
-        raise Refused("full", text, watch=watch)
+        raise Refused("full", text, watch=watch, place=place)
 
-    def fps_with(self, count: int) -> float:
-        """RGB frames per second that each of `count` sessions would get."""
-        taken = self.worker.chunk_seconds * count
-        if not self.sessions or taken == 0:
-            return float("inf")
-        return min(session.chunk_frames for session in self.sessions.values()) / taken
+    def forget(self, client: Client) -> None:
+        """A client has gone."""
+        self._line.leave(client)
+
+    # ---- who owns one
+
+    def take_over(self, session: Session, client: Client) -> bool:
+        """A watcher becomes the owner, if the owner is gone for long enough; the old key is worth nothing then."""
+        left = session.left
+        if session.owner is not None or left is None:
+            return False
+        if time.monotonic() - left < self.context.config.limits.takeover_seconds:
+            return False
+        session.detach(client)
+        session.key = secrets.token_urlsafe(24)
+        client.owner = True
+        session.attach(client)
+        return True
+
+    def leave(self, session: Session, client: Client) -> None:
+        """The owner gives its session up: the first watcher may take it over at once, or it ends."""
+        session.detach(client)
+        session.key = secrets.token_urlsafe(24)
+        if session.clients:
+            session.left = time.monotonic() - self.context.config.limits.takeover_seconds
+        else:
+            self.context.spawn(self.end(session, "left", "its owner has left"))
 
     # ---- ending
 
@@ -139,31 +219,57 @@ class Hub:
     def _over(self, session: Session) -> tuple[str, str] | None:
         limits, now = self.context.config.limits, time.monotonic()
         if session.left is not None and now - session.left > limits.resume_seconds:
-            return "left", "its owner has left"
+            return "left", "its owner has left, and nobody took it over"
         if now - session.touched > limits.idle_seconds:
             return "idle", "nothing happened for a long time"
         if now - session.born > limits.lifetime_seconds:
             return "lifetime", "the session has reached its longest time"
         return None
 
-    async def end(self, session: Session, reason: str, text: str) -> None:
-        """Close a session; its stream is kept for the next one when there is no spare."""
-        self.sessions.pop(session.id, None)
+    async def end(self, session: Session, reason: str, text: str, code: int = 1000) -> None:
+        """Close a session; its lane gets the stream back."""
+        if self.sessions.pop(session.id, None) is None:
+            return  # it ends already
         session.state = "stopped"
-        await asyncio.to_thread(self.worker.remove, session)
-        await session.close(reason, text)
-        self.context.metrics.sessions.set(len(self.sessions))
+        await asyncio.to_thread(session.lane.worker.remove, session)
+        await session.close(reason, text, code)
+        await session.lane.give(session.stream)
+        session.lane.used -= 1
+        self._count()
         logger.info("session %s ended: %s", session.id, reason)
-        if self._spare is None and self.ready:
-            self._spare = session.stream
+
+    async def drain(self) -> None:
+        """Take nobody in any more, save every session in the directory, and say goodbye. Whoever asks again waits."""
+        if self._drained is not None:
+            await self._drained.wait()
+            return
+        self._drained, self.draining = asyncio.Event(), True
+        await asyncio.gather(*(self._move(session) for session in list(self.sessions.values())))
+        self._drained.set()
+
+    async def _move(self, session: Session) -> None:
+        kept = False
+        try:
+            saved = await session.save()
+            data = await asyncio.to_thread(saved.pack)
+            kept = await self.directory.save(session.id, session.key, data)
+        except Exception as error:  # one that cannot be saved must not keep the others
+            logger.error("session %s cannot be kept", session.id, exc_info=error)
+        if kept:
+            self.context.metrics.moved.inc()
+            await self.end(session, "moved", "the server is restarted; the stream goes on in a moment", RESTART)
         else:
-            await asyncio.to_thread(self.worker.call, session.stream.close)
+            await self.end(session, "closing", "the server is closing", RESTART)
 
     async def close(self) -> None:
         """End everything."""
         self.ready = False
-        for session in list(self.sessions.values()):
-            await self.end(session, "closing", "the server is closing")
-        await asyncio.to_thread(self.worker.stop)
-        if self._spare is not None:
-            self._spare.close()
+        await self.drain()
+        await asyncio.gather(*(lane.close() for lane in self.lanes))
+
+    def _count(self) -> None:
+        metrics = self.context.metrics
+        metrics.sessions.set(len(self.sessions))
+        metrics.reserved.set(sum(lane.used for lane in self.lanes))
+        config = self.context.config
+        metrics.capacity.set(min(sum(lane.capacity(config.min_fps) for lane in self.lanes), config.max_sessions))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig
+from ms_infer.errors import MotionStreamError
 from ms_infer.hand import Hand, Kind
 from ms_infer.serve import protocol
+from ms_infer.serve.saved import SessionState
 from ms_infer.serve.show import Made
+from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 
 MAX_POINTS = 1024
@@ -34,7 +37,16 @@ class StreamLike(Protocol):
     def set_tracks(self, tracks: Tracks | None) -> int: ...
     def set_prompt(self, prompt: Any) -> int: ...
     def embed(self, prompt: Any) -> NDArray[np.float32]: ...
+    def state(self) -> StreamState: ...
+    def load_state(self, state: StreamState) -> None: ...
     def close(self) -> None: ...
+
+
+class Standing(NamedTuple):
+    """What the next chunk depends on beside stream and hand."""
+
+    prompt_control: int
+    restart: bool
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,35 @@ class Maker:
         return self.calm >= chunks and not self._wishes.changed
 
     # ---- the engine thread
+
+    def save(self) -> tuple[StreamState | None, dict[str, NDArray[Any]], Standing]:
+        """Stream (None where the next chunk is the first one), hand, and what is wished for."""
+        with self._lock:
+            wishes = self._wishes
+        number = self._prompt_control if wishes.prompt is None else wishes.prompt[1]
+        if wishes.prompt is not None and not wishes.restart:
+            self.stream.set_prompt(wishes.prompt[0])  # a wish that no chunk has seen yet belongs to the stream's state
+        begun = self.chunk > 0 and not wishes.restart
+        return self.stream.state() if begun else None, self.hand.state(), Standing(number, wishes.restart)
+
+    def load(self, saved: SessionState) -> None:
+        """Stand where another session stood; ConfigError for one that does not fit changes nothing."""
+        before = self.hand.state()
+        self.hand.load_state(saved.hand)
+        try:
+            if saved.stream is not None:
+                self.stream.load_state(saved.stream)
+        except MotionStreamError:
+            self.hand.load_state(before)
+            raise
+        facts, prompt = saved.facts, saved.embedding if saved.facts.prompt is None else saved.facts.prompt
+        with self._lock:
+            self.epoch += 1
+            self.image, self.prompt, self.seed = saved.image, "" if prompt is None else prompt, facts.seed
+            self.chunk = 0 if saved.stream is None else saved.stream.index
+            self.last_control = max(self.last_control, facts.control)
+            self._prompt_control = facts.prompt_control
+            self._wishes = Wishes(restart=saved.stream is None and facts.state != "waiting")
 
     def make(self) -> tuple[Made, Chunk]:
         """Make the next chunk."""

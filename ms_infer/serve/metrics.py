@@ -34,6 +34,12 @@ class Metrics:
         self.failures = self._counter("chunk_failures", "Chunks that an engine failed to make")
         self.messages = self._counter("messages_received", "Messages from clients")
         self.refused = self._counter("messages_refused", "Messages from clients that could not be read")
+        self.moved = self._counter("sessions_moved", "Sessions that were saved when the server was stopped")
+        self.resumed = self._counter("sessions_resumed", "Sessions to which their owner came back")
+        self.capacity = Gauge(
+            "ms_infer_capacity", "Sessions that can be fed at the rate that is promised", registry=self.registry
+        )
+        self.reserved = Gauge("ms_infer_reserved", "Sessions that are open or being opened", registry=self.registry)
         self.sessions = Gauge("ms_infer_sessions", "Open sessions", registry=self.registry)
         self.clients = Gauge("ms_infer_clients", "Open WebSockets", registry=self.registry)
         Info("ms_infer_build", "Version of the server", registry=self.registry).info({"version": __version__})

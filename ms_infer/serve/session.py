@@ -16,13 +16,15 @@ from ms_infer.chunk import Chunk
 from ms_infer.errors import MotionStreamError
 from ms_infer.hand import Hand
 from ms_infer.serve import protocol
-from ms_infer.serve.clients import Client
+from ms_infer.serve.lane import Lane
 from ms_infer.serve.making import Maker, StreamLike
+from ms_infer.serve.pictures.uploads import WebcamMotion
 from ms_infer.serve.protocol import Type
 from ms_infer.serve.recording import Recording
+from ms_infer.serve.saved import Facts, SessionState
 from ms_infer.serve.shared import Context
 from ms_infer.serve.show import Show
-from ms_infer.serve.uploads import WebcamMotion
+from ms_infer.serve.wire.clients import Client
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,9 @@ logger = logging.getLogger(__name__)
 class Session:
     """Methods belong to the event loop, except `due`, `make`, `fail` and `running`: those are the engine thread's."""
 
-    def __init__(self, stream: StreamLike, context: Context, name: str) -> None:
+    def __init__(self, stream: StreamLike, context: Context, lane: Lane, name: str) -> None:
         self.id, self.key = name, secrets.token_urlsafe(24)
-        self.stream, self.context = stream, context
+        self.stream, self.context, self.lane = stream, context, lane
         config = stream.config
         self.fps = context.config.fps or config.fps
         self.chunk_frames = config.context.span(1).rgb_frames
@@ -46,7 +48,7 @@ class Session:
         self.recording = Recording(context, name, config, self.fps)
         self.webcam: WebcamMotion | None = None
         pace = (self.fps, self.chunk_frames)
-        self.show = Show(context, self.recording, self.clients, pace, self.fail, self._stop_recording)
+        self.show = Show(context, lane.worker, self.recording, self.clients, pace, self.fail, self._stop_recording)
         self._rests_after = _chunks_to_rest(stream) if context.config.rest else None
         self._rested: float | None = None  # since when
         self._clock: float | None = None  # server minus client, seconds
@@ -79,7 +81,7 @@ class Session:
         self.touched = time.monotonic()
         if self.show.newest is not None:
             client.put_frame(self.show.newest)
-        self.context.wake()
+        self.lane.worker.wake()
 
     def detach(self, client: Client) -> None:
         """A client has gone."""
@@ -177,7 +179,7 @@ class Session:
             self._rested = None
             self.show.turn(paused=self.state == "paused")  # a new pace: what comes next is not late
             self.say(Type.STATS, {"resting": False})
-        self.context.wake()
+        self.lane.worker.wake()
 
     def _may_rest(self) -> bool:
         return (
@@ -186,6 +188,31 @@ class Session:
             and not self.recording.on
             and self.maker.still(self._rests_after)
         )
+
+    # ---- its state
+
+    async def save(self) -> SessionState:
+        """All that it depends on, between two chunks."""
+        stream, hand, standing = await self.lane.call(self.maker.save)
+        text = self.maker.prompt if isinstance(self.maker.prompt, str) else None
+        facts = Facts(
+            self.id,
+            self.key,
+            self.state,
+            self.maker.seed,
+            self.maker.last_control,
+            standing.prompt_control,
+            standing.restart,
+            text,
+        )
+        return SessionState(facts, self.maker.image, None if text is not None else self.maker.prompt, hand, stream)
+
+    async def load(self, saved: SessionState) -> None:
+        """Go on where another session stood; ConfigError for one that does not fit changes nothing."""
+        await self.lane.call(self.maker.load, saved)
+        self.show.start_over(self.maker.epoch)
+        self.show.newest = None
+        self.set_state(saved.facts.state)
 
     # ---- the engine thread
 
@@ -254,10 +281,10 @@ class Session:
 
         self.context.spawn(told())
 
-    async def close(self, reason: str, text: str) -> None:
+    async def close(self, reason: str, text: str, code: int = 1000) -> None:
         """Say goodbye to every client and give up the files; the stream is the caller's."""
         for client in self.clients:
-            client.bye(reason, text)
+            client.bye(reason, text, code)
         self.clients.clear()
         self.state = "stopped"
         self._awake()

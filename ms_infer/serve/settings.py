@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -35,11 +36,14 @@ class Limits:
     """Time for one message to leave before the connection is given up."""
     resume_seconds: float = 30.0
     """How long a session without its owner waits for a reconnect."""
+    takeover_seconds: float = 5.0
+    """How long an owner must be gone before a watcher may take its session over."""
     idle_seconds: float = 900.0
     """Time without any control after which a session ends."""
     lifetime_seconds: float = 6 * 3600.0
     image_bytes: int = 16 * 2**20
     video_bytes: int = 64 * 2**20
+    snapshot_bytes: int = 2 * 2**30
     pixels: int = 32 * 2**20
     """Largest uploaded picture; a video's pictures may have a quarter of it."""
     video_seconds: float = 10.0
@@ -106,6 +110,8 @@ class ServeConfig(ModelOptions):
     """Public addresses, https://public.name or https://public.name/below, under which a proxy passes requests on."""
     fps: float | None = None
     """RGB frames shown per second; None is the model's own rate."""
+    keep: Path | None = None
+    """Folder in which sessions are kept while the server is restarted; None: they end with it."""
     min_fps: float = 10.0
     """A new session is let in only while every session would still get so many RGB frames per second."""
     max_sessions: int = 4

@@ -1,4 +1,4 @@
-"""What the sessions of one server share: settings, the event loop, the engine thread, an encoder thread, a folder."""
+"""What the sessions of one server share: settings, the event loop, an encoder thread, a folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from ms_infer.serve.examples import Examples
 from ms_infer.serve.metrics import Metrics
+from ms_infer.serve.pictures.examples import Examples
 from ms_infer.serve.settings import ServeConfig
-from ms_infer.serve.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,16 +19,12 @@ R = TypeVar("R")
 class Context:
     """Made inside the running event loop. `folder` holds recordings and is removed by its maker."""
 
-    def __init__(self, config: ServeConfig, worker: Worker, folder: Path) -> None:
-        self.config, self.worker, self.folder = config, worker, folder
+    def __init__(self, config: ServeConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
         self.metrics, self.examples = Metrics(), Examples()
         self._loop = asyncio.get_running_loop()
         self._encoder = ThreadPoolExecutor(1, "ms-serve-encode")
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    def wake(self) -> None:
-        """Let the engine thread look again at what there is to do."""
-        self.worker.wake()
 
     def call_soon(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a function in the event loop, from any thread; nothing happens once the loop has ended."""
@@ -45,10 +40,6 @@ class Context:
     async def encode(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in the one encoder thread."""
         return await self._loop.run_in_executor(self._encoder, lambda: function(*args, **kwargs))
-
-    def frame_seconds(self, fps: float, chunk_frames: int) -> float:
-        """Time between two frames: the session's rate, or slower when the engine cannot keep up."""
-        return max(1 / fps, self.worker.turn_seconds() / chunk_frames)
 
     def close(self) -> None:
         """End the encoder thread."""

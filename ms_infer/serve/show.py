@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_infer.serve.clients import Client
-from ms_infer.serve.grades import Shown, Sizes
 from ms_infer.serve.recording import Recording
 from ms_infer.serve.shared import Context
+from ms_infer.serve.wire.clients import Client
+from ms_infer.serve.wire.grades import Shown, Sizes
+from ms_infer.serve.worker import Worker
 
 LATE = 0.005  # seconds: a frame that is later counts as late and moves the pace
 
@@ -46,13 +47,14 @@ class Show:
     def __init__(
         self,
         context: Context,
+        worker: Worker,
         recording: Recording,
         clients: set[Client],
         pace: tuple[float, int],
         failed: Callable[[Exception], None],
         ended: Callable[[], None],
     ) -> None:
-        self.context, self.recording, self.clients = context, recording, clients
+        self.context, self.worker, self.recording, self.clients = context, worker, recording, clients
         self.fps, self.chunk_frames = pace
         self.misses = 0
         self.newest: Shown | None = None
@@ -104,13 +106,13 @@ class Show:
     async def _play_chunk(self) -> None:
         if not self._ready:
             self.ends = 0.0
-            self.context.wake()
+            self.worker.wake()
         while not self._ready:
             self._wake.clear()
             await self._wake.wait()
         made = self._ready.popleft()
         self.ends = (self._due or time.monotonic()) + self._seconds(len(made.frames))
-        self.context.wake()
+        self.worker.wake()
         for client in self.clients:
             client.put_ack(made.ack, made.slim)
         for index in range(len(made.frames)):
@@ -141,7 +143,7 @@ class Show:
 
     def _seconds(self, frames: int) -> float:
         """How long frames are shown at the present pace."""
-        return frames * self.context.frame_seconds(self.fps, self.chunk_frames)
+        return frames * max(1 / self.fps, self.worker.turn_seconds() / self.chunk_frames)
 
     async def _show(self, made: Made, index: int) -> None:
         frame = made.frames[index]

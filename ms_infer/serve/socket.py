@@ -11,12 +11,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ms_infer.errors import MotionStreamError
 from ms_infer.serve import protocol
-from ms_infer.serve.clients import Client, RateLimit
 from ms_infer.serve.commands import apply_control, hello, webcam_picture
-from ms_infer.serve.grades import Coder, Shown, grades
 from ms_infer.serve.hub import Hub, Refused
 from ms_infer.serve.protocol import BadMessage, Type
 from ms_infer.serve.session import Session
+from ms_infer.serve.wire.clients import Client, RateLimit
+from ms_infer.serve.wire.grades import Coder, Shown, grades
 
 logger = logging.getLogger(__name__)
 STATS_SECONDS = 1.0
@@ -45,6 +45,7 @@ class Connection:
                 self.client.put(protocol.pack_json(Type.STATS, {}))
                 await asyncio.wait([tasks[1]], timeout=1)
         finally:
+            self.hub.forget(self.client)
             if self.session is not None:
                 self.session.detach(self.client)
             for task in tasks:
@@ -57,10 +58,9 @@ class Connection:
 
     async def _receive(self) -> None:
         limits = self.context.config.limits
-        first = asyncio.timeout(limits.join_seconds)
         try:
-            async with first:
-                while self.session is None and not self.client.closing:
+            while self.session is None and not self.client.closing:
+                async with asyncio.timeout(limits.join_seconds):  # one that waits in line asks again and again
                     await self._take()
         except TimeoutError:
             self._bye("silent", "no join message came in time")
@@ -103,8 +103,18 @@ class Connection:
             await webcam_picture(self.session, data[1:])
 
     def _asked(self, what: str) -> None:
+        session = self.session
+        assert session is not None, "it was asked about one"
         if what == "key":
             self.client.coder.need_key()
+        elif what == "leave" and self.client.owner:
+            self.hub.leave(session, self.client)
+            self._bye("left", "you have left the session")
+        elif what == "take" and not self.client.owner:
+            if self.hub.take_over(session, self.client):
+                self.client.put(protocol.pack_json(Type.HELLO, hello(session, self.client)))
+            else:
+                self._error("message", "the owner of this session is still there")
 
     async def _join(self, message: protocol.Join) -> None:
         if self.session is not None:
@@ -158,10 +168,11 @@ class Connection:
                 "fps": round((self.client.sent - count) / (now - then), 1),
                 "resting": session.resting,
                 "chunk": session.maker.chunk,
-                "chunk_ms": round(self.hub.worker.chunk_seconds * 1e3, 1),
+                "chunk_ms": round(session.lane.worker.chunk_seconds * 1e3, 1),
                 "dropped": self.client.dropped,
                 "late": session.show.misses,
                 "codec": self.client.coder.grade.codec,
+                "owner": session.owner is not None,
                 "sessions": len(self.hub.sessions),
                 "watchers": sum(not client.owner for client in session.clients),
             }

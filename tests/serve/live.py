@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ms_infer.serve.app import create_app
-from ms_infer.serve.hub import OpenStream
+from ms_infer.serve.lane import OpenStream
 from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, SEEN, UNITS, Type
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.web.transport import make_server
@@ -51,7 +51,13 @@ class Running:
 
 @contextmanager
 def running(
-    make: OpenStream = MovingPicture, *, wait: bool = True, rest: bool = False, port: int = 0, **settings: Any
+    make: OpenStream = MovingPicture,
+    *,
+    lanes: int = 1,
+    wait: bool = True,
+    rest: bool = False,
+    port: int = 0,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Serve on a free port unless one is given; frames come all the time unless it may `rest`."""
     config = ServeConfig(port=port, rest=rest, **settings)
@@ -63,7 +69,7 @@ def running(
         streams.append(make())
         return streams[-1]
 
-    app = create_app(config, opened)
+    app = create_app(config, *[opened] * lanes)
     server = make_server(app, config, lambda port: (ports.append(port), listening.set()))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

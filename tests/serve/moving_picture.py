@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
+from ms_infer.controls import Control, PromptControl, TracksControl
+from ms_infer.errors import ConfigError
 from ms_infer.media import load_image
 from ms_infer.model.warp import warp_first_frame
+from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 
@@ -23,6 +26,7 @@ class MovingPicture:
     """Deterministic; `seconds` is how long a chunk takes at least, `fail_at` one that fails, `words` what it reads."""
 
     engine = "moving picture"
+    digest = "0" * 64
 
     def __init__(self, *, size: int = 64, seconds: float = 0.0, fail_at: int = -1, words: tuple[str, ...] = ()) -> None:
         self.config: StreamConfig = replace(preset("demo"), height=size, width=size)
@@ -85,6 +89,33 @@ class MovingPicture:
         arrays = (plan.points[rows], plan.visible[rows], plan.anchors[rows])
         frames, _ = warp_first_frame(image, *(torch.from_numpy(array)[None] for array in arrays))
         return frames[0].permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+    def state(self) -> StreamState:
+        self.threads.add(threading.get_ident())
+        text = self.config.model.text
+        shown = self.controls[-1] if self.controls else None
+        control = Control(TracksControl(0, shown), PromptControl(0, np.zeros((text.tokens, text.dim), np.float32)))
+        held = {"first": self.image.copy(), "frame": np.array([self.frame])}
+        return StreamState(
+            digest=self.digest,
+            index=self.index,
+            given=0,
+            seed=0,
+            applied=control,
+            pending=control,
+            image=self.image.copy(),
+            engine=held,
+            player=self.player.state(),
+        )
+
+    def load_state(self, state: StreamState) -> None:
+        self.threads.add(threading.get_ident())
+        if state.digest != self.digest:
+            raise ConfigError("the state was made with other weights")
+        player = TrackPlayer(self.config.height, self.config.width, self.config.fps, 256)
+        player.restore(state.player)
+        self.image, self.index, self.frame = state.engine["first"].copy(), state.index, int(state.engine["frame"][0])
+        self.player = player
 
     def close(self) -> None:
         self.closed = True

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from ms_infer.serve.clients import Client, RateLimit
-from ms_infer.serve.grades import Shown, Sizes
+from ms_infer.serve.wire.clients import Client, RateLimit
+from ms_infer.serve.wire.grades import Shown, Sizes
 
 
 def shown(index: int) -> Shown:

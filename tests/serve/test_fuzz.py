@@ -41,7 +41,7 @@ events = st.tuples(
     st.integers(-1, 5), st.sampled_from(["down", "move", "up", "over"]), st.floats(-10, 1e13), st.floats(-2, 3), numbers
 )
 fields = st.fixed_dictionaries(
-    {"do": st.one_of(st.sampled_from(sorted(KNOWN - {"join"})), st.text(max_size=8))},
+    {"do": st.one_of(st.sampled_from(sorted(KNOWN - {"join", "leave"})), st.text(max_size=8))},
     optional={
         "id": numbers,
         "t": numbers,

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ms_infer.demo import demo_examples
 from ms_infer.media import load_image
-from ms_infer.serve.grades import BEST, H264, JPEG, LARGE, WEBP, Coder, Grade, Shown, Sizes, grades
 from ms_infer.serve.protocol import FRAME_HEAD, Codec
+from ms_infer.serve.wire.grades import BEST, H264, JPEG, LARGE, WEBP, Coder, Grade, Shown, Sizes, grades
 
 SIZE = 128
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ms_infer.serve.grades import BEST, Coder, Grade, Sizes, grades
-from ms_infer.serve.link import Link
+from ms_infer.serve.wire.grades import BEST, Coder, Grade, Sizes, grades
+from ms_infer.serve.wire.link import Link
 
 FPS, CHUNK_SECONDS = 16.0, 0.75
 AGE = CHUNK_SECONDS + 0.3

@@ -94,16 +94,15 @@ def test_slow_client_is_hardly_behind_a_fast_one() -> None:
         hello = json.loads(next(one for one in client.messages(30) if one[0] == Type.HELLO)[1:])
         client.control(do="start", example="kite")
         slow: dict[int, float] = {}
-        dropped = 0
+        sizes = []
         with Fast(made, hello["session"]) as fast:
             for message in client.messages(SECONDS):
                 if message[0] == Type.FRAME:
                     slow[FRAME_HEAD.unpack_from(message)[5]] = time.monotonic()
-                elif message[0] == Type.STATS:
-                    dropped = json.loads(message[1:]).get("dropped", dropped)
+                    sizes.append(len(message))
         client.raw.close()
     behind = [at - fast.arrivals[index] for index, at in slow.items() if index in fast.arrivals]
     assert len(behind) >= 5
     assert max(behind) < 0.3 + 1.7  # what a busy machine may add; without acknowledgements it is 6 seconds
-    assert dropped > 0
+    assert min(sizes) < 3000  # it is sent what its link carries: the best are 9 KB
     assert list(slow) == sorted(slow)

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ms_infer.serve.examples import draw_balloon
-from ms_infer.serve.thing import MOST_POINTS, Thing
-from ms_infer.serve.thing import find_thing as find
+from ms_infer.serve.pictures.examples import draw_balloon
+from ms_infer.serve.pictures.thing import MOST_POINTS, Thing
+from ms_infer.serve.pictures.thing import find_thing as find
 
 
 def find_thing(*given: Any) -> Any:

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from ms_infer.errors import ConfigError
+from ms_infer.serve.pictures.uploads import WebcamMotion, is_picture, is_video, read_motion, read_picture
 from ms_infer.serve.settings import Limits
-from ms_infer.serve.uploads import WebcamMotion, is_picture, is_video, read_motion, read_picture
 from tests.serve.live import Page, Running, running
 
 SMALL = Limits(image_bytes=2 << 20, video_bytes=2 << 20, pixels=1 << 20, upload_seconds=2.0)

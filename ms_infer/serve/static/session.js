@@ -69,6 +69,10 @@ export function onStats(stats) {
 /** @param {{ code: string, text: string, reason?: string, watch?: boolean, place?: number }} error */
 export function onError(error) {
   if (error.code !== "refused") return toast(error.text);
+  if (error.reason === "gone") {
+    remember(null); // a new session takes its place, and the picture is sent again
+    return join();
+  }
   const line = error.place ? `; you are number ${error.place} in line` : "; you come in when somebody leaves";
   if (error.reason === "full") setLost("full", { line });
   else if (error.reason === "loading") setLost("loading");
@@ -87,11 +91,12 @@ function watch(which) {
 
 /** @param {{ reason: string, text: string }} bye */
 export function onBye({ reason, text }) {
-  state.ended = reason !== "closing";
-  if (reason !== "replaced") remember(null);
+  const moved = reason === "moved"; // it waits for us
+  state.ended = reason !== "closing" && !moved;
+  if (reason !== "replaced" && !moved) remember(null);
   if (reason === "replaced") setLost("replaced");
   else if (reason === "idle") setLost("idle");
-  else if (reason === "closing") setLost("closing");
+  else if (reason === "closing" || moved) setLost("closing");
   else setLost("ended", { text });
   if (state.ended) offer({ [reason === "replaced" ? "Use it here" : "Start again"]: startAgain });
 }

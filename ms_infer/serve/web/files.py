@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
+from dataclasses import replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,11 +13,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ms_infer.serve.hub import Hub
+from ms_infer.serve.pictures.thing import find_thing
+from ms_infer.serve.pictures.uploads import read_motion, read_picture
 from ms_infer.serve.protocol import Message, read_picked
+from ms_infer.serve.saved import unpack
 from ms_infer.serve.session import Session
 from ms_infer.serve.settings import Limits
-from ms_infer.serve.thing import find_thing
-from ms_infer.serve.uploads import read_motion, read_picture
 
 PLACES_BYTES = 16 * 1024
 """Most bytes that the places of a thing may have."""
@@ -37,6 +39,8 @@ class SessionFiles:
             Route(f"{below}/thing", self.thing, methods=["POST"]),
             Route(f"{below}/video", self.video, methods=["POST"]),
             Route(f"{below}/recording", self.recording),
+            Route(f"{below}/snapshot", self.snapshot),
+            Route(f"{below}/snapshot", self.resume, methods=["POST"]),
         ]
 
     async def image(self, request: Request) -> Response:
@@ -73,6 +77,22 @@ class SessionFiles:
         if session.recording.file is None:
             raise HTTPException(404, "nothing is recorded; press the record button first")
         return FileResponse(session.recording.file, media_type="video/mp4", filename=f"motion-{session.id}.mp4")
+
+    async def snapshot(self, request: Request) -> Response:
+        session = self._owned(request)
+        saved = await session.save()
+        facts = replace(saved.facts, key="")  # a file may be given away
+        data = await asyncio.to_thread(replace(saved, facts=facts).pack)
+        return Response(data, media_type="application/octet-stream")
+
+    async def resume(self, request: Request) -> Response:
+        session = self._owned(request)
+        data = await self._body(request, self.limits.snapshot_bytes)
+        async with self._decodes:
+            saved = await asyncio.to_thread(unpack, data, session.stream.config)
+        await session.load(saved)
+        session.note(Message())
+        return JSONResponse({"chunk": session.maker.chunk, "state": session.state})
 
     def _owned(self, request: Request) -> Session:
         """The session of the path; its key must come along."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ms_infer.errors import ConfigError
 from ms_infer.serve.settings import ServeConfig
+
+GOODBYE_SECONDS = 0.2  # for the last words to leave
 
 
 class AbortingProtocol(WebSocketsSansIOProtocol):
@@ -24,9 +27,16 @@ class AbortingProtocol(WebSocketsSansIOProtocol):
 class Server(uvicorn.Server):
     """Calls `listening` with its port once it accepts connections."""
 
-    def __init__(self, settings: uvicorn.Config, listening: Callable[[int], None]) -> None:
+    def __init__(
+        self, settings: uvicorn.Config, listening: Callable[[int], None], leaving: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(settings)
-        self._listening = listening
+        self._listening, self._leaving = listening, leaving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """First what is open is saved and said goodbye to: uvicorn ends WebSockets without a word."""
+        await self._leaving()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -56,7 +66,7 @@ def bind(config: ServeConfig) -> socket.socket:
     return bound
 
 
-def make_server(app: ASGIApp, config: ServeConfig, listening: Callable[[int], None]) -> Server:
+def make_server(app: Starlette, config: ServeConfig, listening: Callable[[int], None]) -> Server:
     """A server for the application; `run()` serves until interrupted."""
     settings = uvicorn.Config(
         app,
@@ -75,4 +85,10 @@ def make_server(app: ASGIApp, config: ServeConfig, listening: Callable[[int], No
         limit_concurrency=4 * config.limits.clients,
         h11_max_incomplete_event_size=16 * 1024,
     )
-    return Server(settings, listening)
+
+    async def leaving() -> None:
+        if hasattr(app.state, "hub"):
+            await app.state.hub.drain()
+            await asyncio.sleep(GOODBYE_SECONDS)
+
+    return Server(settings, listening, leaving)

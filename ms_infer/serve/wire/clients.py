@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections import deque
 
-from ms_infer.serve.grades import JPEG, Coder, Shown
-from ms_infer.serve.link import Link
 from ms_infer.serve.protocol import Type, pack_json
+from ms_infer.serve.wire.grades import JPEG, Coder, Shown
+from ms_infer.serve.wire.link import Link
 
 SMALL_MESSAGES, ACKS = 32, 2  # the oldest is lost first
 
@@ -21,6 +21,8 @@ class Client:
         """Whether it controls its session; the others watch."""
         self.sent = self.dropped = 0
         self.closing = False
+        self.code = 1000
+        """With which the WebSocket ends."""
         self.link = Link()
         self.coder = Coder(JPEG, 1.0)
         self._small: deque[bytes] = deque(maxlen=SMALL_MESSAGES)
@@ -48,8 +50,9 @@ class Client:
         self.link.seen(count, time.monotonic())
         self._wake.set()
 
-    def bye(self, reason: str, text: str) -> None:
+    def bye(self, reason: str, text: str, code: int = 1000) -> None:
         """Send what is small, then a goodbye, then end."""
+        self.code = code
         self._frame = None
         self._acks.clear()
         self.put(pack_json(Type.BYE, {"reason": reason, "text": text}))

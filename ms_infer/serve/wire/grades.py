@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ms_infer.serve.encode import BEST_JPEG, Coded, Encoder, Frame, H264Encoder, JpegEncoder, WebpEncoder
 from ms_infer.serve.protocol import Codec, pack_frame
 from ms_infer.serve.settings import Codec as CodecName
+from ms_infer.serve.wire.encode import BEST_JPEG, Coded, Encoder, Frame, H264Encoder, JpegEncoder, WebpEncoder
 
 LARGE = 512 * 512
 """Pixels from which H.264 comes first: 5 KB at 45 dB for 832 x 480, where JPEG takes 69 KB for 52."""
