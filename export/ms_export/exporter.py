@@ -213,7 +213,7 @@ class Exporter:
         specs = self.specs["fp32"]
         folder = Path("engines") / name
         (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        core = make_core()
+        core, table = make_core(), WeightTable.of(self.student, torch.float32)
         stages: dict[str, str] = {}
         converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise: one model, one state
         for number, spec in enumerate(converted, 1):
@@ -224,7 +224,8 @@ class Exporter:
                 rolls = spec.name == "denoise" and "roll" in specs
                 roll = self.folder / graph_path("fp32", "roll") if rolls else None
                 unfinished = self.folder / folder / f".{spec.name}.unfinished.xml"
-                convert_stage(core, self.folder / graph_path("fp32", spec.name), spec, unfinished, roll)
+                graph = self.folder / graph_path("fp32", spec.name)
+                convert_stage(core, graph, spec, unfinished, table, roll)
                 for suffix in (".bin", ".xml"):
                     unfinished.with_suffix(suffix).replace(self.folder / folder / f"{spec.name}{suffix}")
                     self.store.keep((folder / f"{spec.name}{suffix}").as_posix())

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ms_export.modules import ATTENTION, DOMAIN
+from ms_export.openvino_weights import fill, hollow
+from ms_export.weights import WEIGHTS, WeightTable
 from ms_infer.bundle.stages import StageSpec
 from ms_infer.errors import BundleError, MissingExtraError
 
@@ -58,10 +60,13 @@ def _sink_window_attention(context: Any) -> Any:
     return ops.scaled_dot_product_attention(q, k, v, valid).outputs()
 
 
-def convert_stage(core: Any, graph: Path, spec: StageSpec, target: Path, roll: Path | None = None) -> None:
+def convert_stage(
+    core: Any, graph: Path, spec: StageSpec, target: Path, table: WeightTable, roll: Path | None = None
+) -> None:
     """Write `target` (.xml and .bin): the graph with its caches as states.
 
-    roll: graph that re-rotates the sink; states belong to one model, so it becomes the first part of this one.
+    table: of the file of weights beside the graph. roll: graph that re-rotates the sink; states belong to one model,
+    so it becomes the first part of this one.
     """
     openvino = load_openvino()
     from openvino.passes import MakeStateful, Manager
@@ -74,9 +79,12 @@ def convert_stage(core: Any, graph: Path, spec: StageSpec, target: Path, roll: P
         manager = Manager()
         manager.register_pass(MakeStateful(dict(spec.aliases)))
         manager.run_passes(model)
+    zeros = hollow(openvino, model, table)
     try:
         openvino.save_model(model, target, compress_to_fp16=False)
-    except RuntimeError as error:  # of the stream that writes: a full disk, a file that is too large
+        del zeros
+        fill(target, table, graph.parent / WEIGHTS)
+    except (RuntimeError, OSError) as error:  # a full disk, a file that is too large
         reason = str(error).strip().splitlines()[0][:160]
         advice = "free disk space or give another folder"
         raise BundleError(f"cannot write {target.with_suffix('.bin')}: {reason}; {advice}") from None

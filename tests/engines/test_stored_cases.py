@@ -133,7 +133,7 @@ def exported(
     for stage in ("encode", "decode_first", "decode"):
         path, parts = folder / f"{stage}.onnx", module_parts(student, torch.float32)
         onnx.save(trace_stage(specs[stage], parts, torch.float32, table, folder / WEIGHTS), path)
-        runs[stage] = on_openvino(path, specs[stage]) if library == "openvino" else on_onnxruntime(path)
+        runs[stage] = on_openvino(path, specs[stage], table) if library == "openvino" else on_onnxruntime(path)
     return specs, runs
 
 
@@ -143,9 +143,9 @@ def on_onnxruntime(path: Path) -> Run:
     return lambda feeds: dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
 
-def on_openvino(path: Path, spec: StageSpec) -> Run:
+def on_openvino(path: Path, spec: StageSpec, table: WeightTable) -> Run:
     core = make_core()
-    convert_stage(core, path, spec, path.with_suffix(".xml"))
+    convert_stage(core, path, spec, path.with_suffix(".xml"), table)
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(path.with_suffix(".xml"), "CPU", options)
 
