@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from ms_infer.config import preset
+from ms_infer.demo import demo_checkpoint
 from ms_infer.serve.protocol import Message
 from tests.serve.live import Page, Running, running
 from tests.serve.moving_picture import MovingPicture
@@ -46,6 +49,12 @@ def test_only_the_demo_says_that_it_rests() -> None:
     assert preset("demo").model.rests
     assert preset("demo-256").model.rests
     assert not preset("motionstream-1.3b").model.rests
+
+
+def test_demo_that_comes_with_the_package_says_it_too() -> None:
+    with safe_open(demo_checkpoint(), "np") as file:
+        settings = json.loads(file.metadata()["config"])
+    assert settings["model"]["rests"] is True
 
 
 def test_nothing_is_made_while_nothing_moves(server: Running) -> None:
