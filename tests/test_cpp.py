@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from ctypes import c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -27,60 +24,15 @@ from ms_infer.numerics.noise import normal
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import tokenize
 from ms_infer.tracks.player import TrackPlayer
+from tests.cpp.building import build, bundle, grey_bundle, library, needs_compiler, probe
 from tests.cpp.compare_python import compare, picture
-from tests.cpp.native import Library, NativeError, NativeStream, corners_of
+from tests.cpp.native import Library, NativeError, NativeStream
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build" / "cpp"
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake"),
-    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler"),
-]
+pytestmark = needs_compiler
 
-
-def run(*command: str | Path) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-
-
-@pytest.fixture(scope="module")
-def build() -> Iterator[Path]:
-    """The same build folder as scripts/test.py uses, so that nothing is compiled twice."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with open(BUILD / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run("cmake", "-S", ".", "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}")
-        run("cmake", "--build", BUILD, "-j", "2", "--target", "ms_infer", "ms_infer_probe")
-        yield BUILD
-
-
-@pytest.fixture(scope="module")
-def probe(build: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(next((build / "tests" / "cpp").glob("libms_infer_probe.*"))))
-    library.ms_probe_player.restype = c_void_p
-    library.ms_probe_config.restype = c_size_t
-    return library
-
-
-@pytest.fixture(scope="module")
-def library(build: Path) -> Library:
-    return Library(next((build / "ms_infer" / "cpp").glob("libms_infer.so")))
-
-
-@pytest.fixture(scope="module")
-def bundle(build: Path) -> Path:
-    pytest.importorskip("openvino", reason="no OpenVINO")
-    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "openvino", build / "bundles" / "openvino")
-    return build / "bundles" / "openvino"
-
-
-@pytest.fixture(scope="module")
-def grey_bundle(build: Path) -> Path:
-    """Image tokens, grey frames behind the image, and a window that moves."""
-    pytest.importorskip("openvino", reason="no OpenVINO")
-    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "grey", build / "bundles" / "grey")
-    return build / "bundles" / "grey"
+__all__ = ["build", "bundle", "grey_bundle", "library", "probe"]  # fixtures
 
 
 def pointer(array: NDArray[Any]) -> c_void_p:
@@ -201,36 +153,6 @@ def test_smooth_pictures_are_fitted_alike_where_pillow_takes_the_axes_in_turn(
     given_picture = picture(height, width)
     expected = load_image(given_picture, 32, 48).astype(int)
     np.testing.assert_allclose(fitted(probe, given_picture).astype(int), expected, atol=2)
-
-
-def grid_of(kind: str) -> Tracks:
-    size = (90, 160) if kind == "pixels" else None
-    return Tracks.grid(3, 4, size=size, fps=24 if kind == "pixels" else 16)
-
-
-@pytest.mark.parametrize("kind", ["pixels", "relative"])
-def test_grid_drag_path_and_resample_are_the_same(library: Library, kind: str) -> None:
-    grid = grid_of(kind)
-    height, width = grid.size or (0, 0)
-    made = library.tracks("ms_tracks_grid", 3, 4, width, height, grid.fps)
-    assert_same_tracks(made.read(), grid)
-    unit_y, unit_x = grid.size or (1, 1)
-    point, to = (0.3 * unit_x, 0.4 * unit_y), (0.9 * unit_x, 0.1 * unit_y)
-    dragged = grid.drag(point, to, seconds=0.7, radius=0.5 * unit_x, start=0.2)
-    native = library.tracks("ms_tracks_drag", made.handle, *point, *to, 0.7, 0.5 * unit_x, 0.2)
-    assert_same_tracks(native.read(), dragged)
-    corners = corners_of([point, to, (0.5 * unit_x, 0.5 * unit_y), (0.5 * unit_x, 0.5 * unit_y)])
-    walked = dragged.path(corners[0], list(corners[1:]), seconds=1.1, start=0.5)
-    native = library.tracks("ms_tracks_path", native.handle, corners.ctypes.data, len(corners), 1.1, 0, 0.5, 0)
-    assert_same_tracks(native.read(), walked)
-    assert_same_tracks(library.tracks("ms_tracks_resample", native.handle, 30.0).read(), walked.resample(fps=30.0))
-
-
-def assert_same_tracks(made: tuple[NDArray[Any], ...], expected: Tracks) -> None:
-    assert made[0].shape == expected.points.shape
-    assert_within_one_float32_step(made[0], expected.points)
-    np.testing.assert_array_equal(made[1], expected.visible)
-    np.testing.assert_array_equal(made[2], expected.ids)
 
 
 @pytest.mark.parametrize("hide_outside", [True, False])
@@ -387,7 +309,7 @@ def test_the_module_prints_folders_that_exist() -> None:
 
 def test_the_header_stays_short_and_plain() -> None:
     text = (ROOT / "ms_infer/cpp/include/ms_infer/ms_infer.h").read_text()
-    assert text.count("\n") <= 200
+    assert text.count("\n") < 260
     assert [line for line in text.splitlines() if line.startswith("#include")] == [
         "#include <stddef.h>",
         "#include <stdint.h>",

@@ -109,8 +109,15 @@ def apply(
     distance = scene.distances(before[:, first])[:, None]
     left = distance - progress[None] * move.dolly
     seen = left >= NEAREST * distance
-    scale = move.zoom**progress * distance / np.maximum(left, NEAREST * distance)
+    grown, cosine, sine = _turned(move, progress)
+    scale = grown * distance / np.maximum(left, NEAREST * distance)
     x, y = (before[..., 0] - centre[0]) * stretch * scale, (before[..., 1] - centre[1]) * scale
-    angle = np.deg2rad(move.roll) * progress
-    turned = np.stack([(x * np.cos(angle) - y * np.sin(angle)) / stretch, x * np.sin(angle) + y * np.cos(angle)], -1)
+    turned = np.stack([(x * cosine - y * sine) / stretch, x * sine + y * cosine], -1)
     return centre + turned + progress[None, :, None] * np.asarray(move.pan), seen
+
+
+def _turned(move: Move, progress: DoubleArray) -> DoubleArray:
+    """Zoom, cosine and sine [3, T] at each progress, by the C library: numpy's last bit depends on the machine."""
+    angles = [float(angle) for angle in np.deg2rad(move.roll) * progress]
+    zooms = [math.pow(move.zoom, float(one)) for one in progress]
+    return np.array([zooms, [math.cos(angle) for angle in angles], [math.sin(angle) for angle in angles]])

@@ -351,7 +351,8 @@ class Tracks:
         weight = np.zeros(self.count)
         if radius is not None:
             inside = distance < positive("radius", radius)
-            weight[inside] = 0.5 + 0.5 * np.cos(np.pi * distance[inside] / radius)
+            turns = np.pi * distance[inside] / radius
+            weight[inside] = [0.5 + 0.5 * math.cos(turn) for turn in turns]  # numpy's cosine differs by machine
         weight[int(distance.argmin())] = 1.0
         return weight
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class StreamParams(ctypes.Structure):
+class ModelParams(ctypes.Structure):
     _fields_ = (
         ("struct_size", c_size_t),
         ("bundle", c_char_p),
@@ -22,6 +22,8 @@ class StreamParams(ctypes.Structure):
         ("precision", c_char_p),
         ("threads", c_int32),
         ("device", c_int32),
+        ("progress", c_void_p),
+        ("user", c_void_p),
     )
 
 
@@ -60,6 +62,21 @@ class ChunkStruct(ctypes.Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("times", c_float * 5),
+        ("buffer", c_void_p),
+        ("buffer_bytes", c_size_t),
+        ("row_stride", c_size_t),
+        ("frame_stride", c_size_t),
+        ("device_frames", c_void_p),
+        ("device_event", c_void_p),
+    )
+
+
+class Camera(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        *((name, c_double) for name in ("pan_x", "pan_y", "zoom", "roll", "aspect", "dolly", "seconds", "start")),
+        *((name, c_int32) for name in ("linear", "depth_height", "depth_width")),
+        ("depth", c_void_p),
     )
 
 
@@ -78,9 +95,14 @@ class Library:
         self.handle = ctypes.CDLL(str(path))
         self.handle.ms_last_error.restype = c_char_p
         self.handle.ms_version.restype = c_char_p
-        self.handle.ms_stream_destroy.argtypes = self.handle.ms_tracks_destroy.argtypes = [c_void_p]
-        self.handle.ms_tracks_drag.argtypes = [c_void_p, *[c_double] * 7, c_void_p]
+        for name in ("ms_model_close", "ms_stream_destroy", "ms_tracks_destroy"):
+            getattr(self.handle, name).argtypes = [c_void_p]
         self.handle.ms_tracks_path.argtypes = [c_void_p, c_void_p, c_int32, *[c_double] * 3, c_int32, c_void_p]
+        self.handle.ms_tracks_grab.argtypes = [c_void_p, *[c_double] * 7, c_void_p]
+        for name in ("ms_tracks_static", "ms_tracks_select"):
+            getattr(self.handle, name).argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
+        self.handle.ms_tracks_load.argtypes = [c_char_p, c_int32, c_int32, c_double, c_void_p]
+        self.handle.ms_tracks_save.argtypes = [c_void_p, c_char_p]
         self.handle.ms_tracks_resample.argtypes = [c_void_p, c_double, c_void_p]
         self.handle.ms_tracks_grid.argtypes = [*[c_int32] * 4, c_double, c_void_p]
         self.handle.ms_tracks_create.argtypes = [*[c_void_p] * 3, *[c_int32] * 4, c_double, c_void_p]
@@ -125,14 +147,26 @@ class NativeTracks:
         self.library.handle.ms_tracks_destroy(self.handle)
 
 
-class NativeStream:
-    """Looks like `ms_infer.Stream` as far as the tests need it."""
+class NativeModel:
+    """A bundle that is open in the C library, for any number of streams."""
 
     def __init__(self, library: Library, bundle: Path, *, engine: str = "auto", precision: str = "", threads: int = 0):
         self.library, self.handle = library, c_void_p()
-        params = StreamParams(ctypes.sizeof(StreamParams), str(bundle).encode(), engine.encode())
+        params = ModelParams(ctypes.sizeof(ModelParams), str(bundle).encode(), engine.encode())
         params.precision, params.threads = precision.encode() or None, threads
-        library.call("ms_stream_create", byref(params), byref(self.handle))
+        library.call("ms_model_open", byref(params), byref(self.handle))
+
+    def __del__(self) -> None:
+        self.library.handle.ms_model_close(self.handle)
+
+
+class NativeStream:
+    """Looks like `ms_infer.Stream` as far as the tests need it."""
+
+    def __init__(self, library: Library, source: Path | NativeModel, **options: Any):
+        model = source if isinstance(source, NativeModel) else NativeModel(library, source, **options)
+        self.library, self.handle = library, c_void_p()
+        library.call("ms_stream_create", model.handle, None, byref(self.handle))
 
     def start(self, image: Array | None = None, prompt: str = "", tracks: Any = None, *, seed: int = 0) -> None:
         params = StartParams(struct_size=ctypes.sizeof(StartParams), seed=seed)

@@ -7,7 +7,7 @@
 #include "picture.hpp"
 #include "schedule.hpp"
 #include "sha256.hpp"
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 #include "words.hpp"
 
 #define PROBE extern "C" __attribute__((visibility("default")))

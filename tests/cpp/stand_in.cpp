@@ -12,7 +12,8 @@ namespace ms_infer {
 
 namespace {
 
-std::atomic<int> runs_until_failure{0};
+std::atomic<int> runs_until_failure{0}, loads{0};
+std::atomic<void (*)()> watcher{nullptr};
 
 std::uint64_t mixed(std::uint64_t digest, std::span<const unsigned char> bytes) {
   for (const auto byte : bytes) digest = (digest ^ byte) * 0x100000001b3ull;  // FNV-1a
@@ -25,21 +26,15 @@ std::span<const unsigned char> bytes_of(const std::vector<float>& values) {
 
 class StandIn final : public StageCaller {
  public:
-  StandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
-      : manifest_(manifest), engine_(engine), arrays_(arrays) {}
-
-  std::string name() const override { return "stand_in"; }
-  std::string precision() const override { return "fp32"; }
+  StandIn(const StreamConfig& config, HostArrays& arrays) : config_(config), arrays_(arrays) {}
 
   void load() override {
-    for (const auto& [stage, file] : engine_.stages) manifest_.read(file);
     for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases) {
       const TensorSpec& spec = arrays_.tensor(Stage::denoise, input);  // [1, heads, tokens, head_dim]
       caches_[input].resize(spec.elements());
       rows_ = std::max(rows_, static_cast<std::size_t>(spec.shape[2])), width_ = static_cast<std::size_t>(spec.shape[3]);
     }
-    const StreamConfig& config = manifest_.config;
-    if (config.rolls()) sink_rows_ = static_cast<std::size_t>(config.context.sink_frames * config.tokens_per_frame());
+    if (config_.rolls()) sink_rows_ = static_cast<std::size_t>(config_.context.sink_frames * config_.tokens_per_frame());
     for (auto& [name, values] : caches_)
       if (sink_rows_ && name.starts_with("k_cache_")) rolled_.emplace_back(&values, &caches_.at("sink_k_" + name.substr(8)));
     if (sink_rows_) sink_index_ = arrays_.values<std::int64_t>(Stage::denoise, "sink_index");
@@ -50,6 +45,7 @@ class StandIn final : public StageCaller {
   }
 
   void call(Stage stage, int side) override {
+    if (auto* watch = watcher.load()) watch();
     if (int left = runs_until_failure; left > 0 && runs_until_failure.compare_exchange_strong(left, left - 1) && left == 1)
       fail(MS_ERROR_DEVICE, "the stand-in was told to fail in the stage '", stage_name(stage), "'");
     const Bound& bound = bound_[static_cast<std::size_t>(stage)][static_cast<std::size_t>(side)];
@@ -119,8 +115,7 @@ class StandIn final : public StageCaller {
     for (auto& byte : output) byte = static_cast<unsigned char>((digest = digest * 6364136223846793005ull + place) >> 56);
   }
 
-  const Manifest& manifest_;
-  const EngineSpec& engine_;
+  const StreamConfig& config_;
   HostArrays& arrays_;
   std::map<std::string, std::vector<float>> caches_;
   std::size_t rows_ = 0, width_ = 0;  // of the first head of a cache
@@ -134,11 +129,9 @@ class StandIn final : public StageCaller {
 // one on a GPU does.
 class WholeStandIn final : public ChunkRunner {
  public:
-  WholeStandIn(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays)
-      : stages_(manifest, engine, arrays), arrays_(arrays) {}
+  WholeStandIn(const StreamConfig& config, HostArrays& arrays, const std::atomic<bool>* cancelled)
+      : stages_(config, arrays), arrays_(arrays), cancelled_(cancelled) {}
 
-  std::string name() const override { return "stand_in"; }
-  std::string precision() const override { return "fp32"; }
   void load() override { stages_.load(); }
   void run(Stage stage) override {
     if (stage == Stage::encode) hand_over(stage);
@@ -223,6 +216,7 @@ class WholeStandIn final : public ChunkRunner {
   }
 
   void denoise(const PassInputs& pass) {
+    stop_if(cancelled_);
     copy("time", pass.time), copy("sigma", pass.sigma), copy("next_sigma", pass.next_sigma), copy("noise", pass.noise);
     stages_.call(Stage::denoise, 0);
   }
@@ -233,22 +227,53 @@ class WholeStandIn final : public ChunkRunner {
 
   StandIn stages_;
   HostArrays& arrays_;
+  const std::atomic<bool>* cancelled_;
   Bytes image_;
   bool opening_ = false;
 };
 
+// Reads what a bundle promises, as an engine does.
+template <bool Whole>
+class StandInModel final : public EngineModel {
+ public:
+  StandInModel(const Manifest& manifest, const EngineSpec& engine) : manifest_(manifest), engine_(engine) {}
+
+  std::string name() const override { return "stand_in"; }
+  std::string precision() const override { return "fp32"; }
+  void load(const Progress& progress) override {
+    ++loads;
+    for (const auto& [stage, file] : engine_.stages) progress(stage, 0.5), manifest_.read(file);
+  }
+  std::unique_ptr<ChunkRunner> runner(HostArrays& arrays, const RunnerSettings& settings) override {
+    if constexpr (Whole) return std::make_unique<WholeStandIn>(manifest_.config, arrays, settings.cancelled);
+    return std::make_unique<HostRunner>(arrays, std::make_unique<StandIn>(manifest_.config, arrays), settings);
+  }
+
+ private:
+  const Manifest& manifest_;
+  const EngineSpec& engine_;
+};
+
+template <bool Whole>
+std::unique_ptr<EngineModel> open(const Manifest& manifest, const EngineSpec& engine, const EngineOptions&) {
+  return std::make_unique<StandInModel<Whole>>(manifest, engine);
+}
+
+const EngineSpec* choose(const Manifest& manifest, const std::string& kind, const EngineOptions&) {
+  return manifest.engine(kind);
+}
+
+void check() {}
+
 }  // namespace
 
-std::unique_ptr<ChunkRunner> open_whole_stand_in(const Manifest& manifest, const EngineSpec& engine,
-                                                 HostArrays& arrays, const RunnerOptions&) {
-  return std::make_unique<WholeStandIn>(manifest, engine, arrays);
-}
-
-std::unique_ptr<ChunkRunner> open_stand_in(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
-                                           const RunnerOptions&) {
-  return std::make_unique<HostRunner>(arrays, std::make_unique<StandIn>(manifest, engine, arrays));
-}
+const EngineLibrary stand_in_library{MS_INFER_VERSION, open<false>, choose, check};
+const EngineLibrary whole_stand_in_library{MS_INFER_VERSION, open<true>, choose, check};
 
 void fail_stand_in_after(int runs) { runs_until_failure = runs; }
+
+int stand_in_loads() { return loads; }
+
+void watch_stand_in(void (*watch)()) { watcher = watch; }
 
 }  // namespace ms_infer

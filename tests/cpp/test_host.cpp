@@ -17,7 +17,7 @@
 #include "schedule.hpp"
 #include "sha256.hpp"
 #include "tensors.hpp"
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 #include "words.hpp"
 
 using namespace ms_infer;

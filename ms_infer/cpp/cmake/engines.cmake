@@ -1,9 +1,7 @@
-# Finds the engines. Sets ms_infer_engine_sources, ms_infer_engine_libraries and ms_infer_engine_definitions.
+# Finds the engines. Sets ms_infer_engines, and of each ms_infer_NAME_sources, _libraries, _definitions and _folder: that
+# of the vendor's libraries, where an installed engine finds them unless they lie beside it.
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON) # their targets are used by every folder
-set(ms_infer_engine_sources "")
-set(ms_infer_engine_libraries "")
-set(ms_infer_engine_definitions "")
-set(ms_infer_engine_folders "") # of their libraries; an installed libms_infer finds them there
+set(ms_infer_engines "")
 
 # An engine that was asked for but not found is an error; with AUTO it is left out, with a line that says so.
 function(ms_infer_absent engine wanted hint)
@@ -27,12 +25,11 @@ if(MS_INFER_WITH_OPENVINO)
   find_package(OpenVINO QUIET COMPONENTS Runtime)
   if(OpenVINO_FOUND)
     message(STATUS "ms_infer: OpenVINO ${OpenVINO_VERSION} in ${OpenVINO_DIR}")
-    list(APPEND ms_infer_engine_sources src/engines/openvino.cpp)
-    list(APPEND ms_infer_engine_libraries openvino::runtime)
+    list(APPEND ms_infer_engines openvino)
+    set(ms_infer_openvino_sources src/engines/openvino.cpp)
+    set(ms_infer_openvino_libraries openvino::runtime)
     get_target_property(ms_infer_openvino_library openvino::runtime IMPORTED_LOCATION_RELEASE)
     cmake_path(GET ms_infer_openvino_library PARENT_PATH ms_infer_openvino_folder)
-    list(APPEND ms_infer_engine_folders ${ms_infer_openvino_folder})
-    list(APPEND ms_infer_engine_definitions MS_INFER_WITH_OPENVINO)
   else()
     ms_infer_absent(OpenVINO ${MS_INFER_WITH_OPENVINO}
       "pip install openvino and give -DPython_EXECUTABLE, or give -DOpenVINO_DIR")
@@ -49,15 +46,15 @@ if(MS_INFER_WITH_TENSORRT)
     if(TensorRT_LIBRARY MATCHES "tensorrt_rtx")
       set(ms_infer_tensorrt_kind tensorrt_rtx)
     endif()
-    add_library(ms_infer_tensorrt INTERFACE)
-    target_include_directories(ms_infer_tensorrt SYSTEM INTERFACE ${TensorRT_INCLUDE_DIR})
-    target_link_libraries(ms_infer_tensorrt INTERFACE ${TensorRT_LIBRARY} CUDA::cudart_static ${CMAKE_DL_LIBS})
-    list(APPEND ms_infer_engine_sources src/engines/tensorrt.cpp src/engines/tensorrt_choose.cpp)
-    list(APPEND ms_infer_engine_libraries ms_infer_tensorrt)
+    add_library(ms_infer_nvinfer INTERFACE)
+    target_include_directories(ms_infer_nvinfer SYSTEM INTERFACE ${TensorRT_INCLUDE_DIR})
+    target_link_libraries(ms_infer_nvinfer INTERFACE ${TensorRT_LIBRARY} CUDA::cudart_static ${CMAKE_DL_LIBS})
+    list(APPEND ms_infer_engines tensorrt)
+    set(ms_infer_tensorrt_sources src/engines/tensorrt.cpp src/engines/tensorrt_choose.cpp
+      src/engines/tensorrt_model.cpp)
+    set(ms_infer_tensorrt_libraries ms_infer_nvinfer)
+    set(ms_infer_tensorrt_definitions MS_INFER_TENSORRT_LIBRARY="${ms_infer_tensorrt_kind}")
     cmake_path(GET TensorRT_LIBRARY PARENT_PATH ms_infer_tensorrt_folder)
-    list(APPEND ms_infer_engine_folders ${ms_infer_tensorrt_folder})
-    list(APPEND ms_infer_engine_definitions MS_INFER_WITH_TENSORRT
-      MS_INFER_TENSORRT_LIBRARY="${ms_infer_tensorrt_kind}")
   else()
     ms_infer_absent(TensorRT ${MS_INFER_WITH_TENSORRT} "needs its headers and library, -DTensorRT_ROOT, and a CUDA toolkit")
   endif()

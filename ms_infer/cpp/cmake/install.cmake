@@ -2,6 +2,9 @@
 install(TARGETS ms_infer EXPORT ms_inferTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+foreach(engine ${ms_infer_engines})
+  install(TARGETS ms_infer_${engine} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endforeach()
 file(GLOB ms_infer_licence ${CMAKE_CURRENT_SOURCE_DIR}/../../LICENSE # in the repository, and beside an installed wheel
   ${CMAKE_CURRENT_SOURCE_DIR}/../../ms_infer-${PROJECT_VERSION}.dist-info/licenses/LICENSE)
 install(FILES ${ms_infer_licence} DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/ms_infer)

@@ -1,4 +1,4 @@
-// An image and a drag to a video file: stream_to_y4m --bundle DIR [--image a.ppm] [--chunks 10] -o out.y4m
+// An image and a grab to a video file: stream_to_y4m --bundle DIR [--image a.ppm] [--chunks 10] -o out.y4m
 // YUV4MPEG2 plays in mpv, ffplay and VLC, and needs no library to write.
 #include <algorithm>
 #include <cstdio>
@@ -57,8 +57,8 @@ int stream(std::map<std::string, std::string> options) {
     start.image = {picture.rgb, picture.width, picture.height};
   }
   start.prompt.text = options["--prompt"];
-  if (info.max_tracks >= 24)
-    start.tracks = ms::Tracks::grid(4, 6).drag({0.4, 0.5}, {0.7, 0.5}, {.seconds = 1.5, .radius = 0.3});
+  if (info.max_tracks >= 100)
+    start.tracks = ms::Tracks::grid(10, 10).grab({0.4, 0.5}, {0.6, 0.4}, {.seconds = 1.5, .radius = 0.15});
   video.start(start);
 
   std::ofstream file(options["-o"], std::ios::binary);

@@ -1,6 +1,7 @@
 // Settings of a stream, as far as the host needs them, and where a chunk goes in the context: config/ in C++.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -96,6 +97,10 @@ struct StreamConfig {
   int token_columns() const { return latent_width() / 2; }
   int tokens_per_frame() const { return token_rows() * token_columns(); }
   int in_channels() const;
+  // RGB frames of the longest chunk.
+  std::int64_t most_rgb_frames() const {
+    return std::max(rgb_frames(context.opening_frames, true), rgb_frames(context.chunk_frames, false));
+  }
   bool has_track_head() const { return max_tracks > 0; }
   // Whether the sink is re-rotated while the stream goes on.
   bool rolls() const { return context.relative && context.sink_frames > 0; }

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 

@@ -1,12 +1,7 @@
-// Which engines this build has, and which of them a bundle is opened with.
-#include "runner.hpp"
+#include "engines.hpp"
 
-#if defined(MS_INFER_WITH_OPENVINO)
-#include "engines/openvino.hpp"
-#endif
-#if defined(MS_INFER_WITH_TENSORRT)
-#include "engines/tensorrt.hpp"
-#endif
+#include <algorithm>
+
 #if defined(MS_INFER_WITH_STAND_IN)
 #include "stand_in.hpp"
 #endif
@@ -15,39 +10,19 @@ namespace ms_infer {
 
 namespace {
 
-using Open = std::unique_ptr<ChunkRunner> (*)(const Manifest&, const EngineSpec&, HostArrays&, const RunnerOptions&);
-
-using Choose = const EngineSpec* (*)(const Manifest&, const std::string& kind, const RunnerOptions&);
-
-struct Known {
-  const char* kind;
-  Open open;         // nullptr: not in this build
-  Choose choose;     // among the bundle's engines of this kind; nullptr when there are none
-  bool (*usable)();  // whether "auto" may take it on this machine
-};
-
-[[maybe_unused]] bool always() { return true; }
-
-const EngineSpec* first(const Manifest& manifest, const std::string& kind, const RunnerOptions&) {
-  return manifest.engine(kind);
+// Engines that are linked into this library: those of the tests.
+const EngineLibrary* built_in([[maybe_unused]] const std::string& name) {
+#if defined(MS_INFER_WITH_STAND_IN)
+  if (name == "stand_in") return &stand_in_library;
+  if (name == "stand_in_whole") return &whole_stand_in_library;
+#endif
+  return nullptr;
 }
 
-constexpr Known kEngines[] = {
-#if defined(MS_INFER_WITH_TENSORRT)
-    {"tensorrt", open_tensorrt, choose_tensorrt, tensorrt_usable},
-#else
-    {"tensorrt", nullptr, first, nullptr},
-#endif
-#if defined(MS_INFER_WITH_OPENVINO)
-    {"openvino", open_openvino, first, always},
-#else
-    {"openvino", nullptr, first, nullptr},
-#endif
-#if defined(MS_INFER_WITH_STAND_IN)
-    {"stand_in", open_stand_in, first, always},
-    {"stand_in_whole", open_whole_stand_in, first, always},
-#endif
-};
+const EngineLibrary& library_of(const std::string& name) {
+  const EngineLibrary* own = built_in(name);
+  return own ? *own : load_engine_library(name);
+}
 
 std::string bundle_kinds(const Manifest& manifest) {
   std::string kinds;
@@ -55,42 +30,62 @@ std::string bundle_kinds(const Manifest& manifest) {
   return kinds.empty() ? "only ONNX graphs" : kinds;
 }
 
-OpenedEngine open_known(const Known& known, const EngineSpec& engine, const Manifest& manifest,
-                        const RunnerOptions& options) {
-  const auto& graphs = engine.graphs;
-  const auto specs = manifest.stages.find(graphs);
-  require(specs != manifest.stages.end(), MS_ERROR_BUNDLE, "the manifest does not describe the ", graphs,
-          " stages of the engine ", engine.name, "; export again");
-  OpenedEngine opened;
-  opened.arrays = std::make_unique<HostArrays>(specs->second);
-  opened.runner = known.open(manifest, engine, *opened.arrays, options);
-  return opened;
+ChosenEngine open_chosen(const EngineLibrary& library, const EngineSpec& spec, const Manifest& manifest,
+                         const EngineOptions& options) {
+  require(manifest.stages.contains(spec.graphs), MS_ERROR_BUNDLE, "the manifest does not describe the ", spec.graphs,
+          " stages of the engine ", spec.name, "; export again");
+  return {&spec, library.open(manifest, spec, options)};
 }
 
-OpenedEngine open_best(const Manifest& manifest, const RunnerOptions& options) {
-  for (const Known& known : kEngines) {
-    if (!known.open || !known.usable()) continue;
-    if (const EngineSpec* engine = known.choose(manifest, known.kind, options))
-      return open_known(known, *engine, manifest, options);
+// The first engine that the bundle holds and that runs here; the words of those that do not are kept.
+ChosenEngine open_best(const Manifest& manifest, const EngineOptions& options) {
+  std::string refusals;
+  for (const auto& name : engine_names()) {
+    if (!manifest.engine(name)) continue;
+    try {
+      const EngineLibrary& library = library_of(name);
+      library.check();
+      if (const EngineSpec* spec = library.choose(manifest, name, options))
+        return open_chosen(library, *spec, manifest, options);
+    } catch (const Error& error) {
+      if (error.status != MS_ERROR_MISSING && error.status != MS_ERROR_DEVICE) throw;
+      refusals += std::string("; ") + error.what();
+    }
   }
-  fail(MS_ERROR_MISSING, "no engine of this build runs the bundle ", manifest.folder.string(), ", which holds ",
-       bundle_kinds(manifest), "; add OpenVINO stages with ms-export --target cpu, or build ms_infer with OpenVINO");
+  fail(MS_ERROR_MISSING, "no engine here runs the bundle ", manifest.folder.string(), ", which holds ",
+       bundle_kinds(manifest), refusals.empty() ? "; add OpenVINO stages with ms-export --target cpu" : refusals);
 }
 
 }  // namespace
 
-OpenedEngine open_engine(const Manifest& manifest, const RunnerOptions& options) {
+const std::vector<std::string>& engine_names() {
+  static const std::vector<std::string> names {
+    "tensorrt", "openvino",
+#if defined(MS_INFER_WITH_STAND_IN)
+        "stand_in", "stand_in_whole"
+#endif
+  };
+  return names;
+}
+
+void check_engine(const std::string& name) {
+  const auto& names = engine_names();
+  require(std::ranges::find(names, name) != names.end(), MS_ERROR_CONFIG, "engine '", name,
+          "' is not one of auto, openvino, tensorrt");
+  library_of(name).check();
+}
+
+ChosenEngine open_engine(const Manifest& manifest, const EngineOptions& options) {
   if (options.engine == "auto") return open_best(manifest, options);
-  for (const Known& known : kEngines) {
-    if (options.engine != known.kind) continue;
-    require(known.open != nullptr, MS_ERROR_MISSING, "this ms_infer was built without the engine '", known.kind,
-            "'; configure it again where the library is found (MS_INFER_WITH_...)");
-    const EngineSpec* engine = known.choose(manifest, known.kind, options);
-    require(engine != nullptr, MS_ERROR_ENGINE, "the bundle ", manifest.folder.string(), " holds no ", known.kind,
-            " stages (", bundle_kinds(manifest), "); add them with ms-export --target");
-    return open_known(known, *engine, manifest, options);
-  }
-  fail(MS_ERROR_CONFIG, "engine '", options.engine, "' is not one of auto, openvino, tensorrt");
+  const auto& names = engine_names();
+  require(std::ranges::find(names, options.engine) != names.end(), MS_ERROR_CONFIG, "engine '", options.engine,
+          "' is not one of auto, openvino, tensorrt");
+  const EngineLibrary& library = library_of(options.engine);
+  const EngineSpec* spec = library.choose(manifest, options.engine, options);
+  require(spec != nullptr, MS_ERROR_ENGINE, "the bundle ", manifest.folder.string(), " holds no ", options.engine,
+          " stages (", bundle_kinds(manifest), "); add them with ms-export --target");
+  library.check();
+  return open_chosen(library, *spec, manifest, options);
 }
 
 }  // namespace ms_infer

@@ -5,8 +5,8 @@
 
 namespace ms_infer {
 
-HostRunner::HostRunner(HostArrays& arrays, std::unique_ptr<StageCaller> stages)
-    : arrays_(arrays), stages_(std::move(stages)) {
+HostRunner::HostRunner(HostArrays& arrays, std::unique_ptr<StageCaller> stages, const RunnerSettings& settings)
+    : arrays_(arrays), stages_(std::move(stages)), cancelled_(settings.cancelled) {
   const auto floats = [&](const char* name) { return arrays.values<float>(Stage::denoise, name); };
   x_ = floats("x"), x_next_ = floats("x_next");
   time_ = floats("time"), sigma_ = floats("sigma"), next_sigma_ = floats("next_sigma"), noise_ = floats("noise");
@@ -23,6 +23,7 @@ void HostRunner::lap(float StageTimes::* stage) {
 }
 
 void HostRunner::call(Stage stage) {
+  stop_if(cancelled_);
   const bool encodes = stage == Stage::tracks || stage == Stage::tracks_first;
   if (arrays_.has(stage)) stages_->call(stage, encodes ? encoder_side_ : is_decoder(stage) ? decoder_side_ : 0);
 }
@@ -49,6 +50,7 @@ void HostRunner::move_rows(std::int64_t target, std::int64_t source, std::int64_
 }
 
 void HostRunner::pass(const PassInputs& inputs) {
+  stop_if(cancelled_);
   std::copy(inputs.time.begin(), inputs.time.end(), time_.begin());
   std::copy(inputs.sigma.begin(), inputs.sigma.end(), sigma_.begin());
   std::copy(inputs.next_sigma.begin(), inputs.next_sigma.end(), next_sigma_.begin());

@@ -12,8 +12,7 @@ class StageCaller {
  public:
   virtual ~StageCaller() = default;
 
-  virtual std::string name() const = 0;
-  virtual std::string precision() const = 0;
+  // Gets ready for the first chunk.
   virtual void load() = 0;
   // States are read from `side` and written to the other one.
   virtual void call(Stage stage, int side) = 0;
@@ -26,10 +25,8 @@ class StageCaller {
 // Composes a chunk from single calls.
 class HostRunner final : public ChunkRunner {
  public:
-  HostRunner(HostArrays& arrays, std::unique_ptr<StageCaller> stages);
+  HostRunner(HostArrays& arrays, std::unique_ptr<StageCaller> stages, const RunnerSettings& settings);
 
-  std::string name() const override { return stages_->name(); }
-  std::string precision() const override { return stages_->precision(); }
   void load() override { stages_->load(); }
   void run(Stage stage) override;
   void hand_over(Stage) override {}  // stages share their arrays already
@@ -59,6 +56,7 @@ class HostRunner final : public ChunkRunner {
 
   HostArrays& arrays_;
   std::unique_ptr<StageCaller> stages_;
+  const std::atomic<bool>* cancelled_;
   std::span<float> x_, x_next_, time_, sigma_, next_sigma_, noise_;
   std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;  // [opening][side]
   std::span<const PassInputs> passes_;

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -89,6 +91,12 @@ inline bool is_rolling_cache(std::string_view name) {
 
 using Tensors = std::map<std::string, HostTensor>;
 
+// Frames of a chunk that stay on a CUDA device.
+struct DeviceFrames {
+  const void* data = nullptr;  // RGB [rgb_frames, height, width, 3]; nullptr: the frames are on the host
+  void* ready = nullptr;       // cudaEvent_t: whoever reads them waits for it
+};
+
 // Runs the stages of one stream and owns its attention caches and autoencoder states. The host fills the host arrays;
 // one chunk is `prepare` (before the host fills them), `start`, `frames`, `commit`. One thread at a time, but
 // `run(Stage::text)` may be called while another thread runs other stages.
@@ -96,9 +104,7 @@ class ChunkRunner {
  public:
   virtual ~ChunkRunner() = default;
 
-  virtual std::string name() const = 0;
-  virtual std::string precision() const = 0;
-  // Loads what the first chunks need.
+  // Gets ready for the first chunk.
   virtual void load() = 0;
   // One stage outside of chunks, from host arrays to host arrays: text, condition, encode, encode_grey, look.
   virtual void run(Stage stage) = 0;
@@ -114,6 +120,8 @@ class ChunkRunner {
   virtual void start(bool opening, bool tracked, std::span<const PassInputs> passes) = 0;
   // Decoded frames, valid until the next `start`.
   virtual std::span<const std::uint8_t> frames() = 0;
+  // The same for a stream whose frames stay on the device: they are not waited for.
+  virtual DeviceFrames device_frames() { return {}; }
   // The clean pass, if it is not under way; then encoder and decoder read what they wrote.
   virtual void commit() = 0;
   // Of the chunk committed last.
@@ -131,20 +139,33 @@ class ChunkRunner {
   virtual void reset() = 0;
 };
 
-struct RunnerOptions {
-  std::string engine = "auto";
-  std::string precision;  // "": the best of the device
-  int threads = 0;        // 0: all that this process may use
-  int device = 0;
+// How one stream wants its chunks made.
+struct RunnerSettings {
+  const std::atomic<bool>* cancelled = nullptr;  // true: a chunk under way ends with MS_ERROR_CANCELLED; may be nullptr
+  bool on_device = false;                        // frames stay on the device
 };
 
-// A runner and the arrays that it is bound to, which outlive it.
-struct OpenedEngine {
-  std::unique_ptr<HostArrays> arrays;
-  std::unique_ptr<ChunkRunner> runner;
+// Told what is loaded next and the share 0..1 that is done; may throw to end the load.
+using Progress = std::function<void(std::string_view what, double done)>;
+
+// What the streams of a model share: weights and stages, each compiled once. Safe from any thread.
+class EngineModel {
+ public:
+  virtual ~EngineModel() = default;
+
+  virtual std::string name() const = 0;
+  virtual std::string precision() const = 0;
+  // Whether frames can stay on a device.
+  virtual bool on_device() const { return false; }
+  // Loads what every stream needs, and checks the files of all that may be loaded later.
+  virtual void load(const Progress& progress) = 0;
+  // A runner for one stream, bound to its arrays; both must end before this model does.
+  virtual std::unique_ptr<ChunkRunner> runner(HostArrays& arrays, const RunnerSettings& settings) = 0;
 };
 
-// The engine that is asked for; MS_ERROR_MISSING when this build or the bundle has none.
-OpenedEngine open_engine(const Manifest& manifest, const RunnerOptions& options);
+// The host stops a chunk here when it is asked to.
+inline void stop_if(const std::atomic<bool>* cancelled) {
+  require(!cancelled || !*cancelled, MS_ERROR_CANCELLED, "the call was cancelled; it may be made again");
+}
 
 }  // namespace ms_infer

@@ -14,15 +14,15 @@ constexpr int kRecacheRounds = 4, kFewerRounds = 3;
 
 }  // namespace
 
-StagedEngine::StagedEngine(const Manifest& manifest, const RunnerOptions& options)
-    : manifest_(manifest),
-      config_(manifest.config),
+StagedEngine::StagedEngine(std::shared_ptr<Model> model, bool on_device)
+    : model_(std::move(model)),
+      manifest_(*model_->manifest()),
+      config_(manifest_.config),
       steps_(denoise_steps(config_.schedule)),
       tokenizer_(config_.text),
-      ring_(config_.context, !manifest.writes_per_frame) {
-  OpenedEngine opened = open_engine(manifest, options);
-  arrays_ = std::move(opened.arrays);
-  runner_ = std::move(opened.runner);
+      arrays_(std::make_unique<HostArrays>(model_->stages())),
+      runner_(model_->engine().runner(*arrays_, {&cancelled_, on_device})),
+      ring_(config_.context, !manifest_.writes_per_frame) {
   bind_inputs();
   runner_->load();
 }
@@ -189,10 +189,19 @@ void StagedEngine::generate(const ChunkPlan& plan) {
   runner_->start(plan.opening, plan.player != nullptr, passes_);
 }
 
-// Draws the next chunk's noise while a device works.
 std::span<const std::uint8_t> StagedEngine::frames() {
-  noise_.prepare(plan_.seed, static_cast<std::uint64_t>(plan_.index) + 1, noise_count(config_.context.chunk_frames));
+  draw_ahead();
   return runner_->frames();
+}
+
+DeviceFrames StagedEngine::device_frames() {
+  draw_ahead();
+  return runner_->device_frames();
+}
+
+// Draws the next chunk's noise while a device works.
+void StagedEngine::draw_ahead() {
+  noise_.prepare(plan_.seed, static_cast<std::uint64_t>(plan_.index) + 1, noise_count(config_.context.chunk_frames));
 }
 
 // Moves the window in the caches where the chunk's slots would not be in a row.
@@ -340,7 +349,7 @@ void StagedEngine::recache(bool replace_sink) {
     firsts.push_back(std::max(start, run));
   std::sort(firsts.begin(), firsts.end());
   firsts.erase(std::unique(firsts.begin(), firsts.end()), firsts.end());
-  const int rounds = std::min(runner_->precision() == "fp32" ? kRecacheRounds : kFewerRounds, config_.layers);
+  const int rounds = std::min(model_->engine().precision() == "fp32" ? kRecacheRounds : kFewerRounds, config_.layers);
   for (int round = 0; round < rounds; ++round)
     for (const std::int64_t first : firsts) {
       runner_->prepare();

@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "angles.hpp"
-#include "manifest.hpp"
+#include "model.hpp"
 #include "noise.hpp"
 #include "ring.hpp"
-#include "runner.hpp"
 #include "schedule.hpp"
 #include "state.hpp"
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 #include "words.hpp"
 
 namespace ms_infer {
@@ -34,9 +33,8 @@ struct ChunkPlan {
 // changed. After the first chunks it allocates nothing.
 class StagedEngine {
  public:
-  StagedEngine(const Manifest& manifest, const RunnerOptions& options);
+  StagedEngine(std::shared_ptr<Model> model, bool on_device);
 
-  std::string label() const { return runner_->name() + " " + runner_->precision(); }
   std::int64_t sink_start() const { return ring_.sink_start(); }
   std::int64_t given_frames() const { return given_; }
   // Whether no stream can begin without a first frame: an image encoder looks at it.
@@ -52,10 +50,15 @@ class StagedEngine {
   void generate(const ChunkPlan& plan);
   // Frames of the chunk, valid until the next `generate`.
   std::span<const std::uint8_t> frames();
+  // The same where frames stay on a device.
+  DeviceFrames device_frames();
   // Makes the chunk part of the context: its final keys and values (the clean pass), states and latents.
   void commit();
   // Of the chunk committed last, by the clock of whoever ran its stages.
   StageTimes times() const { return runner_->times(); }
+
+  // Ends a chunk under way with MS_ERROR_CANCELLED, from any thread; false lets the next one be made.
+  void cancel(bool wanted) { cancelled_ = wanted; }
 
   // Re-encodes the context under the newest prompt, in rounds over its chunks; see engines/staged.py.
   void recache(bool replace_sink);
@@ -98,6 +101,7 @@ class StagedEngine {
   }
   void fill_pass(PassInputs& pass, double timestep, double sigma, double next_sigma, bool pinned);
   void fill_passes();
+  void draw_ahead();
   const PassInputs& clean_pass(double timestep);
   void write_given();
   void encode_image(Stage stage);
@@ -117,12 +121,14 @@ class StagedEngine {
   void save_history(EngineState& all);
   void load_history(const EngineState& state);
 
+  std::shared_ptr<Model> model_;
   const Manifest& manifest_;
   const StreamConfig& config_;
+  std::atomic<bool> cancelled_{false};
   std::vector<DenoiseStep> steps_;
   Tokenizer tokenizer_;
   std::vector<PassInputs> passes_;  // of the chunk, the clean one last; outlives the runner, which page-locks it
-  std::unique_ptr<HostArrays> arrays_;
+  std::unique_ptr<HostArrays> arrays_;  // the stream's own, as are caches and states
   std::unique_ptr<ChunkRunner> runner_;
 
   std::span<float> x_;

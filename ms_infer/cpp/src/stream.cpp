@@ -21,10 +21,19 @@ std::span<const std::uint8_t> pixels(const Picture& picture) {
 
 }  // namespace
 
-Stream::Stream(const std::filesystem::path& bundle, const RunnerOptions& options)
-    : manifest_(Manifest::load(bundle)), engine_(std::make_shared<StagedEngine>(manifest_, options)) {
-  label_ = engine_->label();
-  digest_ = sha256(config().sorted_json + label_ + manifest_.weights);
+Stream::Stream(const std::shared_ptr<Model>& model, const StreamOptions& options)
+    : manifest_(model->manifest()), model_(model), label_(model->label()), digest_(model->digest()), options_(options),
+      ring_({config().width, config().height, options.format}, options.keep, config().most_rgb_frames()) {
+  require(!options.on_device || model->engine().on_device(), MS_ERROR_CONFIG, "frames stay on the device only with the "
+          "engine tensorrt; this stream runs ", label_);
+  require(!options.on_device || options.format == FrameFormat::rgb24, MS_ERROR_CONFIG,
+          "frames that stay on the device are RGB24; convert them there");
+  engine_ = std::make_shared<StagedEngine>(model, options.on_device);
+  tell_next(0, 0);
+}
+
+void Stream::tell_next(std::int64_t index, std::int64_t given) {
+  next_rgb_frames_ = static_cast<int>(next_rgb_frame(index + 1, given) - next_rgb_frame(index, given));
 }
 
 std::shared_ptr<StagedEngine> Stream::open() const {
@@ -33,12 +42,18 @@ std::shared_ptr<StagedEngine> Stream::open() const {
   return engine_;
 }
 
+std::shared_ptr<Model> Stream::model() const {
+  const std::lock_guard lock(opened_);
+  require(model_ != nullptr, MS_ERROR_STATE, "the stream is closed; create a new one");
+  return model_;
+}
+
 // Lets one thread use the engine.
 std::unique_lock<std::mutex> Stream::alone() {
   std::unique_lock lock(turn_, std::try_to_lock);
   require(lock.owns_lock(), MS_ERROR_STATE,
           "another thread uses this stream; step, start and save it from one thread, or create one for each");
-  open();
+  open()->cancel(false);
   return lock;
 }
 
@@ -70,6 +85,7 @@ void Stream::begin(const Control& control, Picture image, std::uint64_t seed) {
   engine_->set_image(pixels(image));
   Run made{0, engine_->given_frames(), seed, std::move(image), std::make_shared<const Control>(control), new_player()};
   if (control.tracks.tracks) made.player.set(control.tracks.tracks.get(), next_rgb_frame(0, made.given));
+  tell_next(0, made.given);
   run_ = std::move(made);
   lost_ = false;
   controls_.begin(control);
@@ -86,9 +102,10 @@ Stream::Run& Stream::running() {
   return *run_;
 }
 
-Chunk Stream::step() {
+Chunk Stream::step(const FrameTarget& target) {
   const auto lock = alone();
   require(!paused_, MS_ERROR_STATE, "the stream is paused; resume it before the next step");
+  if (!options_.on_device) ring_.check(target);
   StagedEngine& engine = *engine_;
   Run& run = running();
   const auto began = Clock::now();
@@ -98,17 +115,58 @@ Chunk Stream::step() {
   Chunk chunk;
   const ChunkPlan planned = plan(run, player);
   engine.generate(planned);
-  chunk.frames = engine.frames();
+  chunk.rgb_frames = static_cast<int>(rgb_frames(planned.placement.frames, planned.opening));
+  if (options_.on_device)
+    chunk.device = engine.device_frames();
+  else
+    chunk.frames = ring_.hand_out(engine.frames(), chunk.rgb_frames, target);
   engine.commit();  // with the clean pass: later chunks must not attend to noisy keys
+  ring_.advance();
   chunk.times = {engine.times(), milliseconds_since(began)};
   chunk.index = run.index;
   chunk.first_rgb_frame = planned.first_rgb_frame;
   chunk.control_id = control->id();
-  chunk.rgb_frames = static_cast<int>(rgb_frames(planned.placement.frames, planned.opening));
   ++run.index;
+  tell_next(run.index, run.given);
   run.control = std::move(control);
   run.player = std::move(player);
   return chunk;
+}
+
+void Stream::cancel() { open()->cancel(true); }
+
+void Stream::warm_up() {
+  const auto lock = alone();
+  if (run_ || lost_) return;
+  const bool prefills = config().image_input == ImageInput::prefill;  // then an image takes other stages
+  run_unseen(3, true);
+  if (prefills && !engine_->needs_image()) run_unseen(1, false);
+}
+
+// Chunks that nobody sees: an opening one, one as it comes and one as engines capture it. Controls stay as they are.
+void Stream::run_unseen(int chunks, bool with_image) {
+  StagedEngine& engine = *engine_;
+  const auto tidy = [&] {
+    run_.reset();
+    engine.reset();
+  };
+  try {
+    Run run{0, 0, 0, nullptr, controls_.newest(), new_player()};
+    engine.reset();
+    engine.set_text(embed({}));
+    const std::size_t pixels = 3 * std::size_t(config().width) * std::size_t(config().height);
+    engine.set_image(with_image ? std::vector<std::uint8_t>(pixels, 128) : std::vector<std::uint8_t>());
+    run.given = engine.given_frames();
+    for (; run.index < chunks; ++run.index) {
+      engine.generate(plan(run, run.player));
+      if (!options_.on_device) engine.frames();
+      engine.commit();
+    }
+  } catch (...) {
+    tidy();
+    throw;
+  }
+  tidy();
 }
 
 void Stream::apply_controls(const Run& run, const Control& control, TrackPlayer& player) {
@@ -207,6 +265,7 @@ void Stream::load_state(const StreamState& state) {
   engine_->set_image(pixels(state.image));
   engine_->restore(state.engine);
   run_ = Run{state.index, state.given, state.seed, state.image, std::make_shared<const Control>(applied), state.player};
+  tell_next(state.index, state.given);
   lost_ = false;
   controls_.begin(state.pending.shifted(shift));
 }
@@ -221,6 +280,7 @@ void Stream::close() {
   std::shared_ptr<StagedEngine> closing;  // freed after the lock
   const std::lock_guard lock(opened_);
   closing.swap(engine_);
+  model_.reset();
 }
 
 }  // namespace ms_infer

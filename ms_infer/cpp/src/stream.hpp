@@ -8,6 +8,7 @@
 #include <string>
 
 #include "controls.hpp"
+#include "frames.hpp"
 #include "staged.hpp"
 #include "state.hpp"
 
@@ -30,13 +31,21 @@ struct StartOptions {
   std::uint64_t seed = 0;
 };
 
+// How a stream hands its frames out.
+struct StreamOptions {
+  FrameFormat format = FrameFormat::rgb24;
+  int keep = 4;            // chunks whose frames stay valid; 1: the engine's own memory, where the format allows it
+  bool on_device = false;  // frames stay on the CUDA device
+};
+
 struct ChunkTimes : StageTimes {
   float chunk_ms = 0;  // by the host's clock
 };
 
 struct Chunk {
   std::int64_t index = 0, first_rgb_frame = 0, control_id = 0;
-  std::span<const std::uint8_t> frames;
+  FrameView frames;
+  DeviceFrames device;
   int rgb_frames = 0;
   ChunkTimes times;
 };
@@ -45,13 +54,25 @@ struct Chunk {
 // may come from any thread.
 class Stream {
  public:
-  Stream(const std::filesystem::path& bundle, const RunnerOptions& options);
+  Stream(const std::shared_ptr<Model>& model, const StreamOptions& options);
 
-  const StreamConfig& config() const { return manifest_.config; }
+  const StreamConfig& config() const { return manifest_->config; }
   const std::string& engine_label() const { return label_; }
+  const FrameLayout& layout() const { return ring_.layout(); }
+  // RGB frames of the next chunk; from any thread.
+  int next_rgb_frames() const { return next_rgb_frames_; }
+  // The model, for another stream of it; MS_ERROR_STATE when this one is closed.
+  std::shared_ptr<Model> model() const;
+  const StreamOptions& options() const { return options_; }
 
   void start(const StartOptions& options);
-  Chunk step();
+  // Frames go to `target` where it has memory, else to the stream's own.
+  Chunk step(const FrameTarget& target = {});
+  // Runs everything that chunks need once, so that the first chunks take no longer than later ones. Does nothing for a
+  // stream that was started.
+  void warm_up();
+  // Ends the step, start or warm-up that another thread is in with MS_ERROR_CANCELLED; nothing else.
+  void cancel();
   std::int64_t set_tracks(std::shared_ptr<const Tracks> tracks);
   std::int64_t set_prompt(const Prompt& prompt);
   void pause() { paused_ = true; }
@@ -76,6 +97,8 @@ class Stream {
   };
 
   std::shared_ptr<StagedEngine> open() const;
+  void tell_next(std::int64_t index, std::int64_t given);
+  void run_unseen(int chunks, bool with_image);
   std::unique_lock<std::mutex> alone();
   std::vector<float> embed(const Prompt& prompt) const;
   std::shared_ptr<const Tracks> fitted(std::shared_ptr<const Tracks> tracks) const;
@@ -88,7 +111,8 @@ class Stream {
   TrackPlayer new_player() const;
   std::int64_t next_rgb_frame(std::int64_t index, std::int64_t given) const;
 
-  Manifest manifest_;
+  std::shared_ptr<const Manifest> manifest_;
+  std::shared_ptr<Model> model_;           // nullptr: closed
   mutable std::mutex opened_;              // guards the pointer: a prompt may be embedded while the stream closes
   std::shared_ptr<StagedEngine> engine_;  // nullptr: closed
   std::string label_, digest_;
@@ -96,6 +120,9 @@ class Stream {
   std::atomic<bool> paused_{false};
   std::mutex turn_;  // of the one thread that may use the engine
   std::optional<Run> run_;
+  std::atomic<int> next_rgb_frames_{0};
+  StreamOptions options_;
+  FrameRing ring_;
   bool lost_ = false;  // a start or a restore failed after it had given up the stream that ran
 };
 

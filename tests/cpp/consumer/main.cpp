@@ -2,7 +2,7 @@
 #include <ms_infer/ms_infer.hpp>
 
 int main(int count, char** arguments) {
-  const auto tracks = ms::Tracks::grid(2, 2).drag({0.2, 0.2}, {0.5, 0.5});
+  const auto tracks = ms::Tracks::grid(2, 2).grab({0.2, 0.2}, {0.5, 0.5}, {.radius = 0.2});
   try {
     if (count > 1) {
       ms::Stream stream(arguments[1]);

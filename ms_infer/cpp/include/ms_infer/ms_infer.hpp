@@ -1,98 +1,26 @@
 // ms_infer for C++20: RAII over ms_infer.h, frames as std::span, errors as ms::Error. Header only.
 //
-//     ms::Stream stream("bundles/demo");
-//     stream.start({.prompt = {.text = "a cat"}, .tracks = ms::Tracks::grid(8, 8).drag({0.4, 0.5}, {0.7, 0.5})});
+//     ms::Model model("bundles/demo");
+//     ms::Stream stream(model);
+//     stream.start({.prompt = {.text = "a cat"},
+//                   .tracks = ms::Tracks::grid(10, 10).grab({0.4, 0.5}, {0.6, 0.4}, {.radius = 0.15})});
 //     for (;;) { const ms::Chunk chunk = stream.step(); show(chunk.frames, chunk.rgb_frames); }
+//
+// Live, ms::Hand makes the tracks: before each step
+//     stream.set_tracks(hand.tracks(seconds(), stream.info().next_rgb_frames));
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <optional>
+#include <mutex>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "ms_infer/ms_infer.h"
+#include "ms_infer/tracks.hpp"
 
 namespace ms {
-
-// A status other than MS_OK, with the library's words.
-class Error : public std::runtime_error {
- public:
-  Error(ms_status status, const char* words) : std::runtime_error(words), status_(status) {}
-  ms_status status() const noexcept { return status_; }
-
- private:
-  ms_status status_;
-};
-
-inline void check(ms_status status) {
-  if (status != MS_OK) throw Error(status, ms_last_error());
-}
-
-struct Point {
-  double x = 0, y = 0;
-};
-
-// Immutable points over time; in pixels of a picture, or in 0..1 without one. Copies share.
-class Tracks {
- public:
-  struct Picture {
-    int width = 0, height = 0;
-  };
-  struct Motion {
-    double seconds = 1.0, radius = 0.0, start = 0.0;
-  };
-
-  Tracks() = default;  // no tracks at all
-
-  static Tracks grid(int rows, int columns, Picture picture = {0, 0}, double fps = 16.0) {
-    ms_tracks* made = nullptr;
-    check(ms_tracks_grid(rows, columns, picture.width, picture.height, fps, &made));
-    return Tracks(made);
-  }
-
-  // points [count, frames, 2]; visible [count, frames] and ids [count], or empty.
-  static Tracks make(std::span<const float> points, int count, int frames, std::span<const std::uint8_t> visible = {},
-                     std::span<const std::int64_t> ids = {}, Picture picture = {0, 0}, double fps = 16.0) {
-    const auto places = static_cast<std::size_t>(count) * static_cast<std::size_t>(frames);
-    if (points.size() != 2 * places || (!visible.empty() && visible.size() != places) ||
-        (!ids.empty() && ids.size() != static_cast<std::size_t>(count)))
-      throw Error(MS_ERROR_CONFIG, "points, visible and ids do not have the sizes of count and frames");
-    ms_tracks* made = nullptr;
-    check(ms_tracks_create(points.data(), visible.empty() ? nullptr : visible.data(),
-                           ids.empty() ? nullptr : ids.data(), count, frames, picture.width, picture.height, fps,
-                           &made));
-    return Tracks(made);
-  }
-
-  Tracks drag(Point from, Point to, Motion motion = {1.0, 0.0, 0.0}) const {
-    const std::array corners{from, to};
-    return path(corners, motion, true);
-  }
-
-  Tracks path(std::span<const Point> corners, Motion motion = {1.0, 0.0, 0.0}, bool smooth = false) const {
-    ms_tracks* made = nullptr;
-    check(ms_tracks_path(get(), corners.empty() ? nullptr : &corners[0].x, static_cast<int>(corners.size()),
-                         motion.seconds, motion.radius, motion.start, smooth, &made));
-    return Tracks(made);
-  }
-
-  Tracks resample(double fps) const {
-    ms_tracks* made = nullptr;
-    check(ms_tracks_resample(get(), fps, &made));
-    return Tracks(made);
-  }
-
-  const ms_tracks* get() const noexcept { return tracks_.get(); }
-
- private:
-  explicit Tracks(ms_tracks* made) : tracks_(made, ms_tracks_destroy) {}
-
-  std::shared_ptr<const ms_tracks> tracks_;
-};
 
 // A stream between two chunks. Immutable; copies share.
 class State {
@@ -106,11 +34,40 @@ class State {
   std::shared_ptr<const ms_state> state_;
 };
 
+// How a bundle is opened.
 struct Options {
   std::string engine = "auto";
   std::string precision = {};  // "": the best of the device
   int threads = 0;             // 0: all that this process may use
   int device = 0;
+  std::function<bool(const std::string& what, double done)> progress = {};  // false: cancel (MS_ERROR_CANCELLED)
+};
+
+// A bundle that is open: weights and compiled stages, for any number of streams. Copies share.
+class Model {
+ public:
+  explicit Model(const std::string& bundle, const Options& options = {}) {
+    ms_model_params params = {};
+    params.struct_size = sizeof params;
+    params.bundle = bundle.c_str();
+    params.engine = options.engine.c_str();
+    params.precision = options.precision.empty() ? nullptr : options.precision.c_str();
+    params.threads = options.threads;
+    params.device = options.device;
+    if (options.progress) {
+      params.user = const_cast<Options*>(&options);
+      params.progress = [](void* user, const char* what, double done) noexcept -> int {
+        return !static_cast<Options*>(user)->progress(what, done);
+      };
+    }
+    ms_model* made = nullptr;
+    check(ms_model_open(&params, &made));
+    model_.reset(made, ms_model_close);
+  }
+  ms_model* get() const noexcept { return model_.get(); }
+
+ private:
+  std::shared_ptr<ms_model> model_;
 };
 
 struct Image {
@@ -134,12 +91,22 @@ struct Start {
   std::uint64_t seed = 0;
 };
 
-// What one step made; `frames` are valid until the next step.
+// How a stream hands its frames out.
+struct Frames {
+  ms_format format = MS_RGB24;
+  bool on_device = false;  // RGB24 frames stay in CUDA memory until the next step
+};
+
+// What one step made. Its frames are its own: they stay while it or a copy of it is kept.
 struct Chunk {
   std::int64_t index = 0, first_rgb_frame = 0, control_id = 0;
-  std::span<const std::uint8_t> frames;  // RGB [rgb_frames, height, width, 3]
+  std::span<const std::uint8_t> frames;  // rgb_frames frames one after the other; RGB: [rgb_frames, height, width, 3]
   int rgb_frames = 0, height = 0, width = 0;
+  std::size_t row_stride = 0;
   float chunk_ms = 0;
+  const void* device_frames = nullptr;  // of a stream whose frames stay on the device, until its next step
+  void* device_event = nullptr;         // cudaEvent_t that their reader waits for
+  std::shared_ptr<const std::uint8_t[]> memory;
 
   std::span<const std::uint8_t> frame(int place) const {
     const std::size_t size = frames.size() / static_cast<std::size_t>(rgb_frames);
@@ -150,18 +117,17 @@ struct Chunk {
 // Makes video chunk by chunk. Movable, not copyable.
 class Stream {
  public:
-  explicit Stream(const std::string& bundle, const Options& options = {}) {
-    ms_stream_params params;
-    check(ms_stream_default_params(&params, sizeof params));
-    params.bundle = bundle.c_str();
-    params.engine = options.engine.c_str();
-    params.precision = options.precision.empty() ? nullptr : options.precision.c_str();
-    params.threads = options.threads;
-    params.device = options.device;
+  explicit Stream(const Model& model, const Frames& frames = {}) {
+    ms_stream_params params = {};
+    params.struct_size = sizeof params;
+    params.format = frames.format;
+    params.on_device = frames.on_device;
     ms_stream* made = nullptr;
-    check(ms_stream_create(&params, &made));
-    stream_.reset(made);
+    check(ms_stream_create(model.get(), &params, &made));
+    *this = Stream(made, !frames.on_device);
   }
+  // A stream with a model of its own.
+  explicit Stream(const std::string& bundle, const Options& options = {}) : Stream(Model(bundle, options)) {}
 
   ms_stream_info info() const {
     ms_stream_info info = {};
@@ -174,8 +140,8 @@ class Stream {
     if (from.image.rgb.size() != 3 * static_cast<std::size_t>(from.image.width) * static_cast<std::size_t>(from.image.height))
       throw Error(MS_ERROR_CONFIG, "the image does not have 3 x width x height values");
     const ms_prompt prompt = plain(from.prompt);
-    ms_start_params params;
-    check(ms_start_default_params(&params, sizeof params));
+    ms_start_params params = {};
+    params.struct_size = sizeof params;
     params.image = from.image.rgb.empty() ? nullptr : from.image.rgb.data();
     params.image_width = from.image.width;
     params.image_height = from.image.height;
@@ -188,12 +154,19 @@ class Stream {
   Chunk step() {
     ms_chunk made = {};
     made.struct_size = sizeof made;
+    std::shared_ptr<std::uint8_t[]> memory;
+    if (pool_) memory = pool_->take(), made.buffer = memory.get(), made.buffer_bytes = pool_->bytes;
     check(ms_stream_step(stream_.get(), &made));
-    const auto size = static_cast<std::size_t>(made.rgb_frames) * static_cast<std::size_t>(made.height) *
-                      static_cast<std::size_t>(made.width) * 3;
-    return {made.index, made.first_rgb_frame, made.control_id, {made.frames, size},
-            made.rgb_frames, made.height, made.width, made.chunk_ms};
+    const auto size = static_cast<std::size_t>(made.rgb_frames) * made.frame_stride;
+    return {made.index,      made.first_rgb_frame, made.control_id,    {made.frames, size}, made.rgb_frames,
+            made.height,     made.width,           made.row_stride,    made.chunk_ms,       made.device_frames,
+            made.device_event, std::move(memory)};
   }
+
+  // Runs every stage once, so that the first chunks take no longer than later ones.
+  void warm_up() { check(ms_stream_warm_up(stream_.get())); }
+  // Ends the step, start or warm-up that another thread is in with MS_ERROR_CANCELLED.
+  void cancel() { check(ms_stream_cancel(stream_.get())); }
 
   // Returns the id that the chunks made with it carry.
   std::int64_t set_tracks(const Tracks& tracks) {
@@ -214,6 +187,12 @@ class Stream {
   void reset() { check(ms_stream_reset(stream_.get())); }
   void close() { check(ms_stream_close(stream_.get())); }
 
+  // A new stream of the same model that goes on from here.
+  Stream fork() {
+    ms_stream* made = nullptr;
+    check(ms_stream_fork(stream_.get(), &made));
+    return Stream(made, pool_ != nullptr);
+  }
   // Everything the next chunk depends on; load it often, and into other streams of the same bundle (a fork).
   State state() {
     ms_state* made = nullptr;
@@ -229,12 +208,34 @@ class Stream {
     void operator()(ms_stream* stream) const noexcept { ms_stream_destroy(stream); }
   };
 
+  // Memory for frames, used again when nobody keeps it any more.
+  struct Pool : std::enable_shared_from_this<Pool> {
+    explicit Pool(std::size_t size) : bytes(size) {}
+    std::shared_ptr<std::uint8_t[]> take() {
+      std::unique_ptr<std::uint8_t[]> memory;
+      if (const std::lock_guard lock(guard); !free.empty()) memory = std::move(free.back()), free.pop_back();
+      if (!memory) memory.reset(new std::uint8_t[bytes]);
+      return {memory.release(), [pool = shared_from_this()](std::uint8_t* used) {
+                std::unique_ptr<std::uint8_t[]> back(used);
+                const std::lock_guard lock(pool->guard);
+                pool->free.push_back(std::move(back));
+              }};
+    }
+    const std::size_t bytes;
+    std::mutex guard;
+    std::vector<std::unique_ptr<std::uint8_t[]>> free;
+  };
+
+  Stream(ms_stream* made, bool on_host) : stream_(made) {
+    if (on_host) pool_ = std::make_shared<Pool>(static_cast<std::size_t>(info().chunk_bytes));
+  }
+
   ms_prompt plain(const Prompt& from) const {
     const auto values = std::int64_t{from.embedding_tokens} * (from.embedding.empty() ? 0 : info().text_dim);
     if (static_cast<std::int64_t>(from.embedding.size()) != values)
       throw Error(MS_ERROR_CONFIG, "the embedding does not have embedding_tokens x text_dim values");
-    ms_prompt prompt;
-    check(ms_prompt_default(&prompt, sizeof prompt));
+    ms_prompt prompt = {};
+    prompt.struct_size = sizeof prompt;
     prompt.embedding = from.embedding.empty() ? nullptr : from.embedding.data();
     prompt.embedding_tokens = from.embedding_tokens;
     prompt.recache = from.recache;
@@ -245,6 +246,7 @@ class Stream {
   }
 
   std::unique_ptr<ms_stream, Destroy> stream_;
+  std::shared_ptr<Pool> pool_;  // nullptr: frames stay on the device
 };
 
 }  // namespace ms

@@ -1,9 +1,11 @@
-#include "openvino.hpp"
-
+// The CPU engine: exported stages in OpenVINO, attention caches inside it as states; a library of its own.
+#include "../engines.hpp"
 #include "../host_runner.hpp"
 
 #include <algorithm>
 #include <cstring>
+#include <future>
+#include <openvino/frontend/manager.hpp>
 #include <openvino/openvino.hpp>
 #include <thread>
 
@@ -15,7 +17,7 @@ namespace ms_infer {
 
 namespace {
 
-// Stages that the first frame does not need, or not always: compiled when they run first.
+// Stages that the first frame does not need, or not always: compiled when the first stream asks for them.
 constexpr std::array kLazy{Stage::text,   Stage::encode, Stage::points,       Stage::points_first, Stage::tracks,
                            Stage::tracks_first, Stage::decode, Stage::decode_given, Stage::encode_grey, Stage::look};
 
@@ -51,10 +53,17 @@ ov::Tensor wrap(const TensorSpec& spec, std::span<unsigned char> bytes) {
   return ov::Tensor(element_type(spec.dtype), ov::Shape(spec.shape.begin(), spec.shape.end()), bytes.data());
 }
 
-class OpenVinoStages final : public StageCaller {
+// One for the process: it keeps the device's library loaded. Never destroyed: streams may end after static objects.
+ov::Core& core() {
+  static ov::Core* made = new ov::Core;
+  return *made;
+}
+
+// Every stage, compiled once.
+class OpenVinoModel final : public EngineModel {
  public:
-  OpenVinoStages(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
-      : manifest_(manifest), engine_(engine), arrays_(arrays), precision_(options.precision) {
+  OpenVinoModel(const Manifest& manifest, const EngineSpec& engine, const EngineOptions& options)
+      : manifest_(manifest), engine_(engine), stages_(manifest.stages.at(engine.graphs)), precision_(options.precision) {
     const std::string installed = ov::get_openvino_version().buildNumber;
     require(release(engine.version) <= release(installed), MS_ERROR_ENGINE, manifest.folder.string(),
             " was exported with OpenVINO ", engine.version, ", this library runs ", installed,
@@ -68,12 +77,96 @@ class OpenVinoStages final : public StageCaller {
   std::string name() const override { return "openvino"; }
   std::string precision() const override { return precision_; }
 
-  void load() override {
-    for (std::size_t i = 0; i < kStageNames.size(); ++i) {
-      const Stage stage = static_cast<Stage>(i);
-      if (engine_.stages.contains(std::string(stage_name(stage))) && std::ranges::find(kLazy, stage) == kLazy.end())
-        request(stage, 0);
+  // Files that are not compiled yet are hashed meanwhile, so that a changed one is found now and not in a chunk.
+  void load(const Progress& progress) override {
+    std::vector<Stage> first, later;
+    for (std::size_t i = 0; i < kStageNames.size(); ++i)
+      if (engine_.stages.contains(std::string(kStageNames[i])))
+        (std::ranges::find(kLazy, static_cast<Stage>(i)) == kLazy.end() ? first : later).push_back(static_cast<Stage>(i));
+    std::atomic<bool> stopped{false};
+    auto checked = std::async(std::launch::async, [&] {
+      for (const Stage stage : later)
+        for (const auto& file : files_of(stage))
+          if (!stopped) manifest_.read(file);
+    });
+    try {
+      for (std::size_t i = 0; i < first.size(); ++i) {
+        progress(stage_name(first[i]), double(i) / double(first.size()));
+        compiled(first[i]);
+      }
+    } catch (...) {
+      stopped = true;
+      throw;
     }
+    checked.get();
+  }
+
+  std::unique_ptr<ChunkRunner> runner(HostArrays& arrays, const RunnerSettings& settings) override;
+
+  // Streams that ask for the same stage at once: whoever comes first compiles, the others wait.
+  ov::CompiledModel& compiled(Stage stage) {
+    Compiled& one = compiled_[static_cast<std::size_t>(stage)];
+    const std::lock_guard lock(one.lock);
+    if (!one.model) one.model = compile(stage);
+    return one.model;
+  }
+
+  static bool is_first(Stage stage) { return std::ranges::find(kLazy, stage) == kLazy.end(); }
+  bool has(Stage stage) const { return engine_.stages.contains(std::string(stage_name(stage))); }
+
+ private:
+  struct Compiled {
+    std::mutex lock;
+    ov::CompiledModel model;
+  };
+
+  bool has_bf16() {
+    const auto capabilities = core().get_property("CPU", ov::device::capabilities);
+    return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
+  }
+
+  // Graph and weights of a stage.
+  std::array<std::string, 2> files_of(Stage stage) const {
+    const auto file = engine_.stages.find(std::string(stage_name(stage)));
+    require(file != engine_.stages.end(), MS_ERROR_BUNDLE, "the bundle holds no OpenVINO stage '", stage_name(stage),
+            "'; export again");
+    return {file->second, std::filesystem::path(file->second).replace_extension(".bin").generic_string()};
+  }
+
+  ov::CompiledModel compile(Stage stage) {
+    const auto files = files_of(stage);
+    const Bytes graph = manifest_.read(files[0]), weights = manifest_.read(files[1]);
+    ov::Tensor constants(ov::element::u8, {weights.size()});
+    std::memcpy(constants.data(), weights.data(), weights.size());
+    const auto spec = stages_.find(std::string(stage_name(stage)));
+    const bool precise = (spec != stages_.end() && spec->second.precise) || precision_ == "fp32";
+    try {
+      const auto model = core().read_model(std::string(graph.begin(), graph.end()), constants);
+      return core().compile_model(model, "CPU",
+                                 ov::hint::inference_precision(precise ? ov::element::f32 : ov::element::bf16),
+                                 ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                 ov::inference_num_threads(threads_));
+    } catch (const ov::Exception& error) {
+      fail(MS_ERROR_ENGINE, "OpenVINO cannot load the stage '", stage_name(stage), "': ", error.what());
+    }
+  }
+
+  const Manifest& manifest_;
+  const EngineSpec& engine_;
+  const std::map<std::string, StageSpec>& stages_;
+  std::string precision_;
+  int threads_ = 1;
+  std::array<Compiled, kStageNames.size()> compiled_;
+};
+
+// The requests of one stream; its attention caches are states of that of `denoise`.
+class OpenVinoStages final : public StageCaller {
+ public:
+  OpenVinoStages(OpenVinoModel& model, HostArrays& arrays) : model_(model), arrays_(arrays) {}
+
+  void load() override {
+    for (std::size_t i = 0; i < kStageNames.size(); ++i)
+      if (const Stage stage = static_cast<Stage>(i); model_.has(stage) && OpenVinoModel::is_first(stage)) request(stage, 0);
   }
 
   void call(Stage stage, int side) override {
@@ -109,51 +202,23 @@ class OpenVinoStages final : public StageCaller {
   void reset_caches() override { request(Stage::denoise, 0).reset_state(); }
 
  private:
-  struct Loaded {
-    ov::CompiledModel model;
-    std::array<ov::InferRequest, 2> requests;  // of the two sides
+  struct Requests {
+    std::array<ov::InferRequest, 2> of;  // the two sides
     std::array<bool, 2> made{};
-    std::mutex loading;
+    std::mutex making;
   };
 
-  bool has_bf16() {
-    const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
-    return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
-  }
-
-  // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage: whoever
-  // comes first loads, the other waits.
+  // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage.
   ov::InferRequest& request(Stage stage, int side) {
-    Loaded& loaded = loaded_[static_cast<std::size_t>(stage)];
-    const std::lock_guard lock(loaded.loading);
+    Requests& requests = requests_[static_cast<std::size_t>(stage)];
+    const std::lock_guard lock(requests.making);
     const auto at = static_cast<std::size_t>(side);
-    if (!loaded.made[at]) {
-      if (!loaded.model) loaded.model = compile(stage);
-      loaded.requests[at] = loaded.model.create_infer_request();
-      bind(stage, side, loaded.requests[at]);
-      loaded.made[at] = true;
+    if (!requests.made[at]) {
+      requests.of[at] = model_.compiled(stage).create_infer_request();
+      bind(stage, side, requests.of[at]);
+      requests.made[at] = true;
     }
-    return loaded.requests[at];
-  }
-
-  ov::CompiledModel compile(Stage stage) {
-    const auto file = engine_.stages.find(std::string(stage_name(stage)));
-    require(file != engine_.stages.end(), MS_ERROR_BUNDLE, "the bundle holds no OpenVINO stage '", stage_name(stage),
-            "'; export again");
-    const Bytes graph = manifest_.read(file->second);
-    const Bytes weights = manifest_.read(std::filesystem::path(file->second).replace_extension(".bin").generic_string());
-    ov::Tensor constants(ov::element::u8, {weights.size()});
-    std::memcpy(constants.data(), weights.data(), weights.size());
-    const bool precise = arrays_.spec(stage)->precise || precision_ == "fp32";
-    try {
-      const auto model = core_.read_model(std::string(graph.begin(), graph.end()), constants);
-      return core_.compile_model(model, "CPU",
-                                 ov::hint::inference_precision(precise ? ov::element::f32 : ov::element::bf16),
-                                 ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                                 ov::inference_num_threads(threads_));
-    } catch (const ov::Exception& error) {
-      fail(MS_ERROR_ENGINE, "OpenVINO cannot load the stage '", stage_name(stage), "': ", error.what());
-    }
+    return requests.of[at];
   }
 
   void bind(Stage stage, int side, ov::InferRequest& request) {
@@ -181,20 +246,42 @@ class OpenVinoStages final : public StageCaller {
     return found;
   }
 
-  const Manifest& manifest_;
-  const EngineSpec& engine_;
+  OpenVinoModel& model_;
   HostArrays& arrays_;
-  std::string precision_;
-  int threads_ = 1;
-  ov::Core core_;
-  std::array<Loaded, kStageNames.size()> loaded_;
+  std::array<Requests, kStageNames.size()> requests_;
 };
+
+std::unique_ptr<ChunkRunner> OpenVinoModel::runner(HostArrays& arrays, const RunnerSettings& settings) {
+  return std::make_unique<HostRunner>(arrays, std::make_unique<OpenVinoStages>(*this, arrays), settings);
+}
+
+std::unique_ptr<EngineModel> open_openvino(const Manifest& manifest, const EngineSpec& engine,
+                                           const EngineOptions& options) {
+  return std::make_unique<OpenVinoModel>(manifest, engine, options);
+}
+
+const EngineSpec* choose(const Manifest& manifest, const std::string& kind, const EngineOptions&) {
+  return manifest.engine(kind);
+}
+
+// OpenVINO loads its device and the reader of its format at run time, by files beside libopenvino.
+void check() {
+  const auto needs = [](const char* library, auto&& work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      fail(MS_ERROR_MISSING, "the engine 'openvino' needs ", library, " beside libopenvino (", error.what(),
+           "); ship libopenvino, libopenvino_intel_cpu_plugin, libopenvino_ir_frontend and libtbb together");
+    }
+  };
+  needs("libopenvino_intel_cpu_plugin", [] { core().get_property("CPU", ov::device::capabilities); });
+  needs("libopenvino_ir_frontend", [] { ov::frontend::FrontEndManager().load_by_framework("ir"); });
+}
+
+constexpr EngineLibrary kLibrary{MS_INFER_VERSION, open_openvino, choose, check};
 
 }  // namespace
 
-std::unique_ptr<ChunkRunner> open_openvino(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
-                                           const RunnerOptions& options) {
-  return std::make_unique<HostRunner>(arrays, std::make_unique<OpenVinoStages>(manifest, engine, arrays, options));
-}
-
 }  // namespace ms_infer
+
+MS_INFER_ENGINE { return &ms_infer::kLibrary; }

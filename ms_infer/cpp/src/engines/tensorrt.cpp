@@ -1,48 +1,9 @@
-#include "tensorrt.hpp"
-
-#include <NvInferRuntime.h>
-
-#include <algorithm>
-#include <cstring>
-#include <mutex>
-#include <string>
-
-#include "device_memory.hpp"
+// A chunk on the GPU: TensorRT plans in stream order, as one CUDA graph.
+#include "tensorrt_model.hpp"
 
 namespace ms_infer {
 
 namespace {
-
-// The newest error of the library, in its own words; TensorRT calls it from the thread that works.
-class Logger final : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* message) noexcept override {
-    if (severity > Severity::kERROR) return;
-    const std::lock_guard lock(lock_);
-    newest_.assign(message, std::min<std::size_t>(std::strlen(message), 500));
-  }
-  std::string newest() {
-    const std::lock_guard lock(lock_);
-    return newest_.empty() ? "it gives no reason" : newest_;
-  }
-
- private:
-  std::mutex lock_;
-  std::string newest_;
-};
-
-nvinfer1::DataType data_type(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float32: return nvinfer1::DataType::kFLOAT;
-    case Dtype::float16: return nvinfer1::DataType::kHALF;
-    case Dtype::bfloat16: return nvinfer1::DataType::kBF16;
-    case Dtype::boolean: return nvinfer1::DataType::kBOOL;
-    case Dtype::int64: return nvinfer1::DataType::kINT64;
-    case Dtype::uint8: return nvinfer1::DataType::kUINT8;
-    case Dtype::uint16: break;
-  }
-  fail(MS_ERROR_INTERNAL, "a type without a name");
-}
 
 // Stages that may run at the same time have scratch memory of their own: text, chunk, decode.
 constexpr std::size_t kLanes = 3;
@@ -50,48 +11,41 @@ std::size_t lane_of(Stage stage) {
   return stage == Stage::text ? 0 : is_decoder(stage) ? 2 : 1;
 }
 
-// One plan with a context whose memory and addresses are given once.
-struct Loaded {
-  std::unique_ptr<nvinfer1::ICudaEngine> engine;
-  std::unique_ptr<nvinfer1::IExecutionContext> context;
-};
-
 // Events of one chunk outside of the graph. Two chunks take turns: the clean pass of one is read with the next.
 struct Turn {
   CudaEvent start{true}, end{true};
   float denoised = -1;  // milliseconds from `start` to the latents; below 0: not committed
 };
 
+// One stream: contexts whose memory and addresses are given once, caches, and the graph of a chunk.
 class TensorRtRunner final : public ChunkRunner {
  public:
-  TensorRtRunner(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays, const RunnerOptions& options)
-      : manifest_(manifest), engine_(engine), arrays_(arrays), device_(options.device) {}
+  TensorRtRunner(TensorRtModel& model, HostArrays& arrays, const RunnerSettings& settings)
+      : model_(model), arrays_(arrays), settings_(settings) {}
 
   ~TensorRtRunner() override {
     for (const auto* lane : {&main_, &decode_, &text_}) cudaStreamSynchronize(lane->get());
     if (graph_) cudaGraphExecDestroy(graph_);
   }
 
-  std::string name() const override { return "tensorrt"; }
-  std::string precision() const override { return engine_.dtype; }
-
   void load() override {
-    runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    require(runtime_ != nullptr, MS_ERROR_DEVICE, "TensorRT cannot start its runtime: ", logger_.newest());
+    use_device();
     std::array<std::size_t, kLanes> scratch{};
     for (std::size_t i = 0; i < kStageNames.size(); ++i) {
       const Stage stage = static_cast<Stage>(i);
-      const auto file = engine_.stages.find(std::string(stage_name(stage)));
-      if (!arrays_.has(stage) || file == engine_.stages.end()) continue;
-      load(stage, file->second);
+      if (!arrays_.has(stage) || !model_.plan(stage)) continue;
+      constexpr auto kOurs = nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
+      contexts_[i].reset(model_.plan(stage)->createExecutionContext(kOurs));
+      require(contexts_[i] != nullptr, MS_ERROR_DEVICE, "TensorRT cannot make a context for ", kStageNames[i], ": ",
+              model_.logger().newest());
       auto& needed = scratch[lane_of(stage)];
-      needed = std::max(needed, static_cast<std::size_t>(loaded(stage).engine->getDeviceMemorySizeV2()));
+      needed = std::max(needed, static_cast<std::size_t>(model_.plan(stage)->getDeviceMemorySizeV2()));
     }
     for (std::size_t lane = 0; lane < kLanes; ++lane)
       scratch_[lane] = DeviceBuffer(std::max<std::size_t>(scratch[lane], 256));
     bind(Stage::denoise);  // first: other stages lie in its inputs
     for (std::size_t i = 0; i < kStageNames.size(); ++i)
-      if (static_cast<Stage>(i) != Stage::denoise && loaded_[i].engine) bind(static_cast<Stage>(i));
+      if (static_cast<Stage>(i) != Stage::denoise && contexts_[i]) bind(static_cast<Stage>(i));
   }
 
   // Upload, run, fetch what the host reads, wait.
@@ -146,6 +100,7 @@ class TensorRtRunner final : public ChunkRunner {
       enqueue_chunk(opening, passes, false);
       warm_ = warm_ || !opening;
     } else {
+      stop_if(settings_.cancelled);
       if (!graph_) capture(passes);
       check_cuda(cudaGraphLaunch(graph_, main_.get()), "launching a chunk");
     }
@@ -157,6 +112,10 @@ class TensorRtRunner final : public ChunkRunner {
     return arrays_.bytes(opening_ ? Stage::decode_first : Stage::decode, "frames");
   }
 
+  DeviceFrames device_frames() override {
+    return {memory_.at(arrays_.bytes(opening_ ? Stage::decode_first : Stage::decode, "frames")), frames_ready_.get()};
+  }
+
   // The clean pass is under way since `start` and goes on; the host waits until nothing reads or writes its arrays.
   void commit() override {
     check_cuda(cudaEventSynchronize(host_free_.get()), "waiting for the latents");
@@ -165,7 +124,8 @@ class TensorRtRunner final : public ChunkRunner {
     Turn &now = turns_[turn_], &before = turns_[turn_ ^ 1];
     const float begun = now.start.milliseconds_to(begun_);
     now.denoised = now.start.milliseconds_to(denoised_);
-    times_ = {begun, now.denoised - begun, denoised_.milliseconds_to(frames_ready_), times_.write_cache_ms};
+    const float decoded = settings_.on_device ? 0 : denoised_.milliseconds_to(frames_ready_);  // else nobody waited for it
+    times_ = {begun, now.denoised - begun, decoded, times_.write_cache_ms};
     if (before.denoised >= 0) times_.write_cache_ms = before.start.milliseconds_to(before.end) - before.denoised;
   }
 
@@ -216,10 +176,9 @@ class TensorRtRunner final : public ChunkRunner {
   }
 
  private:
-  Loaded& loaded(Stage stage) { return loaded_[static_cast<std::size_t>(stage)]; }
+  nvinfer1::IExecutionContext* context(Stage stage) { return contexts_[static_cast<std::size_t>(stage)].get(); }
   cudaStream_t stream_of(Stage stage) { return (stage == Stage::text ? text_ : main_).get(); }
-  // CUDA's current device belongs to a thread, and any thread may come.
-  void use_device() const { check_cuda(cudaSetDevice(device_), "choosing the device"); }
+  void use_device() const { ms_infer::use_device(model_.device()); }
 
   void finish() const { check_cuda(cudaStreamSynchronize(main_.get()), "waiting for a chunk"); }
 
@@ -247,39 +206,10 @@ class TensorRtRunner final : public ChunkRunner {
     return found;
   }
 
-  void load(Stage stage, const std::string& file) {
-    const Bytes plan = manifest_.read(file);
-    auto& target = loaded(stage);
-    target.engine.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    require(target.engine != nullptr, MS_ERROR_ENGINE, "TensorRT refuses ", file, " (", logger_.newest(),
-            "); build it again on this machine: ms-export ... --target trt or rtx");
-    const StageSpec& spec = *arrays_.spec(stage);
-    for (const auto* tensors : {&spec.inputs, &spec.outputs})
-      for (const auto& tensor : *tensors) check_tensor(stage, *target.engine, tensor);
-    for (const auto& [input, output] : spec.aliases) {
-      const char* written = target.engine->getAliasedInputTensor(output.c_str());
-      require(written && input == written, MS_ERROR_ENGINE, "the plan of ", spec.name, " does not write ", input,
-              " in place; run ms-export again");
-    }
-    constexpr auto kOurs = nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
-    target.context.reset(target.engine->createExecutionContext(kOurs));
-    require(target.context != nullptr, MS_ERROR_DEVICE, "TensorRT cannot make a context for ", spec.name, ": ",
-            logger_.newest());
-  }
-
-  void check_tensor(Stage stage, nvinfer1::ICudaEngine& engine, const TensorSpec& tensor) {
-    const auto have = engine.getTensorShape(tensor.name.c_str());
-    bool fits = have.nbDims == static_cast<int>(tensor.shape.size()) &&
-                engine.getTensorDataType(tensor.name.c_str()) == data_type(tensor.dtype);
-    for (int i = 0; fits && i < have.nbDims; ++i) fits = have.d[i] == tensor.shape[static_cast<std::size_t>(i)];
-    require(fits, MS_ERROR_ENGINE, "the plan of ", stage_name(stage), " has another ", tensor.name,
-            " than the manifest; run ms-export again");
-  }
-
   // Gives a stage all its addresses; an aliased output gets that of its input.
   void bind(Stage stage) {
     const StageSpec& spec = *arrays_.spec(stage);
-    auto& context = *loaded(stage).context;
+    auto& context = *this->context(stage);
     const auto& scratch = scratch_[lane_of(stage)];
     context.setDeviceMemoryV2(scratch.get(), static_cast<int64_t>(scratch.size()));
     std::map<std::string, std::string> inputs;
@@ -307,9 +237,9 @@ class TensorRtRunner final : public ChunkRunner {
   }
 
   void enqueue(Stage stage, cudaStream_t lane) {
-    if (!loaded(stage).context) return;
-    if (!loaded(stage).context->enqueueV3(lane))
-      fail(MS_ERROR_DEVICE, "TensorRT failed to start ", stage_name(stage), ": ", logger_.newest());
+    if (!context(stage)) return;
+    if (!context(stage)->enqueueV3(lane))
+      fail(MS_ERROR_DEVICE, "TensorRT failed to start ", stage_name(stage), ": ", model_.logger().newest());
   }
 
   // The work of a chunk in stream order; the decoder runs beside the clean pass.
@@ -331,7 +261,7 @@ class TensorRtRunner final : public ChunkRunner {
     latents_ready_.record(main);
     check_cuda(cudaStreamWaitEvent(side, latents_ready_.get(), 0), "waiting for latents");
     enqueue(decode, side);
-    memory_.download(arrays_.bytes(decode, "frames"), side);
+    if (!settings_.on_device) memory_.download(arrays_.bytes(decode, "frames"), side);
     frames_ready_.record(side, captured);
     decoded_.record(side);
     memory_.download(x, main);
@@ -370,12 +300,9 @@ class TensorRtRunner final : public ChunkRunner {
     check_cuda(made, "making a graph of a chunk");
   }
 
-  const Manifest& manifest_;
-  const EngineSpec& engine_;
+  TensorRtModel& model_;
   HostArrays& arrays_;
-  Logger logger_;
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  int device_ = 0;
+  const RunnerSettings settings_;
   CudaStream main_, decode_, text_;
   CudaEvent latents_ready_, decoded_, host_free_;
   CudaEvent begun_{true}, denoised_{true}, frames_ready_{true};
@@ -384,7 +311,7 @@ class TensorRtRunner final : public ChunkRunner {
   std::array<DeviceBuffer, kLanes> scratch_;
   std::map<std::string, DeviceBuffer> caches_;
   DeviceMemory memory_;
-  std::array<Loaded, kStageNames.size()> loaded_;
+  std::array<std::unique_ptr<nvinfer1::IExecutionContext>, kStageNames.size()> contexts_;
   cudaGraphExec_t graph_ = nullptr;
   bool warm_ = false, opening_ = false, in_flight_ = false;
   StageTimes times_;
@@ -392,10 +319,9 @@ class TensorRtRunner final : public ChunkRunner {
 
 }  // namespace
 
-std::unique_ptr<ChunkRunner> open_tensorrt(const Manifest& manifest, const EngineSpec& engine, HostArrays& arrays,
-                                           const RunnerOptions& options) {
-  check_cuda(cudaSetDevice(options.device), "choosing the device");
-  return std::make_unique<TensorRtRunner>(manifest, engine, arrays, options);
+std::unique_ptr<ChunkRunner> TensorRtModel::runner(HostArrays& arrays, const RunnerSettings& settings) {
+  use_device(device_);
+  return std::make_unique<TensorRtRunner>(*this, arrays, settings);
 }
 
 }  // namespace ms_infer

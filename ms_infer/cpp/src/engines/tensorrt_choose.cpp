@@ -40,9 +40,13 @@ bool tensorrt_usable() {
   return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
 }
 
-const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const RunnerOptions& options) {
-  if (!manifest.engine(kind)) return nullptr;
+void check_tensorrt() {
   require(tensorrt_usable(), MS_ERROR_DEVICE, "the engine 'tensorrt' needs a CUDA device, and there is none");
+}
+
+const EngineSpec* choose_tensorrt(const Manifest& manifest, const std::string& kind, const EngineOptions& options) {
+  if (!manifest.engine(kind)) return nullptr;
+  check_tensorrt();
   const std::string device = this_device(options.device);
   std::string have;
   for (const auto& engine : manifest.engines) {

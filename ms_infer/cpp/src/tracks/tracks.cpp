@@ -3,17 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <numeric>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace ms_infer {
 
 namespace {
 
-constexpr std::int64_t kMaxSamples = std::int64_t{1} << 25;  // points x RGB frames
 constexpr float kMaxRelative = 100.0f;                       // 0..1 coordinates beyond this are pixels
 constexpr float kMaxPixels = 1e6f;
+
+}  // namespace
 
 void check_positive(const char* name, double value) {
   require(std::isfinite(value) && value > 0, MS_ERROR_CONFIG, name, " must be a positive number, not ", value);
@@ -23,31 +24,6 @@ void check_samples(std::int64_t count, double frames) {
   require(double(count) * frames <= double(kMaxSamples) && frames <= double(kMaxSamples), MS_ERROR_CONFIG, count,
           " tracks over ", frames, " RGB frames are too many positions; at most ", kMaxSamples, " are possible");
 }
-
-// Positions on a polyline at fractions of its length, as np.interp gives them.
-std::vector<Point> along(std::span<const Point> corners, std::span<const double> progress) {
-  std::vector<double> at{0.0};
-  for (std::size_t i = 1; i < corners.size(); ++i) {
-    const double dx = corners[i][0] - corners[i - 1][0], dy = corners[i][1] - corners[i - 1][1];
-    at.push_back(at.back() + std::sqrt(dx * dx + dy * dy));
-  }
-  std::vector<Point> places(progress.size(), corners[0]);
-  if (at.back() == 0) return places;
-  for (std::size_t k = 0; k < progress.size(); ++k) {
-    const double x = progress[k] * at.back();
-    const auto upper = std::upper_bound(at.begin(), at.end(), x);
-    const auto j = static_cast<std::size_t>(std::max<std::ptrdiff_t>(upper - at.begin() - 1, 0));
-    for (int axis = 0; axis < 2; ++axis) {
-      const bool exact = j + 1 >= at.size() || at[j] == x;
-      const auto next = exact ? j : j + 1;
-      const double slope = exact ? 0.0 : (corners[next][axis] - corners[j][axis]) / (at[next] - at[j]);
-      places[k][axis] = exact ? corners[j][axis] : slope * (x - at[j]) + corners[j][axis];
-    }
-  }
-  return places;
-}
-
-}  // namespace
 
 Tracks Tracks::make(std::vector<float> points, std::vector<std::uint8_t> visible, std::vector<std::int64_t> ids,
                     int frames, std::optional<PictureSize> size, double fps) {
@@ -157,48 +133,90 @@ Tracks Tracks::extended(std::int64_t new_frames) const {
   return sampled(where, fps);
 }
 
-std::vector<double> Tracks::falloff(const Point& from, int frame, double radius) const {
-  std::vector<double> weight(ids.size(), 0.0);
-  int nearest = -1;
-  double least = INFINITY;
-  for (int track = 0; track < count(); ++track) {
-    if (!seen(track, frame)) continue;
-    const double dx = double(point(track, frame)[0]) - from[0], dy = double(point(track, frame)[1]) - from[1];
-    const double distance = std::sqrt(dx * dx + dy * dy);
-    if (distance < radius) weight[track] = 0.5 + 0.5 * std::cos(std::numbers::pi * distance / radius);
-    if (distance < least) least = distance, nearest = track;
-  }
-  require(nearest >= 0, MS_ERROR_CONFIG, "no point is visible at RGB frame ", frame,
-          ", so there is nothing to drag; add one first");
-  weight[nearest] = 1.0;
-  return weight;
+Tracks Tracks::stretched(int new_frames) const {
+  require(new_frames >= 1, MS_ERROR_CONFIG, "frames must be at least 1, not ", new_frames);
+  check_samples(count(), new_frames);
+  std::vector<double> where(static_cast<std::size_t>(new_frames));
+  const double last = frames - 1, steps = std::max(new_frames - 1, 1);
+  for (std::size_t k = 0; k < where.size(); ++k) where[k] = double(k) * last / steps;
+  return sampled(where, fps);
 }
 
-Tracks Tracks::path(std::span<const Point> corners, double seconds, double radius, double start, bool smooth) const {
-  require(corners.size() >= 2, MS_ERROR_CONFIG, "a path needs a point and at least one waypoint");
-  for (const auto& corner : corners)
-    require(std::isfinite(corner[0]) && std::isfinite(corner[1]), MS_ERROR_CONFIG, "a path needs finite coordinates");
-  require(std::isfinite(start) && start >= 0, MS_ERROR_CONFIG, "start must be 0 or more seconds, not ", start);
-  require(std::isfinite(radius) && radius >= 0, MS_ERROR_CONFIG, "radius must be 0 or more, not ", radius);
-  check_positive("seconds", seconds);
-  const double first = std::nearbyint(start * fps), steps = std::max(1.0, std::nearbyint(seconds * fps));
-  check_samples(std::max(count(), 1), first + steps + 1);
-  Tracks moved = extended(static_cast<std::int64_t>(first + steps + 1));
-  std::vector<double> progress(static_cast<std::size_t>(moved.frames));
-  for (std::size_t k = 0; k < progress.size(); ++k) {
-    const double p = std::clamp((double(k) - first) / steps, 0.0, 1.0);
-    progress[k] = smooth ? p * p * (3 - 2 * p) : p;
+Tracks Tracks::in_units_of(std::optional<PictureSize> wanted) const {
+  if (wanted == size) return *this;
+  const PictureSize from = size.value_or(PictureSize{1, 1}), to = wanted.value_or(PictureSize{1, 1});
+  Tracks scaled = *this;
+  for (std::size_t at = 0; at < visible.size(); ++at) {
+    scaled.points[2 * at] = static_cast<float>(double(points[2 * at]) * to.width / from.width);
+    scaled.points[2 * at + 1] = static_cast<float>(double(points[2 * at + 1]) * to.height / from.height);
   }
-  const auto weight = moved.falloff(corners[0], static_cast<int>(first), radius);
-  const auto places = along(corners, progress);
-  for (int track = 0; track < moved.count(); ++track)
-    for (std::size_t k = 0; k < places.size(); ++k)
-      for (int axis = 0; axis < 2; ++axis) {
-        float& value = moved.points[2 * (std::size_t(track) * places.size() + k) + axis];
-        value = static_cast<float>(double(value) + weight[track] * (places[k][axis] - corners[0][axis]));
-      }
-  moved.check();
-  return moved;
+  scaled.size = wanted;
+  scaled.check();
+  return scaled;
+}
+
+Tracks Tracks::merge(const Tracks& given) const {
+  const Tracks other = (given.fps == fps ? given : given.resample(fps)).in_units_of(size);
+  const int longest = std::max(frames, other.frames);
+  Tracks all = extended(longest);
+  const Tracks theirs = other.extended(longest);
+  all.points.insert(all.points.end(), theirs.points.begin(), theirs.points.end());
+  all.visible.insert(all.visible.end(), theirs.visible.begin(), theirs.visible.end());
+  const std::unordered_set<std::int64_t> taken(ids.begin(), ids.end());
+  std::int64_t next = -1;
+  for (const auto* known : {&ids, &theirs.ids})
+    for (const auto id : *known) next = std::max(next, id);
+  for (const auto id : theirs.ids) all.ids.push_back(taken.contains(id) ? ++next : id);
+  check_samples(all.count(), longest);
+  all.check();
+  return all;
+}
+
+Tracks Tracks::with_static(std::span<const Point> places) const {
+  check_samples(static_cast<std::int64_t>(places.size()), frames);
+  std::vector<float> held;
+  for (const Point& place : places)
+    for (int frame = 0; frame < frames; ++frame)
+      held.push_back(static_cast<float>(place[0])), held.push_back(static_cast<float>(place[1]));
+  std::vector<std::int64_t> names(places.size());
+  std::iota(names.begin(), names.end(), 0);
+  std::vector<std::uint8_t> seen_always(held.size() / 2, 1);
+  return merge(make(std::move(held), std::move(seen_always), std::move(names), frames, size, fps));
+}
+
+Tracks Tracks::rows(std::span<const std::size_t> wanted) const {
+  const auto steps = static_cast<std::size_t>(frames);
+  Tracks some{{}, {}, {}, size, fps, frames};
+  for (const std::size_t row : wanted) {
+    some.points.insert(some.points.end(), points.begin() + std::ptrdiff_t(2 * row * steps),
+                       points.begin() + std::ptrdiff_t(2 * (row + 1) * steps));
+    some.visible.insert(some.visible.end(), visible.begin() + std::ptrdiff_t(row * steps),
+                        visible.begin() + std::ptrdiff_t((row + 1) * steps));
+    some.ids.push_back(ids[row]);
+  }
+  some.check();
+  return some;
+}
+
+Tracks Tracks::select(std::span<const std::int64_t> wanted) const {
+  std::unordered_map<std::int64_t, std::size_t> row_of;
+  for (std::size_t row = 0; row < ids.size(); ++row) row_of.emplace(ids[row], row);
+  std::vector<std::size_t> kept;
+  for (const auto id : wanted) {
+    const auto row = row_of.find(id);
+    require(row != row_of.end(), MS_ERROR_CONFIG, "no track has the id ", id, "; there are ", count(), " tracks");
+    kept.push_back(row->second);
+  }
+  return rows(kept);
+}
+
+Tracks Tracks::select_visible() const {
+  std::vector<std::size_t> kept;
+  const auto steps = static_cast<std::ptrdiff_t>(frames);
+  for (std::ptrdiff_t row = 0; row < count(); ++row)
+    if (std::any_of(visible.begin() + row * steps, visible.begin() + (row + 1) * steps, [](auto seen) { return seen; }))
+      kept.push_back(static_cast<std::size_t>(row));
+  return rows(kept);
 }
 
 }  // namespace ms_infer

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "error.hpp"
+#include "../error.hpp"
 
 namespace ms_infer {
 
@@ -18,6 +18,24 @@ struct PictureSize {
 };
 
 using Point = std::array<double, 2>;
+
+constexpr std::int64_t kMaxSamples = std::int64_t{1} << 25;  // points x RGB frames of one Tracks
+
+// MS_ERROR_CONFIG unless the number is finite and above 0.
+void check_positive(const char* name, double value);
+// MS_ERROR_CONFIG when so many points over so many RGB frames are too many.
+void check_samples(std::int64_t count, double frames);
+
+// What a moving camera does to the points of a picture; tracks/camera.py in C++.
+struct CameraMove {
+  Point pan{0, 0};
+  double zoom = 1, roll = 0, dolly = 0;  // roll in degrees, clockwise
+  double aspect = 0;                     // width / height; 0: not known
+  double seconds = 1, start = 0;
+  bool smooth = true;
+  std::vector<float> depth;  // [depth_size] distances over the picture; empty: 1 everywhere
+  PictureSize depth_size;
+};
 
 // Immutable once shared. Every method gives new tracks.
 class Tracks {
@@ -41,16 +59,34 @@ class Tracks {
 
   // Along `corners`, the first of which is the point; radius 0 moves only the nearest point.
   Tracks path(std::span<const Point> corners, double seconds, double radius, double start, bool smooth) const;
+  // All within `radius` as one stiff thing from corner to corner; what it covers and its rim become invisible.
+  Tracks grab(const Point& point, const Point& to, double seconds, double radius, double start) const;
+  Tracks camera(const CameraMove& move) const;
+  Tracks with_static(std::span<const Point> places) const;
+  // `given` takes these units and fps, and new ids where its own are taken.
+  Tracks merge(const Tracks& given) const;
+  Tracks select(std::span<const std::int64_t> wanted) const;
+  Tracks select_visible() const;
   Tracks resample(double new_fps) const;
+  // So many RGB frames at the same rate: the motion gets faster or slower.
+  Tracks stretched(int new_frames) const;
   // Coordinates in pixels; points outside of the picture become invisible.
   Tracks to_pixels(PictureSize picture, bool hide_outside = true) const;
 
+  // MS_ERROR_CONFIG unless ids, numbers and their range are such as tracks can have.
+  void check() const;
+
  private:
+  // A motion's first RGB frame, its progress 0..1 at each, and these tracks made long enough.
+  struct Timeline;
+
   // RGB frame k is read at where[k]: positions linear, visibility that of floor(where + 0.5).
   Tracks sampled(std::span<const double> where, double new_fps) const;
   Tracks extended(std::int64_t new_frames) const;
+  Tracks in_units_of(std::optional<PictureSize> wanted) const;
+  Tracks rows(std::span<const std::size_t> wanted) const;
+  Timeline timeline(double seconds, double start, bool smooth) const;
   std::vector<double> falloff(const Point& point, int frame, double radius) const;
-  void check() const;
 };
 
 // Plays the newest control; the rule is in the docstring of `TrackPlayer` in tracks/player.py. Cheap to copy.

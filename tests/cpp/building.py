@@ -1,0 +1,68 @@
+"""Fixtures of the tests that compare the C++ library with Python: it is built once, where the whole check builds it."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from ctypes import c_size_t, c_void_p
+from pathlib import Path
+
+import pytest
+
+from tests.cpp.native import Library
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "cpp"
+
+needs_compiler = [
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler"),
+]
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[Path]:
+    """The same build folder as scripts/test.py uses, so that nothing is compiled twice."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("cmake", "-S", ".", "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}")
+        run("cmake", "--build", BUILD, "-j", "2", "--target", "ms_infer", "ms_infer_probe")
+        yield BUILD
+
+
+@pytest.fixture(scope="module")
+def probe(build: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(next((build / "tests" / "cpp").glob("libms_infer_probe.*"))))
+    library.ms_probe_player.restype = c_void_p
+    library.ms_probe_config.restype = c_size_t
+    return library
+
+
+@pytest.fixture(scope="module")
+def library(build: Path) -> Library:
+    return Library(next((build / "ms_infer" / "cpp").glob("libms_infer.so")))
+
+
+@pytest.fixture(scope="module")
+def bundle(build: Path) -> Path:
+    pytest.importorskip("openvino", reason="no OpenVINO")
+    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "openvino", build / "bundles" / "openvino")
+    return build / "bundles" / "openvino"
+
+
+@pytest.fixture(scope="module")
+def grey_bundle(build: Path) -> Path:
+    """Image tokens, grey frames behind the image, and a window that moves."""
+    pytest.importorskip("openvino", reason="no OpenVINO")
+    run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "grey", build / "bundles" / "grey")
+    return build / "bundles" / "grey"

@@ -1,0 +1,149 @@
+// The hand: the golden script of Python's, and calls from many threads. No bundle, no engine.
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "check.hpp"
+#include "hand/hand.hpp"
+#include "ms_infer/ms_infer.hpp"
+
+using namespace ms_infer;
+
+namespace {
+
+std::string golden;
+
+std::uint32_t crc32(const std::string& bytes) {
+  std::uint32_t crc = 0xFFFFFFFFu;
+  for (const char byte : bytes) {
+    crc ^= static_cast<unsigned char>(byte);
+    for (int bit = 0; bit < 8; ++bit) crc = crc & 1 ? crc >> 1 ^ 0xEDB88320u : crc >> 1;
+  }
+  return ~crc;
+}
+
+template <class Value>
+void append(std::string& bytes, const std::vector<Value>& values) {
+  bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(Value));
+}
+
+std::string digest(const Hand& hand, const Tracks& tracks) {
+  std::string bytes;
+  append(bytes, tracks.points), append(bytes, tracks.visible), append(bytes, tracks.ids), append(bytes, hand.kinds());
+  char text[16];
+  std::snprintf(text, sizeof text, "%08x", crc32(bytes));
+  return text;
+}
+
+std::vector<Point> pairs(const std::vector<double>& numbers, std::size_t from) {
+  std::vector<Point> points;
+  for (std::size_t i = from; i + 1 < numbers.size(); i += 2) points.push_back({numbers[i], numbers[i + 1]});
+  return points;
+}
+
+// One line of the script, as tests/hand_script.py plays it.
+void play(Hand& hand, const std::string& word, const std::vector<double>& n) {
+  const auto number = [&] { return static_cast<std::int64_t>(n.at(0)); };
+  const std::map<std::string, std::function<void()>> words{
+      {"press", [&] { hand.press(number(), {n.at(1), n.at(2)}, n.at(3), n.at(4), pairs(n, 5)); }},
+      {"move", [&] { hand.move(number(), {n.at(1), n.at(2)}, n.at(3)); }},
+      {"release", [&] { hand.release(number()); }},
+      {"static", [&] { hand.fix(pairs(n, 0)); }},
+      {"brush", [&] { hand.brush(pairs(n, 0)); }},
+      {"remove", [&] { hand.remove(pairs(n, 0)); }},
+      {"path", [&] { hand.path(pairs(n, 2), n.at(0), n.at(1)); }},
+      {"steer", [&] { hand.steer({{n.at(0), n.at(1), n.at(2), n.at(3)}}); }},
+      {"carry", [&] { hand.carry({{n.at(0), n.at(1), n.at(2), n.at(3)}}); }},
+      {"push", [&] { hand.push(std::span(n).subspan(2), int(n.at(0)), int(n.at(1))); }},
+      {"grid", [&] { hand.grid(int(n.at(0)), int(n.at(1))); }},
+      {"options", [&] { hand.hold(n.at(0) != 0, n.at(1) != 0); }},
+  };
+  words.at(word)();
+}
+
+}  // namespace
+
+TEST(the_script_of_pythons_hand_makes_the_same_tracks) {
+  std::ifstream file(golden);
+  CHECK(file.good());
+  auto hand = std::make_unique<Hand>(Hand::Options{});
+  std::string line;
+  int number = 0, compared = 0;
+  while (std::getline(file, line)) {
+    ++number;
+    std::istringstream words(line);
+    std::string word, count, wanted;
+    words >> word;
+    std::vector<double> numbers;
+    if (word == "tracks") {
+      double now = 0;
+      int frames = 0;
+      words >> now >> frames >> count >> wanted;
+      const Tracks tracks = hand->tracks(now, frames);
+      CHECK_EQUAL(std::to_string(number) + " " + std::to_string(tracks.count()) + " " + digest(*hand, tracks),
+                  std::to_string(number) + " " + count + " " + wanted);
+      ++compared;
+      continue;
+    }
+    for (double value; words >> value;) numbers.push_back(value);
+    if (word == "hand")
+      hand = std::make_unique<Hand>(Hand::Options{int(numbers.at(0)), int(numbers.at(1)), numbers.at(2), numbers.at(3),
+                                                  static_cast<std::int64_t>(numbers.at(4))});
+    else
+      play(*hand, word, numbers);
+  }
+  CHECK(compared > 100);
+}
+
+TEST(a_hand_takes_calls_from_many_threads) {
+  ms::Hand hand({.rows = 6, .cols = 6, .capacity = 200});
+  std::atomic<bool> over{false};
+  std::vector<std::thread> users;
+  for (int user = 0; user < 3; ++user)
+    users.emplace_back([&, user] {
+      for (int i = 0; !over; ++i) {
+        hand.press(user, 0.2 + 0.3 * user, 0.5, i);
+        hand.move(user, 0.3 + 0.2 * user, 0.4, i + 0.5);
+        hand.release(user);
+        hand.steer(0.1 * user, 0);
+        const ms::Point place{0.5, 0.1 * user};
+        hand.add_static({&place, 1}), hand.remove({&place, 1});
+      }
+    });
+  for (int chunk = 0; chunk < 200; ++chunk) CHECK(hand.tracks(chunk, 12).get() != nullptr);
+  over = true;
+  for (auto& user : users) user.join();
+}
+
+TEST(what_a_hand_cannot_do_is_refused) {
+  const auto refuses = [](const std::string& words, auto&& work) {
+    try {
+      work();
+    } catch (const ms::Error& error) {
+      CHECK_EQUAL(error.status(), MS_ERROR_CONFIG);
+      CHECK_CONTAINS(error.what(), words);
+      return;
+    }
+    check::failed(__FILE__, __LINE__, "nothing was refused: " + words);
+  };
+  refuses("capacity of 1..10000", [] { ms::Hand({.capacity = 0}); });
+  refuses("aspect must be", [] { ms::Hand({.aspect = 0}); });
+  ms::Hand hand;
+  refuses("not pixels", [&] { hand.press(1, 200, 100, 0); });
+  refuses("not pixels", [&] { hand.move(1, NAN, 0, 0); });
+  refuses("finite seconds", [&] { hand.press(1, 0, 0, INFINITY); });
+  refuses("reach must be", [&] { hand.press(1, 0, 0, 0, -1); });
+  refuses("-1..1", [&] { hand.steer(2, 0); });
+  refuses("at least 2 points", [&] { hand.path(std::array{ms::Point{0, 0}}, 1); });
+  refuses("0 or more rows", [&] { hand.grid(-1, 2); });
+  refuses("1 or more RGB frames", [&] { hand.tracks(0, 0); });
+}
+
+int main(int count, char** arguments) {
+  golden = count > 1 ? arguments[1] : "";
+  return check::main(count - 1, arguments + 1);
+}
