@@ -9,30 +9,9 @@
 #include <string>
 
 #include "ms_infer/ms_infer.hpp"
+#include "ppm.hpp"
 
 namespace {
-
-struct Picture {
-  std::vector<std::uint8_t> rgb;
-  int width = 0, height = 0;
-};
-
-// A binary PPM (P6, 255): `magick photo.jpg photo.ppm` or `ffmpeg -i photo.jpg photo.ppm` makes one.
-Picture read_ppm(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string magic;
-  int largest = 0;
-  Picture picture;
-  file >> magic >> picture.width >> picture.height >> largest;
-  file.get();
-  if (!file || magic != "P6" || largest != 255 || picture.width < 1 || picture.height < 1 ||
-      picture.width > 16384 || picture.height > 16384)
-    throw std::runtime_error(path + " is not a binary PPM (P6, 255)");
-  picture.rgb.resize(std::size_t(picture.width) * std::size_t(picture.height) * 3);
-  file.read(reinterpret_cast<char*>(picture.rgb.data()), std::streamsize(picture.rgb.size()));
-  if (!file) throw std::runtime_error(path + " is cut off");
-  return picture;
-}
 
 std::uint8_t byte(double value) { return static_cast<std::uint8_t>(std::clamp(value + 0.5, 0.0, 255.0)); }
 
