@@ -29,7 +29,10 @@ export function onHello(hello) {
   state.acks.clear();
   resetDecoder();
   if (!known) setThing(null);
-  if (hello.owner) remember({ session: hello.session, key: hello.key });
+  if (hello.owner) {
+    state.watching = "";
+    remember({ session: hello.session, key: hello.key });
+  }
   document.documentElement.style.setProperty("--aspect", String(hello.width / hello.height));
   document.body.classList.toggle("watches", !hello.owner);
   offer({});
@@ -37,6 +40,7 @@ export function onHello(hello) {
   showLooks();
   setMode(hello.state);
   if (hello.owner && before && !known) afresh();
+  else if (hello.owner && before && !before.owner) say("took");
   else if (before) say("back");
   if (!state.picture && hello.state === "waiting") showExample(hello.examples[0]);
   resize();
