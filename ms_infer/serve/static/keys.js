@@ -15,6 +15,9 @@ export function chooseTool(name) {
   state.tool = name;
   if (name !== "thing" && !state.thing?.picked) forgetThing();
   for (const one of all("[data-tool]")) if (one !== document.body) one.setAttribute("aria-checked", String(one.dataset.tool === name));
+  const other = /** @type {HTMLIFrameElement | null} */ (document.querySelector("#futures iframe"));
+  const inside = /** @type {any} */ (other?.contentWindow);
+  if (inside?.page) inside.page.tool = name; // one bar for two futures
   refresh();
 }
 

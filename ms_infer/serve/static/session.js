@@ -20,6 +20,8 @@ const JUMP_MS = 3000;
 const RESTART = 1012; // the code with which a server that is stopped closes its connections
 /** @type {number | undefined} */
 let again;
+/** @type {"back" | "clock"} what is said when the stream is there again */
+let returned = "back";
 
 /** @param {Hello} hello */
 export function onHello(hello) {
@@ -41,7 +43,8 @@ export function onHello(hello) {
   setMode(hello.state);
   if (hello.owner && before && !known) afresh();
   else if (hello.owner && before && !before.owner) say("took");
-  else if (before) say("back");
+  else if (before) say(returned);
+  returned = "back";
   if (!state.picture && hello.state === "waiting") showExample(hello.examples[0]);
   resize();
 }
@@ -153,7 +156,7 @@ export function watchClock() {
     if (jump < JUMP_MS || !connected()) return;
     state.latencies = [];
     state.sent.clear();
-    say("clock");
+    returned = "clock";
     reconnect();
   }, 1000);
 }
