@@ -191,3 +191,12 @@ def test_warm_up_leaves_the_stream_as_new(kind: type[TorchEngine]) -> None:
             np.testing.assert_array_equal(left, right)
         with pytest.raises(StateError, match="belongs before start"):
             warm.warm_up()
+
+
+def test_a_twin_copies_no_module_to_find_out_what_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Model(tiny_student(), engine="torch", precision="bf16") as model, model.stream() as one:
+        copies: list[object] = []
+        monkeypatch.setattr("ms_infer.engines.torch.shared.changed", lambda part, _change: copies.append(part) or part)
+        with model.stream() as two:
+            assert places(engine_of(one)) == places(engine_of(two))
+        assert not copies

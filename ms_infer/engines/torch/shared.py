@@ -27,13 +27,18 @@ def shared_part(part: Part, kind: Hashable, change: Callable[[Part], object]) ->
 
     kind: all that `change` depends on. Weights that were written to since are another part.
     """
-    key = (kind, sum(parameter._version for parameter in part.parameters()))
     with _lock:
         made = _parts.setdefault(part, WeakValueDictionary())
-        found = made.get(key)
+        found = made.get((kind, _version(part)))
         if found is None:
-            found = made[key] = changed(part, change)
+            found = made[kind, _version(part)] = changed(part, change)
+            _parts.setdefault(found, WeakValueDictionary())[kind, _version(found)] = found  # of a twin
         return found  # type: ignore[return-value]
+
+
+def _version(part: nn.Module) -> int:
+    """Changes when a weight is written to."""
+    return sum(parameter._version for parameter in part.parameters())
 
 
 def shared_operations(transformer: Transformer, kind: type[FusedOperations], kernels: ModuleType) -> FusedOperations:
