@@ -13,6 +13,7 @@ from ms_infer.errors import ConfigError
 from ms_infer.serve.directory import Directory
 from ms_infer.serve.lane import Lane
 from ms_infer.serve.line import Line
+from ms_infer.serve.place import Seats, best
 from ms_infer.serve.protocol import Join
 from ms_infer.serve.saved import SessionState, unpack
 from ms_infer.serve.session import Session
@@ -168,10 +169,9 @@ class Hub:
         """
         config = self.context.config
         count = sum(lane.used for lane in self.lanes)
-        lane = min(self.lanes, key=lambda one: one.used)
-        free = lane.used == 0 or lane.fps_with(lane.used + 1) >= config.min_fps
-        if free and (count == 0 or count < config.max_sessions) and (first or self._line.place(client) == 1):
-            return lane
+        free = best([Seats(lane.used, lane.capacity(config.min_fps)) for lane in self.lanes])
+        if free is not None and count < config.max_sessions and (first or self._line.place(client) == 1):
+            return self.lanes[free]
         place = self._line.wait(client)
         watch = any(session.owner is not None for session in self.sessions.values())
         text = f"the server is full: {count} sessions are open" + ("; you may watch one" if watch else "")

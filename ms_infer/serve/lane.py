@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from ms_infer.config import StreamConfig
 from ms_infer.serve.making import StreamLike
+from ms_infer.serve.place import capacity
 from ms_infer.serve.worker import Worker
 
 P = ParamSpec("P")
@@ -50,20 +50,9 @@ class Lane:
         """Height and width of its pictures."""
         return self.config.height, self.config.width
 
-    @property
-    def chunk_frames(self) -> int:
-        """RGB frames of a chunk."""
-        return self.config.context.span(1).rgb_frames
-
-    def fps_with(self, count: int) -> float:
-        """RGB frames per second that each of `count` sessions would get."""
-        taken = self.worker.chunk_seconds * count
-        return self.chunk_frames / taken if taken else math.inf
-
     def capacity(self, min_fps: float) -> float:
         """Sessions that it can feed with so many RGB frames per second; one always."""
-        taken = self.worker.chunk_seconds
-        return max(1, self.chunk_frames // (taken * min_fps)) if taken else math.inf
+        return capacity(self.worker.chunk_seconds, self.config.context.span(1).rgb_frames, min_fps)
 
     async def take(self) -> StreamLike:
         """A stream for one more session; `used` is the caller's to count."""
