@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from ms_infer import Hand, Model
-from ms_infer.demo import demo_examples
+from ms_infer.demo import default_example
 
 source, port = (sys.argv[1:] + ["demo", "8000"][len(sys.argv) - 1 :])[:2]
 model = Model(source)
@@ -37,7 +37,7 @@ def parts(name: str) -> Iterator[bytes]:
     """JPEG after JPEG at the video's rate, until the viewer goes; chunks are made in the thread that sends them."""
     with model.stream() as stream:
         hand = hands[name] = stream.hand()
-        stream.start(demo_examples()[0].image)
+        stream.start(default_example().image)
         due = monotonic()
         while True:
             stream.set_tracks(hand.tracks(frames=stream.next_rgb_frames))
@@ -70,4 +70,4 @@ def move(name: str, event: Event) -> int:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(port))
+    uvicorn.run(app, port=int(port), timeout_graceful_shutdown=1)  # a video never ends by itself

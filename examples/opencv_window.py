@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer import Hand, Stream
-from ms_infer.demo import demo_examples
+from ms_infer.demo import default_example
 
 WINDOW, SCALE = "ms-infer", 4
 
@@ -53,4 +53,4 @@ def main(source: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] + ["demo", str(demo_examples()[0].image)][len(sys.argv) - 1 :])[:2])
+    main(*(sys.argv[1:] + ["demo", str(default_example().image)][len(sys.argv) - 1 :])[:2])

@@ -93,14 +93,14 @@ def test_the_web_service_shows_a_video_and_takes_what_a_pointer_does(checkpoint:
     try:
         assert server.stderr is not None
         port = next(int(found[1]) for line in server.stderr if (found := re.search(r"http://127.0.0.1:(\d+)", line)))
-        watching, moving = (http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(2))
+        watching = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         watching.request("GET", "/video/me")
         answer = watching.getresponse()
         pictures = jpegs(answer, 2)
-        taken = [post(moving, "/hand/me", event=name, x=0.5, y=0.5) for name in ("press", "move", "release")]
+        taken = [post(port, "/hand/me", event=name, x=0.5, y=0.5) for name in ("press", "move", "release")]
         pictures += jpegs(answer, 24)
         assert taken[0][1] > 0
-        assert post(moving, "/hand/nobody", event="press")[0] == 404
+        assert post(port, "/hand/nobody", event="press")[0] == 404
         assert pictures[0].shape == (32, 32, 3)
         assert moved(pictures)
         answer.close()
@@ -110,7 +110,8 @@ def test_the_web_service_shows_a_video_and_takes_what_a_pointer_does(checkpoint:
         server.wait(60)
 
 
-def post(connection: http.client.HTTPConnection, path: str, **body: Any) -> tuple[int, Any]:
+def post(port: int, path: str, **body: Any) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
