@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+from collections.abc import Callable
 from ctypes import byref
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ms_infer import Tracks
+from ms_infer import Stream, Tracks
+from ms_infer.hand import Hand
 from tests.cpp.building import build, bundle, library, needs_compiler
 from tests.cpp.native import Camera, Library, NativeError, NativeTracks, corners_of
 
@@ -193,5 +196,61 @@ def test_what_cannot_work_is_refused(library: Library) -> None:
             library.tracks("ms_tracks_camera", native.handle, byref(changed))
 
 
-def frames_of(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    return np.fromfile(path, np.uint8).reshape(-1, height, width, 3)
+class Script:
+    """What Python makes of the words of tests/cpp/gestures.txt."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.tracks, self.hand = stream, Tracks.empty(), Hand()
+        self.frames: list[NDArray[np.uint8]] = []
+
+    def play(self, word: str, n: list[float]) -> None:
+        pairs = list(zip(n[::2], n[1::2], strict=False))
+        if word == "step":
+            self.frames.append(np.array(self.stream.step().frames))
+        elif word in ("set", "live"):
+            live = self.hand.tracks(n[0], frames=self.stream.next_rgb_frames) if word == "live" else self.tracks
+            self.stream.set_tracks(live)
+        elif word == "hand":
+            self.hand = Hand(int(n[0]), int(n[1]), aspect=n[2], fps=n[3], capacity=int(n[4]))
+        elif word in ("press", "move", "release"):
+            reach = {"reach": n[4]} if word == "press" else {}
+            at = {"at": n[3]} if word != "release" else {}
+            getattr(self.hand, word)(int(n[0]), *n[1:3], **at, **reach)
+        elif word in ("steer", "carry"):
+            getattr(self.hand, word)(x=n[0], y=n[1], zoom=n[2], roll=n[3])
+        elif word in ("brush", "static_points"):
+            getattr(self.hand, word.removesuffix("_points"))(pairs)
+        else:
+            self.tracks = self.changed(word, n, pairs)
+
+    def changed(self, word: str, n: list[float], pairs: list[tuple[float, float]]) -> Tracks:
+        tracks = self.tracks
+        made: dict[str, Callable[[], Tracks]] = {
+            "grid": lambda: Tracks.grid(int(n[0]), int(n[1])),
+            "grab": lambda: tracks.grab(pairs[0], pairs[1], seconds=n[4], radius=n[5], start=n[6]),
+            "static": lambda: tracks.static(pairs),
+            "resample": lambda: tracks.resample(fps=n[0]),
+            "path": lambda: tracks.path(pairs[2], pairs[3:], seconds=n[0], radius=n[1], start=n[2], smooth=n[3] != 0),
+            "camera": lambda: tracks.camera(
+                pan=(n[0], n[1]), zoom=n[2], roll=n[3], aspect=n[4], dolly=n[5], seconds=n[6], start=n[7]
+            ),
+        }
+        return made[word]()
+
+
+def test_one_script_of_gestures_gives_equal_frames_in_python_c_and_cpp(
+    build: Path, bundle: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).parent / "cpp" / "gestures.txt"
+    with Stream(bundle, engine="openvino", precision="fp32") as stream:
+        player = Script(stream)
+        for line in script.read_text().splitlines():
+            word, *numbers = line.split()
+            player.play(word, [float(number) for number in numbers])
+    expected = np.concatenate(player.frames)
+    assert len(expected) == 9 + 7 * 12
+    for name in ("script_c", "script_cpp"):
+        out = tmp_path / f"{name}.rgb"
+        done = subprocess.run([build / "tests" / "cpp" / name, bundle, script, out], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        np.testing.assert_array_equal(np.fromfile(out, np.uint8).reshape(expected.shape), expected)

@@ -36,7 +36,7 @@ def build() -> Iterator[Path]:
     with open(BUILD / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run("cmake", "-S", ".", "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}")
-        run("cmake", "--build", BUILD, "-j", "2", "--target", "ms_infer", "ms_infer_probe")
+        run("cmake", "--build", BUILD, "-j", "2", "--target", "ms_infer", "ms_infer_probe", "script_c", "script_cpp")
         yield BUILD
 
 
