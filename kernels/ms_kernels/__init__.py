@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from ms_kernels.cache import roll_sink, write_kv
     from ms_kernels.fp8_gemm import fp8_linear, quantise_rows
     from ms_kernels.frames import frames_to_uint8
+    from ms_kernels.gemm import add_linear, linear_gelu
     from ms_kernels.layout import ChunkState, LayerCache, QKNorm, Rotation, TrackGrid
     from ms_kernels.norm import norm_modulate, norm_modulate_fp8
-    from ms_kernels.pointwise import gate_residual, gelu, gelu_fp8
+    from ms_kernels.pointwise import gelu_fp8
+    from ms_kernels.residual import residual_modulate, residual_modulate_fp8
     from ms_kernels.track_scatter import scatter_tracks
     from ms_kernels.window_attention import sink_window_attention
 
@@ -19,9 +21,11 @@ _NAMES = {
     "cache": "roll_sink write_kv",
     "fp8_gemm": "fp8_linear quantise_rows",
     "frames": "frames_to_uint8",
+    "gemm": "add_linear linear_gelu",
     "layout": "ChunkState LayerCache QKNorm Rotation TrackGrid",
     "norm": "norm_modulate norm_modulate_fp8",
-    "pointwise": "gate_residual gelu gelu_fp8",
+    "pointwise": "gelu_fp8",
+    "residual": "residual_modulate residual_modulate_fp8",
     "track_scatter": "scatter_tracks",
     "window_attention": "sink_window_attention",
 }
@@ -32,14 +36,16 @@ __all__ = [
     "QKNorm",
     "Rotation",
     "TrackGrid",
+    "add_linear",
     "fp8_linear",
     "frames_to_uint8",
-    "gate_residual",
-    "gelu",
     "gelu_fp8",
+    "linear_gelu",
     "norm_modulate",
     "norm_modulate_fp8",
     "quantise_rows",
+    "residual_modulate",
+    "residual_modulate_fp8",
     "roll_sink",
     "scatter_tracks",
     "sink_window_attention",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ms_kernels import cache, fp8_gemm, frames, norm, pointwise, track_scatter, window_attention
+from ms_kernels import cache, fp8_gemm, frames, norm, pointwise, residual, track_scatter, window_attention
 from ms_kernels.argument_checks import heads_of
 from ms_kernels.jit import block_of
 from ms_kernels.layout import TrackGrid
@@ -68,8 +68,13 @@ class Spec:
 
     @property
     def aligned(self) -> list[str]:
-        """Arguments that must be multiples of 16: pointers (bytes) and strides (elements)."""
-        names = [name for name, kind in self.types.items() if kind.startswith("*") or "_stride" in name]
+        """Arguments that must be multiples of 16, as the JIT finds them to be: pointers (bytes), strides and widths of
+        rows (elements). Without the widths a row may begin anywhere, and is read element by element."""
+        names = [
+            name
+            for name, kind in self.types.items()
+            if kind.startswith("*") or "_stride" in name or name in ("dim", "columns")
+        ]
         return [name for name in names if name not in self.sliced]
 
 
@@ -136,17 +141,15 @@ def _norm_modulate_fp8(arch: int, profile: Profile) -> Spec:
     return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
 
 
-def _gate_residual(arch: int, profile: Profile) -> Spec:
-    constants = {"BLOCK": block_of(profile.dim)}
-    types = _types(pointwise.gate_residual_kernel, constants, profile.dtype)
-    return Spec(pointwise.gate_residual_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+def _residual_modulate(kernel: Any) -> Callable[[int, Profile], Spec]:
+    def build(arch: int, profile: Profile) -> Spec:
+        constants = {"EPS": profile.eps, "BLOCK": block_of(profile.dim)}
+        quantises = kernel is residual.residual_modulate_fp8_kernel
+        rows = {"out_ptr": "*fp8e4nv", "row_scale_ptr": "*fp32"} if quantises else {}
+        types = _types(kernel, constants, profile.dtype, **rows)
+        return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
 
-
-def _gelu(arch: int, profile: Profile) -> Spec:
-    constants = {"BLOCK": pointwise.GELU_BLOCK}
-    types = _types(pointwise.gelu_kernel, constants, profile.dtype)
-    grid = (f"ceil(count / {pointwise.GELU_BLOCK})",)
-    return Spec(pointwise.gelu_kernel, types, constants, grid, warps=4, tile={"block": pointwise.GELU_BLOCK})
+    return build
 
 
 def _rows(kernel: Any, columns: str) -> Callable[[int, Profile], Spec]:
@@ -192,8 +195,8 @@ KERNELS: dict[str, tuple[Callable[[int, Profile], Spec], tuple[int, ...]]] = {
     "roll_sink": (_roll_sink, ARCHITECTURES),
     "norm_modulate": (_norm_modulate, ARCHITECTURES),
     "norm_modulate_fp8": (_norm_modulate_fp8, FP8_ARCHITECTURES),
-    "gate_residual": (_gate_residual, ARCHITECTURES),
-    "gelu": (_gelu, ARCHITECTURES),
+    "residual_modulate": (_residual_modulate(residual.residual_modulate_kernel), ARCHITECTURES),
+    "residual_modulate_fp8": (_residual_modulate(residual.residual_modulate_fp8_kernel), FP8_ARCHITECTURES),
     "gelu_fp8": (_rows(pointwise.gelu_fp8_kernel, "ffn_dim"), FP8_ARCHITECTURES),
     "quantise_rows": (_rows(fp8_gemm.quantise_rows_kernel, "dim"), FP8_ARCHITECTURES),
     "embed_tracks": (_embed_tracks, ARCHITECTURES),

@@ -41,7 +41,9 @@ def fp8_linear(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """(x * x_scale) @ (weight * weight_scale)^T + bias through `torch._scaled_mm`, fp32 accumulation.
+    """(x * x_scale) @ (weight * weight_scale)^T + bias through `torch._scaled_mm`.
+
+    Partial sums stay in the tensor cores (`use_fast_accum`), which round them coarser than fp32 and finer than e4m3.
 
     x [..., k] e4m3 and x_scale [..., 1] fp32 from `quantise_rows` or a fused kernel; weight [n, k] e4m3 and
     weight_scale [n, 1] fp32 from `quantise_rows(weight)`; bias [n] in out_dtype. k and n are multiples of 16.
@@ -59,6 +61,7 @@ def fp8_linear(
         scale_b=weight_scale.reshape(1, -1),
         bias=bias,
         out_dtype=out_dtype,
+        use_fast_accum=True,
     )
     return product.view(*x.shape[:-1], weight.shape[0])
 

@@ -115,6 +115,36 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor) -> None:
     x.copy_(_wide(x) + _wide(y) * _per_token(gate, x.shape[1], "gate"))
 
 
+def residual_modulate(
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, after: Tensor, *, eps: float = 1e-6
+) -> Tensor:
+    """x += y * gate, in place; returns norm_modulate(x, scale, shift); then x += after [dim]. See the kernel."""
+    gate_residual(x, y, gate)
+    normed = norm_modulate(x, scale, shift, eps=eps)
+    x.copy_(_wide(x) + _wide(after))
+    return normed
+
+
+def residual_modulate_fp8(
+    x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, after: Tensor, *, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """quantise_rows(residual_modulate(...)) without the rounding in between."""
+    gate_residual(x, y, gate)
+    rows = norm_modulate_fp8(x, scale, shift, eps=eps)
+    x.copy_(_wide(x) + _wide(after))
+    return rows
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x weight^T + bias) in its tanh form; x [..., k], weight [n, k], bias [n]."""
+    return gelu(torch.nn.functional.linear(x, weight, bias))
+
+
+def add_linear(x: Tensor, y: Tensor, weight: Tensor) -> None:
+    """x += y weight^T, in place; x [..., n], y [..., k], weight [n, k]."""
+    x += torch.nn.functional.linear(y, weight)
+
+
 def gelu(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), any shape."""
     return _store(torch.nn.functional.gelu(_wide(x), approximate="tanh"), x, out)

@@ -71,6 +71,20 @@ class ContextCache:
 
     def __call__(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write this pass's keys and values, then attend to the valid prefix (see `Attend`)."""
+        return merge_heads(self._attend(*self._written(layer, attention, q, k, v)))
+
+    def write(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write this pass's keys and values (see `ContextAttend`)."""
+        return self._written(layer, attention, q, k, v)[0]
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        valid = self.placement.valid_frames * self.config.tokens_per_frame
+        return F.scaled_dot_product_attention(q, keys[:, :, :valid], values[:, :, :valid])
+
+    def _written(
+        self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, and all keys and values of the layer with this pass's in them."""
         q, k, v = attention.normed_heads(q, k, v)
         rotation = self._rotation(self.placement.frames)
         written = self._slot_tokens.shape[0]
@@ -83,8 +97,7 @@ class ContextCache:
             keys.index_copy_(2, self._slot_tokens, rotation(k))
             values.index_copy_(2, self._slot_tokens, v)
             self._keep_sink_(layer, k)
-        valid = self.placement.valid_frames * self.config.tokens_per_frame
-        return merge_heads(F.scaled_dot_product_attention(rotation(q), keys[:, :, :valid], values[:, :, :valid]))
+        return rotation(q), keys, values
 
     def _keep_sink_(self, layer: int, k: Tensor) -> None:
         """Copy un-rotated keys that belong to the sink."""

@@ -8,7 +8,7 @@ decided here: `forward` takes an `attend` function, so that the same weights run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ms_infer.config import PATCH, ModelConfig
 
 CrossKeys = Sequence[tuple[Tensor, ...]]
-"""Per layer: text keys and values `[B, heads, tokens, head_dim]`, then those of the image."""
+"""Per layer: text keys and values `[B, heads, tokens, head_dim]`, then those of the image, or the bias of
+`CrossAttention.imageless`."""
 
 
 class Attend(Protocol):
@@ -25,6 +26,13 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k (before qk-norm), v: `[B, tokens, dim]`. Returns `[B, tokens, dim]`."""
+
+
+class ContextAttend(Attend, Protocol):
+    """An `attend` over a context that can also be written alone."""
+
+    def write(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write keys and values, which later passes attend to. Returns the queries `[B, heads, tokens, head_dim]`."""
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -96,12 +104,24 @@ class CrossAttention(nn.Module):
             kv += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
         return tuple(split_heads(x, self.heads) for x in kv)
 
-    def forward(self, x: Operand, keys: Sequence[Tensor], operations: Operations) -> Tensor:
-        q = split_heads(self.norm_q(operations.linear(self.q, x)), self.heads)
-        mixed = F.scaled_dot_product_attention(q, keys[0], keys[1])
+    def imageless(self, image: Tensor) -> Tensor:
+        """Bias `[dim]` of the output where all image tokens are the same one, `[1, 1, dim]`.
+
+        They get the same share of every query, so what they add is a constant.
+        """
+        return F.linear(self.v_img(image), self.o.weight, self.o.bias)[0, 0]
+
+    def forward(self, x: Tensor, operand: Operand, keys: Sequence[Tensor], operations: Operations) -> Residual:
+        """x `[B, F, tokens, dim]` with what the text, and the image, have to say to `operand`, its norm."""
+        q = split_heads(self.norm_q(operations.linear(self.q, operand)), self.heads)
+        mixed = operations.cross_attend(q, keys[0], keys[1])
         if len(keys) == 4:
-            mixed = mixed + F.scaled_dot_product_attention(q, keys[2], keys[3])
-        return operations.linear(self.o, merge_heads(mixed))
+            mixed = mixed + operations.cross_attend(q, keys[2], keys[3])
+        return operations.add_linear(x, self.o, merge_heads(mixed), self.bias(keys))
+
+    def bias(self, keys: Sequence[Tensor]) -> Tensor:
+        """Bias `[dim]` of the output."""
+        return keys[2] if len(keys) == 3 else self.o.bias
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -119,24 +139,55 @@ Operand = Tensor | tuple[Tensor, Tensor]
 """What goes into a matrix product: `[B, F * tokens, dim]`, or the same quantised, with its scales."""
 
 
+class Residual(NamedTuple):
+    """The residual stream `[B, F, tokens, dim]`, and what is still to be added: `y * gate`, or `y` without a gate."""
+
+    x: Tensor
+    y: Tensor | None = None
+    """`[B, F * tokens, dim]`"""
+    gate: Tensor | None = None
+    """`[B, F, dim]`"""
+
+    def added(self) -> Tensor:
+        """All of it."""
+        if self.y is None:
+            return self.x
+        y = self.y.view_as(self.x)
+        return self.x + y if self.gate is None else gate_residual(self.x, y, self.gate)
+
+
 class Operations:
     """What stands between the matrix products, and these products. These lines are the maths.
 
-    An engine may pass a subclass that fuses or quantises them (`engines/torch/fused.py`). What `norm_modulate`, `norm`
-    and `gelu` return goes into `linear` and `project` only. x `[B, F, tokens, dim]`, y `[B, F * tokens, dim]`.
+    An engine may pass a subclass that fuses or quantises them (`engines/torch/fused.py`). What `modulate` and `norm`
+    return beside x goes into `linear`, `project` and `feed_forward` only.
     """
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
-        return norm_modulate(x, scale, shift, eps).flatten(1, 2)
+    def modulate(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Operand]:
+        """x with all that is left, and its modulated norm; scale and shift `[B, F, dim]`."""
+        x = rest.added()
+        return x, norm_modulate(x, scale, shift, eps).flatten(1, 2)
 
-    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Operand:
-        return layer(x).flatten(1, 2)
+    def modulate_last(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        """The modulated norm `[B, F, tokens, dim]` of all that is left, for the head."""
+        return norm_modulate(rest.added(), scale, shift, eps)
 
-    def gate_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        return gate_residual(x, y.view_as(x), gate)
+    def norm(self, rest: Residual, layer: nn.LayerNorm, bias: Tensor) -> tuple[Tensor, Operand]:
+        """x with all that is left, and its norm. bias: that of the `add_linear` that follows, which may add it here."""
+        x = rest.added()
+        return x, layer(x).flatten(1, 2)
 
-    def gelu(self, y: Tensor) -> Operand:
-        return F.gelu(y, approximate="tanh")
+    def add_linear(self, x: Tensor, layer: nn.Linear, y: Tensor, bias: Tensor) -> Residual:
+        """x + layer(y), with this bias."""
+        return Residual(x + F.linear(y, layer.weight, bias).view_as(x))
+
+    def cross_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention to all keys; `[B, heads, tokens, head_dim]` each."""
+        return F.scaled_dot_product_attention(q, k, v)
+
+    def feed_forward(self, ffn: nn.Sequential, operand: Operand) -> Tensor:
+        inner, _, outer = ffn
+        return self.linear(outer, F.gelu(self.linear(inner, operand), approximate="tanh"))  # type: ignore[arg-type]
 
     def linear(self, layer: nn.Linear, operand: Operand) -> Tensor:
         out: Tensor = layer(operand)
@@ -168,22 +219,30 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        rest: Residual,
         modulation: Tensor,
         keys: Sequence[Tensor],
         layer: int,
         attend: Attend,
         operations: Operations = PLAIN,
-    ) -> Tensor:
-        """x `[B, F, tokens, dim]`, modulation `[B, F, 6, dim]` of the timestep."""
+    ) -> Residual:
+        """modulation `[B, F, 6, dim]` of the timestep."""
         do = operations
         shift_sa, scale_sa, gate_sa, shift_ffn, scale_ffn, gate_ffn = (self.modulation + modulation).unbind(2)
-        y = self.self_attn(do.norm_modulate(x, scale_sa, shift_sa, self.eps), layer, attend, do)
-        x = do.gate_residual(x, y, gate_sa)
-        x = x + self.cross_attn(do.norm(self.norm3, x), keys, do).view_as(x)
-        y = do.linear(self.ffn[0], do.norm_modulate(x, scale_ffn, shift_ffn, self.eps))  # type: ignore[arg-type]
-        y = do.linear(self.ffn[2], do.gelu(y))  # type: ignore[arg-type]
-        return do.gate_residual(x, y, gate_ffn)
+        x, operand = do.modulate(rest, scale_sa, shift_sa, self.eps)
+        y = self.self_attn(operand, layer, attend, do)
+        x, operand = do.norm(Residual(x, y, gate_sa), self.norm3, self.cross_attn.bias(keys))
+        x, operand = do.modulate(self.cross_attn(x, operand, keys, do), scale_ffn, shift_ffn, self.eps)
+        return Residual(x, do.feed_forward(self.ffn, operand), gate_ffn)
+
+    def write(
+        self, rest: Residual, modulation: Tensor, layer: int, attend: ContextAttend, operations: Operations = PLAIN
+    ) -> None:
+        """Only the keys and values of the layer, for later passes."""
+        shift, scale = (self.modulation + modulation).unbind(2)[:2]
+        attention = self.self_attn
+        _, operand = operations.modulate(rest, scale, shift, self.eps)
+        attend.write(layer, attention, *operations.project(operand, attention.q, attention.k, attention.v))
 
 
 class Head(nn.Module):
@@ -195,9 +254,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
 
-    def forward(self, x: Tensor, embedded_time: Tensor) -> Tensor:
+    def forward(self, rest: Residual, embedded_time: Tensor, operations: Operations = PLAIN) -> Tensor:
         shift, scale = (self.modulation + embedded_time.unsqueeze(2)).unbind(2)
-        out: Tensor = self.head(norm_modulate(x, scale, shift, self.eps))
+        out: Tensor = self.head(operations.modulate_last(rest, scale, shift, self.eps))
         return out
 
 
@@ -238,15 +297,21 @@ class Transformer(nn.Module):
         if config.image_tokens:
             self.img_emb = ImageEmbedding(config)
 
-    def condition(self, text: Tensor, image: Tensor | None = None) -> list[tuple[Tensor, ...]]:
+    def condition(self, text: Tensor, image: Tensor | None = None, *, imageless: bool = False) -> CrossKeys:
         """Cross-attention keys and values of all layers, once per prompt.
 
         text: `[B, tokens, text_dim]`, zero-padded to the model's length and never masked;
-        image: `[B, image_tokens, image_dim]` for models with an image encoder.
+        image: `[B, image_tokens, image_dim]` for models with an image encoder; imageless: such a model sees no image,
+        as tokens of zeros, which are one constant a layer (`CrossAttention.imageless`).
         """
         text = self.text_embedding(text)
         image = self.img_emb(image) if image is not None else None
-        return [block.cross_attn.keys(text, image) for block in self.blocks]  # type: ignore[operator,union-attr]
+        attentions: list[CrossAttention] = [block.cross_attn for block in self.blocks]  # type: ignore[misc]
+        keys = [attention.keys(text, image) for attention in attentions]
+        if not imageless:
+            return keys
+        token = self.img_emb(text.new_zeros(1, 1, self.config.image_dim))
+        return [(*own, attention.imageless(token)) for own, attention in zip(keys, attentions, strict=True)]
 
     def forward(
         self, x: Tensor, timestep: Tensor, keys: CrossKeys, attend: Attend, operations: Operations = PLAIN
@@ -257,10 +322,20 @@ class Transformer(nn.Module):
         """
         embedded_time = self.embed_time(timestep)
         modulation = self.time_projection(embedded_time).unflatten(-1, (6, -1))
-        tokens = self.patchify(x)
+        rest = Residual(self.patchify(x))
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, keys[layer], layer, attend, operations)
-        return self.unpatchify(self.head(tokens, embedded_time), x.shape[-2:])
+            rest = block(rest, modulation, keys[layer], layer, attend, operations)
+        return self.unpatchify(self.head(rest, embedded_time, operations), x.shape[-2:])
+
+    def write(
+        self, x: Tensor, timestep: Tensor, keys: CrossKeys, attend: ContextAttend, operations: Operations = PLAIN
+    ) -> None:
+        """A pass for its keys and values alone: it ends where the last layer's are written."""
+        modulation = self.time_projection(self.embed_time(timestep)).unflatten(-1, (6, -1))
+        rest, last = Residual(self.patchify(x)), len(self.blocks) - 1
+        for layer, block in enumerate(self.blocks[:last]):
+            rest = block(rest, modulation, keys[layer], layer, attend, operations)
+        self.blocks[last].write(rest, modulation, last, attend, operations)  # type: ignore[operator]
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """`[B, F]` -> `[B, F, dim]`."""

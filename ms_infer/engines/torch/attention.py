@@ -72,12 +72,18 @@ class RingAttend:
 
     def __call__(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write this pass's keys and values, then attend to the valid prefix (see `Attend`)."""
-        tokens, own = q.shape[1], self._layers[layer]
-        norm = layout.QKNorm(attention.norm_q.weight, attention.norm_k.weight, self._eps)
-        angles = layout.Rotation(self.rotation.cos[:tokens], self.rotation.sin[:tokens])
-        q = self._kernels.write_kv(q, k, v, norm, angles, own, self.state)
+        own, q = self._layers[layer], self.write(layer, attention, q, k, v)
         assert self.implementation is not None, "the engine chooses one before the first pass"
         return merge_heads(self.implementation.run(q, own.k, own.v, self.state, self.valid_tokens))
+
+    def write(self, layer: int, attention: SelfAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write this pass's keys and values (see `ContextAttend`)."""
+        batch, tokens, own = *q.shape[:2], self._layers[layer]
+        norm = layout.QKNorm(attention.norm_q.weight, attention.norm_k.weight, self._eps)
+        angles = layout.Rotation(self.rotation.cos[:tokens], self.rotation.sin[:tokens])
+        # Token by token, as the output projection reads: implementations lay out what they return like the queries.
+        turned = q.new_empty(batch, tokens, own.k.shape[1], own.k.shape[3]).transpose(1, 2)
+        return self._kernels.write_kv(q, k, v, norm, angles, own, self.state, out=turned)
 
     def roll_sink(self, rotation: Rotation) -> None:
         """Re-rotate every layer's sink keys to the rotation's positions."""
@@ -100,23 +106,29 @@ def implementations(device: torch.device, kernels: ModuleType) -> list[Implement
 
 
 def choose(
-    candidates: Sequence[Implementation], config: StreamConfig, like: Tensor, *, clock: Clock | None = None
+    candidates: Sequence[Implementation],
+    config: StreamConfig,
+    like: Tensor,
+    *,
+    keys: int | None = None,
+    clock: Clock | None = None,
 ) -> tuple[Implementation, list[Measured]]:
     """The fastest implementation whose numbers are right, at the steady-state shape of `config`.
 
-    like: a tensor of the stream's device and dtype. Candidates that raise or are off by more than `TOLERANCE` are
-    left out; DeviceError when none is left.
+    like: a tensor of the stream's device and dtype; keys: how many there are, the whole context by default.
+    Candidates that raise or are off by more than `TOLERANCE` are left out; DeviceError when none is left.
     """
     model, device = config.model, like.device
+    count = config.cache_tokens if keys is None else keys
     generator = torch.Generator(device).manual_seed(0)
 
-    def random(tokens: int) -> Tensor:
-        shape = (1, model.heads, tokens, model.head_dim)
+    def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(like.dtype)
 
-    q, k, v = random(config.chunk_tokens), random(config.cache_tokens), random(config.cache_tokens)
-    state = torch.tensor([config.cache_tokens, 0, 0], dtype=torch.int32, device=device)
-    measured = [_measure(one, (q, k, v, state, config.cache_tokens), clock or clock_of(device)) for one in candidates]
+    q = random(1, config.chunk_tokens, model.heads, model.head_dim).transpose(1, 2)  # laid out as the engine's
+    k, v = (random(1, model.heads, count, model.head_dim) for _ in range(2))
+    state = torch.tensor([count, 0, 0], dtype=torch.int32, device=device)
+    measured = [_measure(one, (q, k, v, state, count), clock or clock_of(device)) for one in candidates]
     usable = [(m.ms, i) for i, m in enumerate(measured) if m.error <= TOLERANCE[like.dtype]]
     for result in measured:
         logger.info("attention %s: %.3f ms, error %.1e", result.name, result.ms, result.error)

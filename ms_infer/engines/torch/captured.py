@@ -31,14 +31,14 @@ from ms_infer.engines.torch.fused import Fp8Operations, FusedOperations, load_ke
 from ms_infer.engines.torch.graphs import (
     CapturedGraph,
     StaticBuffers,
-    first_line,
     graphs_enabled,
     host_buffer,
     on_stream,
+    told,
 )
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_fp8
 from ms_infer.engines.torch.shared import shared_operations
-from ms_infer.errors import ConfigError, DeviceError, MotionStreamError
+from ms_infer.errors import ConfigError, DeviceError
 from ms_infer.model.rope import Rotation
 from ms_infer.tracks.player import TrackPlayer
 
@@ -68,9 +68,11 @@ class FusedEngine(CapturedTracks):
         self._torn: set[str] = set()
         super().__init__(student, device=device, precision=precision)
         kind = Fp8Operations if self.precision == "fp8" else FusedOperations
-        self.operations = shared_operations(self.transformer, kind, self.kernels)
+        self.operations: FusedOperations = shared_operations(self.transformer, kind, self.kernels)
         self.attention_measured: list[Measured] = []
+        self.cross_measured: list[Measured] = []
         self._ring.implementation = self._choose_attention(attention)
+        self._choose_cross_attention(attention)
         self._synchronize()
 
     def _allocate(self) -> None:
@@ -124,6 +126,16 @@ class FusedEngine(CapturedTracks):
         if self.device.type == "cuda":
             _channels_last_(module)
 
+    def _choose_cross_attention(self, wanted: str | None) -> None:
+        """Text tokens are always all valid, so every implementation will do; one that is named goes for the context."""
+        if self.device.type != "cuda" or wanted is not None or self.operations.cross is not None:
+            return  # graphs of another engine of the student hold what was chosen
+        tokens = self.config.model.text.tokens
+        candidates = implementations(self.device, self.kernels)
+        chosen, self.cross_measured = choose(candidates, self.config, self.cache.k, keys=tokens)
+        state = torch.tensor([tokens, 0, 0], dtype=torch.int32, device=self.device)
+        self.operations.cross = lambda q, k, v: chosen.run(q, k, v, state, k.shape[2])
+
     @torch.no_grad()
     def warm_up(self) -> None:
         """Capture every graph of a stream, with and without a first frame, then reset."""
@@ -169,7 +181,7 @@ class FusedEngine(CapturedTracks):
     def _changing(self, what: str) -> Iterator[None]:
         """The block replaces what later chunks read: one that fails midway must not be followed by a chunk."""
         self._torn.add(what)
-        with _told(f"change the {what}"):
+        with told(f"change the {what}"):
             yield
         self._torn.discard(what)
 
@@ -220,7 +232,7 @@ class FusedEngine(CapturedTracks):
             raise DeviceError(
                 f"the GPU failed while it changed the {' and the '.join(sorted(self._torn))}; start the stream again"
             )
-        with _told("make a chunk"):
+        with told("make a chunk"):
             self._launch(plan)
 
     def _launch(self, plan: ChunkPlan) -> None:
@@ -289,7 +301,7 @@ class FusedEngine(CapturedTracks):
 
     def frames(self) -> NDArray[np.uint8]:
         """Wait for the frames: the chunk's only wait."""
-        with _told("make a chunk"):
+        with told("make a chunk"):
             self._times.synchronize("decode")
         return self._host_frames[: self._rgb_frames()].numpy()
 
@@ -355,7 +367,7 @@ class FusedEngine(CapturedTracks):
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:
-        with on_stream(self._main), _told("re-encode the context"):
+        with on_stream(self._main), told("re-encode the context"):
             super().recache(replace_sink=replace_sink)
 
     def state(self) -> dict[str, Array]:
@@ -380,17 +392,6 @@ class FusedEngine(CapturedTracks):
             used: list[Any] = [torch.cuda.current_stream(self.device), self._main, self._side]
             for cuda_stream in used:
                 cuda_stream.synchronize()
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """CUDA's and PyTorch's errors as one line."""
-    try:
-        yield
-    except MotionStreamError:
-        raise
-    except RuntimeError as error:
-        raise DeviceError(f"the GPU could not {what}: {first_line(error)}") from error
 
 
 def _channels_last_(module: torch.nn.Module) -> None:

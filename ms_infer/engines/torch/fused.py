@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ms_infer.errors import ConfigError, MissingExtraError
-from ms_infer.model.transformer import Block, Operand, Operations, Transformer
+from ms_infer.model.transformer import Block, Operand, Operations, Residual, Transformer
 
+CrossAttend = Callable[[Tensor, Tensor, Tensor], Tensor]
 FP8_MULTIPLE = 16  # torch._scaled_mm: inputs and outputs of a layer
 
 
@@ -37,27 +39,58 @@ class Quantised(NamedTuple):
 
 
 class FusedOperations(Operations):
-    """One kernel per operation, q, k and v as one product; the residual stream is updated in place.
+    """One pass over memory for all between two products, q, k and v as one product, epilogues where the products have
+    them; the residual stream is updated in place.
 
     The weights of q, k and v are moved into one tensor, of which the layers keep views: no memory is added.
     """
 
     def __init__(self, transformer: Transformer, kernels: ModuleType) -> None:
         self.kernels = kernels
-        self._joined = {}
+        self.cross: CrossAttend | None = None
+        """How to attend to the text; PyTorch's own choice by default."""
+        self._joined, self._norms = {}, {}
         for block in _blocks(transformer):
             attention = block.self_attn
             self._joined[attention.q] = join_layers(attention.q, attention.k, attention.v)
+            self._norms[block.norm3] = affine_rows(block.norm3)
+        like = next(transformer.parameters())
+        dim = transformer.config.dim
+        self._ones, self._none = like.new_ones(1, 1, dim), like.new_zeros(dim)
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
-        return self.kernels.norm_modulate(x.flatten(1, 2), scale, shift, eps=eps)
+    def modulate(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Operand]:
+        if rest.y is None:
+            return rest.x, self.kernels.norm_modulate(rest.x.flatten(1, 2), scale, shift, eps=eps)
+        return rest.x, self._summed(rest, scale, shift, self._none, eps)
 
-    def gate_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        self.kernels.gate_residual(x.flatten(1, 2), y, gate)  # x is the residual stream: nobody else reads the old one
-        return x
+    def modulate_last(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        x, normed = FusedOperations.modulate(self, rest, scale, shift, eps)
+        assert isinstance(normed, Tensor), "it is the stream's dtype here"
+        return normed.view_as(x)
 
-    def gelu(self, y: Tensor) -> Operand:
-        return self.kernels.gelu(y)
+    def norm(self, rest: Residual, layer: nn.LayerNorm, bias: Tensor) -> tuple[Tensor, Operand]:
+        scale, shift = (row.expand(*rest.x.shape[:2], -1) for row in self._norms[layer])
+        return rest.x, self._summed(rest, scale, shift, bias, layer.eps)
+
+    def _summed(self, rest: Residual, scale: Tensor, shift: Tensor, after: Tensor, eps: float) -> Operand:
+        """Adds what is left to x, in place: nobody else reads the old one."""
+        return self.kernels.residual_modulate(*self._inputs(rest), scale, shift, after, eps=eps)
+
+    def _inputs(self, rest: Residual) -> tuple[Tensor, Tensor, Tensor]:
+        assert rest.y is not None, "modulate() looked"
+        gate = self._ones.expand(*rest.x.shape[:2], -1) if rest.gate is None else rest.gate
+        return rest.x.flatten(1, 2), rest.y, gate
+
+    def add_linear(self, x: Tensor, layer: nn.Linear, y: Tensor, bias: Tensor) -> Residual:
+        self.kernels.add_linear(x.flatten(1, 2), y, layer.weight)  # `norm` has added the bias
+        return Residual(x)
+
+    def cross_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return super().cross_attend(q, k, v) if self.cross is None else self.cross(q, k, v)
+
+    def feed_forward(self, ffn: nn.Sequential, operand: Operand) -> Tensor:
+        inner, outer = ffn[0], ffn[2]
+        return self.linear(outer, self.kernels.linear_gelu(operand, inner.weight, inner.bias))  # type: ignore[arg-type]
 
     def project(self, operand: Operand, *layers: nn.Linear) -> tuple[Tensor, ...]:
         joined = self._joined[layers[0]]
@@ -88,21 +121,43 @@ class Fp8Operations(FusedOperations):
             )
         return Quantised(*self.kernels.quantise_rows(layer.weight.detach()))
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Operand:
-        return Quantised(*self.kernels.norm_modulate_fp8(x.flatten(1, 2), scale, shift, eps=eps))
+    def modulate(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Operand]:
+        if rest.y is None:
+            return rest.x, Quantised(*self.kernels.norm_modulate_fp8(rest.x.flatten(1, 2), scale, shift, eps=eps))
+        return rest.x, self._rows(rest, scale, shift, eps)
 
-    def norm(self, layer: nn.LayerNorm, x: Tensor) -> Operand:
-        return Quantised(*self.kernels.quantise_rows(layer(x).flatten(1, 2)))
+    def norm(self, rest: Residual, layer: nn.LayerNorm, bias: Tensor) -> tuple[Tensor, Operand]:
+        scale, shift = (row.expand(*rest.x.shape[:2], -1) for row in self._norms[layer])
+        return rest.x, self._rows(rest, scale, shift, layer.eps)
 
-    def gelu(self, y: Tensor) -> Operand:
-        return Quantised(*self.kernels.gelu_fp8(y))
+    def _rows(self, rest: Residual, scale: Tensor, shift: Tensor, eps: float) -> Operand:
+        rows = self.kernels.residual_modulate_fp8(*self._inputs(rest), scale, shift, self._none, eps=eps)
+        return Quantised(*rows)
+
+    def add_linear(self, x: Tensor, layer: nn.Linear, y: Tensor, bias: Tensor) -> Residual:
+        return Residual(x, self._product(layer, y, bias))
+
+    def feed_forward(self, ffn: nn.Sequential, operand: Operand) -> Tensor:
+        inner, outer = ffn[0], ffn[2]
+        assert isinstance(inner, nn.Linear), "a block's products are linear layers"
+        hidden = Quantised(*self.kernels.gelu_fp8(self.linear(inner, operand)))
+        return self.linear(outer, hidden)  # type: ignore[arg-type]
 
     def linear(self, layer: nn.Linear, operand: Operand) -> Tensor:
+        return self._product(layer, operand, layer.bias)
+
+    def _product(self, layer: nn.Linear, operand: Operand, bias: Tensor) -> Tensor:
         quantise = self.kernels.quantise_rows
         x = Quantised(*(quantise(operand.contiguous()) if isinstance(operand, Tensor) else operand))
         weight = self._weights[layer]
-        product: Tensor = self.kernels.fp8_linear(x.values, x.scales, weight.values, weight.scales, layer.bias)
+        product: Tensor = self.kernels.fp8_linear(x.values, x.scales, weight.values, weight.scales, bias)
         return product
+
+
+def affine_rows(layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift `[1, 1, dim]` in float32: LN(x) * weight + bias is LN(x) * (1 + scale) + shift."""
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    return (weight.float() - 1)[None, None], bias.float()[None, None]
 
 
 @torch.no_grad()

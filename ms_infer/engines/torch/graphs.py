@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_infer.environment import env
-from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.errors import ConfigError, DeviceError, MotionStreamError
 
 CAPTURES = threading.Lock()
 """Held while a graph is captured: PyTorch captures one at a time in a process."""
@@ -151,6 +151,17 @@ class CapturedGraph:
 def first_line(error: BaseException) -> str:
     """What an error says, without the advice that CUDA and PyTorch add in further lines."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """CUDA's and PyTorch's errors in the block as a DeviceError of one line."""
+    try:
+        yield
+    except MotionStreamError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"the GPU could not {what}: {first_line(error)}") from error
 
 
 def on_stream(cuda_stream: Any) -> AbstractContextManager[Any]:

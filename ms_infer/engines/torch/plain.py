@@ -24,7 +24,7 @@ from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
 from ms_infer.model.first_frame import GreyTail
-from ms_infer.model.transformer import PLAIN, Attend, Operations
+from ms_infer.model.transformer import PLAIN, ContextAttend, CrossKeys, Operations
 from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt
@@ -64,7 +64,8 @@ class TorchEngine(Engine):
         self._digest: str | None = None
         self.steps = denoise_steps(self.config.schedule)
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
-        self.attend: Attend = self.cache
+        self.attend: ContextAttend = self.cache
+        self._keys: CrossKeys = ()
         self._timesteps: dict[tuple[float, int, bool], Tensor] = {}
         self._times = StageTimes(self.device)
         self._allocate()
@@ -137,9 +138,8 @@ class TorchEngine(Engine):
         model = self.config.model
         text = torch.from_numpy(embedding).to(self.device, self.dtype)[None]
         image = self._image_tokens
-        if image is None and model.image_tokens:
-            image = self._zeros(1, model.image_tokens, model.image_dim)
-        self._keys = self.transformer.condition(text, image)
+        imageless = image is None and model.image_tokens > 0
+        self._keys = self.transformer.condition(text, image, imageless=imageless)
 
     @torch.no_grad()
     def set_image(self, image: NDArray[np.uint8] | None) -> None:
@@ -176,7 +176,7 @@ class TorchEngine(Engine):
         self.cache.place_(0, latents.shape[1])
         self._fill_image_slots(0, latents.shape[1])
         self._x = latents
-        self._run(self._timestep(0.0, latents.shape[1]))
+        self._write(self._timestep(0.0, latents.shape[1]))
         self._remember(0, latents.shape[1])
         self._made = latents.shape[1]
 
@@ -278,12 +278,20 @@ class TorchEngine(Engine):
             self._timesteps[key] = timestep.to(self.device)
         return self._timesteps[key]
 
-    def _run(self, timestep: Tensor) -> Tensor:
-        """One pass over the current chunk; `timestep` is `[1, frames]`."""
+    def _filled(self) -> Tensor:
+        """The transformer's input for the current chunk."""
         frames = self._x.shape[1]
         self._input[:, :frames, self._slots["noise"]] = self._x
-        flow: Tensor = self.transformer(self._input[:, :frames], timestep, self._keys, self.attend, self.operations)
+        return self._input[:, :frames]
+
+    def _run(self, timestep: Tensor) -> Tensor:
+        """One pass over the current chunk; `timestep` is `[1, frames]`."""
+        flow: Tensor = self.transformer(self._filled(), timestep, self._keys, self.attend, self.operations)
         return flow
+
+    def _write(self, timestep: Tensor) -> None:
+        """One pass for the keys and values of the current chunk."""
+        self.transformer.write(self._filled(), timestep, self._keys, self.attend, self.operations)
 
     def _denoise(self, step: int) -> None:
         passes = self.steps[step]
@@ -315,7 +323,7 @@ class TorchEngine(Engine):
         self._times.close_chunk()
 
     def _clean_pass(self) -> None:
-        self._run(self._timestep(self.config.schedule.context_timestep, self._x.shape[1]))
+        self._write(self._timestep(self.config.schedule.context_timestep, self._x.shape[1]))
 
     def _adopt(self) -> None:
         """What the chunk staged becomes what the next one reads."""
@@ -344,7 +352,7 @@ class TorchEngine(Engine):
         self.cache.place_(start, frames)
         order = [(start + j) % self._history.shape[1] for j in range(frames)]
         timestep = self._timestep(self.config.schedule.context_timestep, frames)
-        self.transformer(self._history[:, order], timestep, self._keys, self.cache, self.operations)
+        self.transformer.write(self._history[:, order], timestep, self._keys, self.cache, self.operations)
 
     def state(self) -> dict[str, Array]:
         rows, order = kept_rows(self.config, self.cache, self._history, self._made, self.sink_start)
