@@ -17,8 +17,9 @@ from ms_infer.config import StreamConfig, preset
 from ms_infer.engines.base import plan_chunk
 from ms_infer.engines.torch import graphs
 from ms_infer.engines.torch.captured import FusedEngine
+from ms_infer.model.transformer import Residual
 from ms_infer.tracks.player import TrackPlayer
-from tests.fake_gpu import FakeGpu, fake_gpu
+from tests.fake_gpu import FakeGpu, Launch, Seen, fake_gpu
 from tests.tiny import tiny_student
 
 DEVICE = "cuda:1"  # not the current one: what forgets to name its device shows
@@ -156,6 +157,72 @@ def test_engines_of_one_student_share_every_weight(gpu: FakeGpu, precision: str)
 def test_decoding_goes_before_other_work(gpu: FakeGpu) -> None:
     engine = opened(small())
     assert engine._side.priority < engine._main.priority
+
+
+def channels_last(tensor: Seen) -> bool | None:
+    """Whether a picture `[N, C, H, W]` is channels-last; None where both layouts are one."""
+    _, channels, height, width = tensor.shape
+    if channels == 1 or height * width == 1:
+        return None
+    return tensor.stride[1] == 1
+
+
+def test_the_decoder_stays_channels_last(gpu: FakeGpu) -> None:
+    """Of 18 joins of two layouts and 13 conversions, those of the latents and the frames are left."""
+    engine = opened(random_student(settings("motionstream-1.3b")))
+    run(engine, 2)
+    decodes = [one for one in gpu.launches if one.stage == "decode"][-200:]
+    joins = [one for one in decodes if one.name.startswith("aten.cat")]
+    mixed = [one for one in joins if len({channels_last(t) for t in one.inputs if len(t.shape) == 4} - {None}) > 1]
+    convolutions = [one for one in decodes if one.name.startswith("aten.convolution")]
+    converted = [one for one in convolutions if channels_last(one.inputs[0]) is False]
+
+    assert len(joins) >= 9
+    assert mixed == []
+    assert len(converted) <= 1
+
+
+PRODUCTS = ("addmm", "_scaled_mm", "aten.mm", "bmm", "scaled_dot_product", "convolution", "sink_window")
+VIEWS = ("view", "expand", "transpose", "permute", "slice", "select", "unbind", "split", "squeeze", "alias", "detach")
+VIEWS += ("empty", "as_strided", ".t.default", "reshape")
+
+
+def traffic(one: Launch, written_rows: int) -> int:
+    """Bytes that an operation between products reads and writes; of caches, the rows of the chunk."""
+    if any(word in one.name for word in (*PRODUCTS, *VIEWS)):
+        return 0
+    whole = [t for t in (*one.inputs, *one.outputs) if len(t.shape) != 4 or not one.name.startswith("write_kv")]
+    total = sum(t.nbytes for t in whole)
+    if one.name.startswith("write_kv"):  # its 4-D arguments: the two caches, the sink, the queries
+        return total + 3 * written_rows
+    if one.name.startswith("residual_modulate"):  # x is read and written
+        total += max(t.nbytes for t in one.inputs)
+    return total
+
+
+def test_traffic_between_the_products_of_a_pass(gpu: FakeGpu) -> None:
+    """1.3B at 480x832: 16.3 GB before GELU, residuals and the layout of queries went into kernels and epilogues."""
+    config = settings("motionstream-1.3b")
+    engine = opened(random_student(config))
+    run(engine, 1)
+    model, frames = config.model, config.context.chunk_frames
+    shape = (1, frames, config.tokens_per_frame, model.dim)
+    x, y, gate, modulation = (
+        torch.zeros(size, device=DEVICE, dtype=torch.bfloat16)
+        for size in (shape, (1, config.chunk_tokens, model.dim), (1, frames, model.dim), (1, frames, 6, model.dim))
+    )
+    engine._plan = plan_chunk(config, 3, TrackPlayer.of(config), 0)
+    gpu.launches.clear()
+    with torch.no_grad():
+        rest = Residual(x, y, gate)
+        engine.transformer.blocks[1](rest, modulation, engine._keys[1], 1, engine.attend, engine.operations)
+    rows = config.chunk_tokens * model.dim * 2
+    total = sum(traffic(one, rows) for one in gpu.launches) * preset("motionstream-1.3b").model.layers
+
+    assert 6e9 < total <= 8e9
+    copies = ("aten.clone", "aten.copy_", "aten._to_copy")
+    copied = [one for one in gpu.launches if one.name.startswith(copies) and one.inputs[0].nbytes >= rows]
+    assert copied == [], "an output of attention is copied"
 
 
 @pytest.fixture(autouse=True)

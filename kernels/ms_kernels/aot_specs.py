@@ -66,16 +66,15 @@ class Spec:
     sliced: tuple[str, ...] = ()
     """Pointers that may start anywhere."""
 
+    wide: tuple[str, ...] = ()
+    """Widths of rows, in elements, that are multiples of 16. Unless it is told, a row may begin anywhere and is read
+    element by element."""
+
     @property
     def aligned(self) -> list[str]:
-        """Arguments that must be multiples of 16, as the JIT finds them to be: pointers (bytes), strides and widths of
-        rows (elements). Without the widths a row may begin anywhere, and is read element by element."""
-        names = [
-            name
-            for name, kind in self.types.items()
-            if kind.startswith("*") or "_stride" in name or name in ("dim", "columns")
-        ]
-        return [name for name in names if name not in self.sliced]
+        """Arguments that must be multiples of 16, as the JIT finds them: pointers (bytes), strides and widths."""
+        names = [name for name, kind in self.types.items() if kind.startswith("*") or "_stride" in name]
+        return [name for name in (*names, *self.wide) if name not in self.sliced]
 
 
 def specs(arch: int, profile: Profile) -> dict[str, Spec]:
@@ -131,14 +130,14 @@ def _roll_sink(arch: int, profile: Profile) -> Spec:
 def _norm_modulate(arch: int, profile: Profile) -> Spec:
     constants = {"EPS": profile.eps, "BLOCK": block_of(profile.dim)}
     types = _types(norm.norm_modulate_kernel, constants, profile.dtype)
-    return Spec(norm.norm_modulate_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+    return Spec(norm.norm_modulate_kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim), wide=("dim",))
 
 
 def _norm_modulate_fp8(arch: int, profile: Profile) -> Spec:
     constants = {"EPS": profile.eps, "BLOCK": block_of(profile.dim)}
     kernel = norm.norm_modulate_fp8_kernel
     types = _types(kernel, constants, profile.dtype, out_ptr="*fp8e4nv", row_scale_ptr="*fp32")
-    return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+    return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim), wide=("dim",))
 
 
 def _residual_modulate(kernel: Any) -> Callable[[int, Profile], Spec]:
@@ -147,7 +146,7 @@ def _residual_modulate(kernel: Any) -> Callable[[int, Profile], Spec]:
         quantises = kernel is residual.residual_modulate_fp8_kernel
         rows = {"out_ptr": "*fp8e4nv", "row_scale_ptr": "*fp32"} if quantises else {}
         types = _types(kernel, constants, profile.dtype, **rows)
-        return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim))
+        return Spec(kernel, types, constants, ("tokens", "batch"), row_warps(profile.dim), wide=("dim",))
 
     return build
 
@@ -156,7 +155,7 @@ def _rows(kernel: Any, columns: str) -> Callable[[int, Profile], Spec]:
     def build(arch: int, profile: Profile) -> Spec:
         constants = {"BLOCK": block_of(getattr(profile, columns))}
         types = _types(kernel, constants, profile.dtype, out_ptr="*fp8e4nv", scale_ptr="*fp32")
-        return Spec(kernel, types, constants, ("rows",), row_warps(getattr(profile, columns)))
+        return Spec(kernel, types, constants, ("rows",), row_warps(getattr(profile, columns)), wide=("columns",))
 
     return build
 

@@ -146,7 +146,11 @@ class Grow(nn.Module):
     def forward(self, x: Tensor, batch: int) -> Tensor:
         channels, height, width = x.shape[1:]
         x = self.conv(x)
-        if self.stride > 1:
+        if self.stride > 1 and _is_channels_last(x):  # the copy below would leave that layout
+            rows = x.permute(0, 2, 3, 1).unflatten(-1, (self.stride, channels)).unflatten(0, (-1, batch))
+            rows = rows.permute(0, 4, 1, 2, 3, 5).flatten(0, 2)
+            x = rows.permute(0, 3, 1, 2)
+        elif self.stride > 1:
             x = x.reshape(-1, batch, self.stride, channels, height, width).transpose(1, 2)
             x = x.reshape(-1, channels, height, width)
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -192,6 +196,10 @@ def _encoder(config: VaeConfig, in_channels: int) -> nn.Sequential:
         layers += [Pool(width, stride), _conv(width, width, stride=2, bias=False)]
         layers += [MemoryBlock(width) for _ in range(config.blocks)]
     return nn.Sequential(*layers, _conv(width, config.latent_channels))
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

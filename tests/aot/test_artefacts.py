@@ -84,7 +84,7 @@ def test_two_builds_from_two_places_are_byte_identical(tmp_path):
         )  # fmt: skip
         assert where.stdout.startswith(str(source))
         command = [sys.executable, "-m", "ms_kernels.aot", "-o", str(out), "--arch", "80", "90", "--kernels"]
-        subprocess.run([*command, "roll_sink", "gelu", "sink_window_attention"], env=env, check=True)
+        subprocess.run([*command, "roll_sink", "norm_modulate", "sink_window_attention"], env=env, check=True)
         found.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert len(found[0]) == 3 * (2 * 2 + 1) + 1
     assert found[0] == found[1]
@@ -95,10 +95,14 @@ def test_without_fatbinary_the_cubins_are_written_and_the_error_says_so(tmp_path
         raise aot.MissingToolError("fatbinary was not found: set CUDA_HOME")
 
     monkeypatch.setattr(aot, "find_fatbinary", missing)
-    code = aot.main(["-o", str(tmp_path), "--arch", "90", "--kernels", "gelu"])
+    code = aot.main(["-o", str(tmp_path), "--arch", "90", "--kernels", "roll_sink"])
     assert code == aot.MISSING
     assert "CUDA_HOME" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["gelu_sm90a.cubin", "gelu_sm90a.ptx", "manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.json",
+        "roll_sink_sm90a.cubin",
+        "roll_sink_sm90a.ptx",
+    ]
 
 
 def test_a_missing_toolkit_is_named(monkeypatch, tmp_path):
@@ -127,7 +131,7 @@ def test_impossible_sizes_are_a_usage_error(tmp_path, capsys, sizes):
 
 
 def test_interpreted_kernels_are_refused(tmp_path):
-    command = [sys.executable, "-m", "ms_kernels.aot", "-o", str(tmp_path), "--kernels", "gelu"]
+    command = [sys.executable, "-m", "ms_kernels.aot", "-o", str(tmp_path), "--kernels", "roll_sink"]
     result = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )

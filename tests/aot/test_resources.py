@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import ms_kernels
 import pytest
 import triton
-from ms_kernels.aot import build
+from ms_kernels.aot import build, compile_spec
 from ms_kernels.aot_specs import FP8_ARCHITECTURES, KERNELS, TMA_ARCHITECTURES, Profile, specs
 from ms_kernels.layout import TrackGrid
 from ms_kernels.tiles import ARCHITECTURES, SHARED_LIMIT_KIB
@@ -30,7 +32,7 @@ def test_the_architectures_are_the_ones_we_promise():
     assert ARCHITECTURES == (80, 89, 90, 100, 120)
     assert ARCHITECTURES[1:] == FP8_ARCHITECTURES
     assert ARCHITECTURES[2:] == TMA_ARCHITECTURES
-    assert len(PAIRS) == 9 * 5 + 3 * 4 + 3
+    assert len(PAIRS) == 8 * 5 + 4 * 4 + 3
 
 
 def test_every_kernel_is_compiled_ahead_of_time():
@@ -55,6 +57,35 @@ def test_a_kernel_fits_its_architecture(built, name, arch):
     assert resources.spilled_bytes == 0
     assert resources.registers * entry["threads"] <= 65536
     assert entry["shared_bytes"] <= SHARED_LIMIT_KIB[arch] * 1024
+
+
+ROWS = ["norm_modulate", "norm_modulate_fp8", "residual_modulate", "residual_modulate_fp8", "quantise_rows"]
+ROWS.append("gelu_fp8")
+MULTIPLES = {"dim": 1536, "columns": 8960, "tokens_per_frame": 1560}
+"""Integers of the row kernels at the 1.3B model's sizes, beside strides."""
+
+
+def _loads(text):
+    """How many values the loads from global memory take at once: {1: 48, 4: 6}."""
+    widths = [int(found[1]) if found else 1 for found in map(VECTOR.search, re.findall(r"ld\.global\S*", text))]
+    return {width: widths.count(width) for width in sorted(set(widths))}
+
+
+VECTOR = re.compile(r"\.v(\d)")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_read_as_widely_as_the_jit_reads_them(built, name):
+    """The same kernel, specialised for the launcher's integers as Triton's JIT does it."""
+    folder, entry = _entry(built, name, 90)
+    spec = specs(90, Profile())[name]
+    found = tuple(name for name, value in MULTIPLES.items() if name in spec.types and value % 16 == 0)
+    wide = replace(spec, wide=found)
+    assert set(wide.aligned) == set(spec.aligned), "what the JIT knows, the ahead-of-time kernel is told"
+    loads = _loads((folder / entry["ptx"]["file"]).read_text())
+    assert loads == _loads(compile_spec(wide, 90).asm["ptx"])
+    assert max(loads) == 4
+    assert loads.get(1, 0) == 0, "rows are read element by element"
 
 
 def _assert_tensor_cores(folder, entry, name, arch):
@@ -98,7 +129,8 @@ def test_cache_kernels_of_the_demo_model(built_small, name, arch):
 def test_wide_models_fit_hopper(tmp_path, sizes):
     """The kernels that hold a whole row in registers, at the widths of the larger models."""
     dim, heads, ffn_dim = sizes
-    names = ["write_kv", "norm_modulate", "norm_modulate_fp8", "gate_residual", "gelu_fp8", "quantise_rows"]
+    names = ["write_kv", "norm_modulate", "norm_modulate_fp8", "gelu_fp8", "quantise_rows"]
+    names += ["residual_modulate", "residual_modulate_fp8"]
     manifest = build(tmp_path, names, [90], Profile(dim=dim, heads=heads, ffn_dim=ffn_dim))
     for name in names:
         entry = manifest["kernels"][name]["architectures"]["90"]

@@ -73,10 +73,15 @@ def test_rowwise_operations(dtype: torch.dtype, dim: int) -> None:
     x, y = (random(1, tokens, dim, dtype=dtype, seed=seed) for seed in (0, 1))
     scale, shift = random(1, FRAMES, 6, dim, dtype=dtype, seed=2).unbind(2)[1:3]
     close(ms_kernels.norm_modulate(x, scale, shift), reference.norm_modulate(x, scale, shift), dtype)
-    close(ms_kernels.gelu(y), reference.gelu(y), dtype)
+    kept, twin, after = x.clone(), x.clone(), random(dim, dtype=dtype, seed=4)
+    got = ms_kernels.residual_modulate(kept, y, scale, scale, shift, after)
+    close(got, reference.residual_modulate(twin, y, scale, scale, shift, after), dtype)
+    close(kept, twin, dtype)
+    weight, bias = random(2 * dim, dim, dtype=dtype, seed=5) / dim**0.5, random(2 * dim, dtype=dtype, seed=6)
+    close(ms_kernels.linear_gelu(x, weight, bias), reference.linear_gelu(x, weight, bias), dtype)
     kept, twin = x.clone(), x.clone()
-    ms_kernels.gate_residual(kept, y, scale)
-    reference.gate_residual(twin, y, scale)
+    ms_kernels.add_linear(kept, y, weight[:dim])
+    reference.add_linear(twin, y, weight[:dim])
     close(kept, twin, dtype)
 
 

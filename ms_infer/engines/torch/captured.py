@@ -169,6 +169,10 @@ class FusedEngine(CapturedTracks):
         self._pending = False
         with on_stream(self._main), self._changing("stream"):
             super().reset()
+            if self.device.type == "cuda":  # as the convolutions read and write them
+                self._decoder, self._warped = (
+                    [_as_channels_last(tensor) for tensor in state] for state in (self._decoder, self._warped)
+                )
             self._decoder = self._static("decoder", self._decoder)
             self._warped = self._static("warped", self._warped)
             self._staged_decoder = self._static("staged decoder", self._decoder)
@@ -188,7 +192,7 @@ class FusedEngine(CapturedTracks):
     def _static(self, name: str, values: Sequence[Tensor]) -> list[Tensor]:
         """The same values in memory that stays where it is, allocated when the name comes first."""
         if name not in self._statics:
-            self._statics[name] = [value.clone(memory_format=torch.contiguous_format) for value in values]
+            self._statics[name] = [value.clone(memory_format=_layout(value)) for value in values]
         else:
             for kept, value in zip(self._statics[name], values, strict=True):
                 kept.copy_(value)
@@ -397,5 +401,14 @@ class FusedEngine(CapturedTracks):
 def _channels_last_(module: torch.nn.Module) -> None:
     """Lay 2-D convolutions out as cuDNN's tensor-core kernels read them; otherwise it transposes in every call."""
     for parameter in module.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        parameter.data = _as_channels_last(parameter.data)
+
+
+def _as_channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """Channels-last where a tensor is, else without gaps."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
