@@ -34,7 +34,7 @@ class Floor:
     gemm_flops: float
     """Best matrix product, operations per second."""
     attention_flops: float
-    """PyTorch's attention at the steady-state shape, operations per second."""
+    """The fastest attention that the engine may choose at the steady-state shape, operations per second."""
     copy_bytes: float
     """Device memory copy, bytes read and written per second."""
     precision: str
@@ -100,17 +100,19 @@ def _gemm_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.d
 
 
 def _attention_rate(config: StreamConfig, device: torch.device, dtype: torch.dtype) -> float:
+    """Of the implementation that the engine would choose here."""
     import torch
-    from torch.nn.functional import scaled_dot_product_attention
 
-    model = config.model
-    q, k, v = (
-        torch.randn(1, model.heads, tokens, model.head_dim, device=device).to(dtype)
-        for tokens in (config.chunk_tokens, config.cache_tokens, config.cache_tokens)
-    )
-    work = 4.0 * config.chunk_tokens * config.cache_tokens * model.dim
+    from ms_infer.engines.torch.attention import choose, implementations
+    from ms_infer.engines.torch.fused import load_kernels
+
+    work = 4.0 * config.chunk_tokens * config.cache_tokens * config.model.dim
+    candidates = implementations(device, load_kernels(device))
+    if device.type != "cuda":  # the twin is there to be believed, not to be fast
+        candidates = [one for one in candidates if one.name == "sdpa"]
     with torch.no_grad():
-        return work / _best_s(lambda: scaled_dot_product_attention(q, k, v), device)
+        chosen, measured = choose(candidates, config, torch.zeros(1, device=device, dtype=dtype), repeats=20)
+    return work / min(one.ms for one in measured if one.name == chosen.name) * 1e3
 
 
 def _copy_rate(size: int, device: torch.device) -> float:

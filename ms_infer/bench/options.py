@@ -20,6 +20,9 @@ class BenchOptions(ModelOptions):
     """Measure the stream (what happens without --env or --floor anyway)."""
     floor: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure this machine's ceilings (products, attention, copy); with --fps also the share reached."""
+    project: str | None = None
+    """h100, h200, b200 or rtx5090: print what the preset named as source should reach there, by arithmetic, and stop.
+    With --fps on such a GPU, what was measured stands beside it."""
     env: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print device, driver, library versions and settings, and stop."""
     random_weights: tyro.conf.FlagCreatePairsOff[bool] = False

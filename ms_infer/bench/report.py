@@ -146,6 +146,11 @@ def warnings(result: dict[str, Any]) -> list[str]:
             f"the chunk time varies by {chunk['variation']:.1%}: lock the clocks or free the machine "
             f"(load {result['environment']['load_1min']} on {result['environment']['cores']} cores)"
         )
+    if result.get("roofline", {}).get("share", 0.0) > 1:
+        told.append(
+            "the stream was faster than the floor: the ceilings were measured too low; run --floor alone on an idle "
+            "machine, or the share means nothing"
+        )
     if chunk["count"] < 100:
         told.append(f"only {chunk['count']} chunks: p99 is hardly more than the maximum; use --chunks 500")
     return told

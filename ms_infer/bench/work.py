@@ -17,6 +17,8 @@ from ms_infer.bench.environment import environment, gpus
 from ms_infer.bench.floor import measure_floor
 from ms_infer.bench.options import BenchOptions
 from ms_infer.bench.plot import plot_chunks
+from ms_infer.bench.project import project
+from ms_infer.bench.project import table as projected_table
 from ms_infer.bench.report import compare, document, headline, table
 from ms_infer.bench.run import BenchPlan, measure
 from ms_infer.cli.run import parse_size, set_logging
@@ -35,13 +37,36 @@ def bench(options: BenchOptions, command: Sequence[str]) -> str:
     if options.env or (options.floor and not options.fps):
         _write(environment() if options.env else _floor_only(options), options, shown=True)
         return "ok"
+    if options.project and not options.fps:
+        return _projected(options, {})
     result = measure_stream(options, command)
+    if options.project:
+        if options.project not in result["device_name"].lower().replace(" ", ""):
+            raise ConfigError(
+                f"--project {options.project} with --fps: this is {result['device_name']}; leave --fps out"
+            )
+        measured = {name: values["p50"] for name, values in result["stages"].items()}
+        return _projected(options, measured)
     if not options.quiet:
         Console(stderr=options.json, soft_wrap=True).print(table(result, explain=options.explain))
     _write(result, options, shown=False)
     if options.plot:
         plot_chunks(options.plot, result["samples"]["chunk_ms"], headline(result))
     return _verdict(result, options, limit)
+
+
+def _projected(options: BenchOptions, measured: dict[str, float]) -> str:
+    """The tables of --project: the precision asked for, else bf16 and fp8."""
+    assert options.project is not None, "bench() looked"
+    model = options.preset or options.source
+    precisions = [options.precision] if options.precision else ["bf16"] if measured else ["bf16", "fp8"]
+    found = [project(options.project, model, precision) for precision in precisions]
+    if not options.quiet:
+        console = Console(stderr=options.json, soft_wrap=True)
+        for one in found:
+            console.print(projected_table(one, measured))
+    _write({"kind": "projected", "projections": [one.to_dict() for one in found]}, options, shown=False)
+    return "ok: projected, nothing was measured" if not measured else "ok: projected beside measured"
 
 
 def measure_stream(options: BenchOptions, command: Sequence[str]) -> dict[str, Any]:

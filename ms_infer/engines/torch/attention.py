@@ -11,6 +11,7 @@ import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -112,6 +113,7 @@ def choose(
     *,
     keys: int | None = None,
     clock: Clock | None = None,
+    repeats: int = 10,
 ) -> tuple[Implementation, list[Measured]]:
     """The fastest implementation whose numbers are right, at the steady-state shape of `config`.
 
@@ -128,7 +130,8 @@ def choose(
     q = random(1, config.chunk_tokens, model.heads, model.head_dim).transpose(1, 2)  # laid out as the engine's
     k, v = (random(1, model.heads, count, model.head_dim) for _ in range(2))
     state = torch.tensor([count, 0, 0], dtype=torch.int32, device=device)
-    measured = [_measure(one, (q, k, v, state, count), clock or clock_of(device)) for one in candidates]
+    timed = partial(samples_ms, clock=clock or clock_of(device), repeats=repeats)
+    measured = [_measure(one, (q, k, v, state, count), timed) for one in candidates]
     usable = [(m.ms, i) for i, m in enumerate(measured) if m.error <= TOLERANCE[like.dtype]]
     for result in measured:
         logger.info("attention %s: %.3f ms, error %.1e", result.name, result.ms, result.error)
@@ -137,13 +140,17 @@ def choose(
     return candidates[min(usable)[1]], measured
 
 
-def _measure(one: Implementation, arguments: tuple[Tensor, Tensor, Tensor, Tensor, int], clock: Clock) -> Measured:
+def _measure(
+    one: Implementation,
+    arguments: tuple[Tensor, Tensor, Tensor, Tensor, int],
+    timed: Callable[[Callable[[], Tensor]], list[float]],
+) -> Measured:
     q, k, v, _, _ = arguments
     wide = [x[:, :1].double() for x in (q[:, :, :CHECKED_QUERIES], k, v)]
     exact = torch.softmax(wide[0] @ wide[1].transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ wide[2]
     try:
         got = one.run(*arguments)[:, :1, :CHECKED_QUERIES].double()
-        ms = statistics.median(samples_ms(lambda: one.run(*arguments), clock, repeats=10))
+        ms = statistics.median(timed(lambda: one.run(*arguments)))
     except _failures() as error:  # the backend does not take this shape, dtype or device
         logger.debug("attention %s cannot run: %s", one.name, error)
         return Measured(one.name, float("inf"), float("inf"))
