@@ -22,11 +22,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
-from websockets.asyncio.client import ClientConnection, connect
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 HELLO, CONTROL, FRAME, STATS, ERROR, BYE, SEEN = 1, 2, 3, 5, 6, 7, 9
 FLAT = 2.0  # percent that memory may grow by in a soak
@@ -160,6 +162,8 @@ class Visitor:
 
 async def client(address: str, options: Options, number: int, end: float) -> Seen:
     """Connect, use the page until the end, tell what came."""
+    from websockets.asyncio.client import connect
+
     async with connect(address, max_size=None, compression=None) as socket:
         return await Visitor(socket, options, number, end).run()
 
@@ -214,6 +218,8 @@ async def watch_memory(process: int, end: float) -> list[float]:
 
 async def rest(address: str, options: Options, process: int) -> list[str]:
     """Start a session, wait until it rests, and print what that costs."""
+    from websockets.asyncio.client import connect
+
     async with connect(address, max_size=None, compression=None) as socket:
         visitor = Visitor(socket, options, 0, time.monotonic())
         await visitor.send("join", version=2)

@@ -20,7 +20,7 @@ from ms_infer.engines.base import Array
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.errors import ConfigError
 from ms_infer.model.rope import axis_angles, axis_dims
-from ms_infer.model.transformer import Block, CrossAttention, RmsNorm, SelfAttention, timestep_embedding
+from ms_infer.model.transformer import Block, CrossAttention, Residual, RmsNorm, SelfAttention, timestep_embedding
 
 Cache = tuple[Tensor, Tensor]
 """Keys and values `[B, tokens, heads, head_dim]` of the sink and the window."""
@@ -57,6 +57,9 @@ class ReferenceEngine(TorchEngine):
         flow, self._fresh = self._pass(self._input[:, :frames], timestep, self._turns(positions), self._caches)
         return flow
 
+    def _write(self, timestep: Tensor) -> None:
+        self._run(timestep)
+
     def _turns(self, positions: Sequence[int]) -> Tensor:
         """Unit complex numbers `[frames * cells, 1, head_dim / 2]` at temporal positions, in double precision."""
         rows, columns = self.config.token_grid
@@ -81,7 +84,7 @@ class ReferenceEngine(TorchEngine):
             assert isinstance(block, Block), "the transformer is made of blocks"
             tokens, own = self._block(block, tokens, modulation, self._keys[index], turns, caches[index])
             fresh.append(own)
-        return model.unpatchify(model.head(tokens, embedded), x.shape[-2:]), fresh
+        return model.unpatchify(model.head(Residual(tokens), embedded), x.shape[-2:]), fresh
 
     def _block(
         self,
@@ -171,5 +174,4 @@ def cross_attention(attention: CrossAttention, x: Tensor, keys: Sequence[Tensor]
     mixed = F.scaled_dot_product_attention(q, keys[0], keys[1])
     if len(keys) == 4:
         mixed = mixed + F.scaled_dot_product_attention(q, keys[2], keys[3])
-    out: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
-    return out
+    return F.linear(mixed.transpose(1, 2).flatten(2), attention.o.weight, attention.bias(keys))

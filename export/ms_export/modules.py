@@ -17,7 +17,7 @@ from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.moving import move_image, reference_names
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
-from ms_infer.model.transformer import SelfAttention, Transformer, merge_heads
+from ms_infer.model.transformer import Residual, SelfAttention, Transformer, merge_heads
 from ms_infer.model.vae import Vae
 
 DOMAIN = "ms_infer"
@@ -249,13 +249,13 @@ class DenoiseStage(Stage):
         slots = [x if slot == "noise" else inputs[slot] for slot, _ in self.config.model.layout]
         embedded_time = transformer.time_embedding(inputs["time"].to(self.dtype))
         modulation = transformer.time_projection(embedded_time).unflatten(-1, (6, -1))
-        tokens = transformer.patchify(torch.cat(slots, dim=2).to(self.dtype))
+        rest = Residual(transformer.patchify(torch.cat(slots, dim=2).to(self.dtype)))
         cross = [inputs[name] for name in cross_names(self.config)]
         each = len(cross) // self.config.model.layers
         for layer, block in enumerate(transformer.blocks):
             keys = cross[layer * each : (layer + 1) * each]
-            tokens = block(tokens, modulation, keys, layer, attend)
-        return transformer.unpatchify(transformer.head(tokens, embedded_time), x.shape[-2:])
+            rest = block(rest, modulation, keys, layer, attend)
+        return transformer.unpatchify(transformer.head(rest, embedded_time), x.shape[-2:])
 
 
 class _CacheAttention:
