@@ -307,7 +307,7 @@ class FusedEngine(CapturedTracks):
         """Wait for the frames: the chunk's only wait."""
         with told("make a chunk"):
             self._times.synchronize("decode")
-        return self._host_frames[: self._rgb_frames()].numpy()
+            return self._host_frames[: self._rgb_frames()].numpy()
 
     def device_frames(self) -> TensorFrames:
         self.frames()  # waits
