@@ -22,7 +22,8 @@ from ms_infer.checkpoint.parts import changed
 from ms_infer.config import RefinerConfig, TrackHeadConfig
 from ms_infer.engines.open import open_torch_engine
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.engines.torch.captured import FusedEngine, _channels_last_
+from ms_infer.engines.torch.captured import FusedEngine
+from ms_infer.engines.torch.layouts import channels_last_
 from ms_infer.model.context import ContextCache
 from tests.tiny import layered_student, tiny_student, without_tracks
 
@@ -225,7 +226,7 @@ def test_channels_last_weights_decode_the_same() -> None:
     latents = torch.randn(1, 2, 16, 4, 4)
     with torch.no_grad():
         before, _ = student.vae.decode(latents, state, opening=False)
-        vae = changed(student.vae, _channels_last_)
+        vae = changed(student.vae, channels_last_)
         after, _ = vae.decode(latents, state, opening=False)
 
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)

@@ -36,6 +36,7 @@ from ms_infer.engines.torch.graphs import (
     on_stream,
     told,
 )
+from ms_infer.engines.torch.layouts import as_channels_last, channels_last_, layout_of
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_fp8
 from ms_infer.engines.torch.shared import shared_operations
 from ms_infer.errors import ConfigError, DeviceError
@@ -124,7 +125,7 @@ class FusedEngine(CapturedTracks):
     def _move_(self, module: torch.nn.Module) -> None:
         super()._move_(module)
         if self.device.type == "cuda":
-            _channels_last_(module)
+            channels_last_(module)
 
     def _choose_cross_attention(self, wanted: str | None) -> None:
         """Text tokens are always all valid, so every implementation will do; one that is named goes for the context."""
@@ -171,7 +172,7 @@ class FusedEngine(CapturedTracks):
             super().reset()
             if self.device.type == "cuda":  # as the convolutions read and write them
                 self._decoder, self._warped = (
-                    [_as_channels_last(tensor) for tensor in state] for state in (self._decoder, self._warped)
+                    [as_channels_last(tensor) for tensor in state] for state in (self._decoder, self._warped)
                 )
             self._decoder = self._static("decoder", self._decoder)
             self._warped = self._static("warped", self._warped)
@@ -192,7 +193,7 @@ class FusedEngine(CapturedTracks):
     def _static(self, name: str, values: Sequence[Tensor]) -> list[Tensor]:
         """The same values in memory that stays where it is, allocated when the name comes first."""
         if name not in self._statics:
-            self._statics[name] = [value.clone(memory_format=_layout(value)) for value in values]
+            self._statics[name] = [value.clone(memory_format=layout_of(value)) for value in values]
         else:
             for kept, value in zip(self._statics[name], values, strict=True):
                 kept.copy_(value)
@@ -396,19 +397,3 @@ class FusedEngine(CapturedTracks):
             used: list[Any] = [torch.cuda.current_stream(self.device), self._main, self._side]
             for cuda_stream in used:
                 cuda_stream.synchronize()
-
-
-def _channels_last_(module: torch.nn.Module) -> None:
-    """Lay 2-D convolutions out as cuDNN's tensor-core kernels read them; otherwise it transposes in every call."""
-    for parameter in module.parameters():
-        parameter.data = _as_channels_last(parameter.data)
-
-
-def _as_channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-def _layout(tensor: Tensor) -> torch.memory_format:
-    """Channels-last where a tensor is, else without gaps."""
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format

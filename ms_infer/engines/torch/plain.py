@@ -19,6 +19,7 @@ from ms_infer.engines.torch.device_frames import TensorFrames
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_parts
 from ms_infer.engines.torch.saved import from_host, kept_rows, saved_dtype, to_host, weights_digest
 from ms_infer.engines.torch.shared import Part, shared_part
+from ms_infer.engines.torch.timesteps import Timesteps
 from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
@@ -66,7 +67,7 @@ class TorchEngine(Engine):
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
         self.attend: ContextAttend = self.cache
         self._keys: CrossKeys = ()
-        self._timesteps: dict[tuple[float, int, bool], Tensor] = {}
+        self._timestep = Timesteps(self.device)
         self._times = StageTimes(self.device)
         self._allocate()
         self.reset()
@@ -267,16 +268,6 @@ class TorchEngine(Engine):
 
     def _pins_image(self) -> bool:
         return self._image_latent is not None and self.config.model.pins_image(self._plan.placement.start)
-
-    def _timestep(self, value: float, frames: int, *, pinned: bool = False) -> Tensor:
-        """`[1, frames]` on the device, made once; a pinned first latent frame is clean."""
-        key = (value, frames, pinned)
-        if key not in self._timesteps:
-            timestep = torch.full((1, frames), value, dtype=torch.float64)
-            if pinned:
-                timestep[:, 0] = 0
-            self._timesteps[key] = timestep.to(self.device)
-        return self._timesteps[key]
 
     def _filled(self) -> Tensor:
         """The transformer's input for the current chunk."""
