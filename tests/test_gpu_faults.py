@@ -118,7 +118,7 @@ def to_third(stream: Stream) -> None:
 def expected_chunks(student: Student) -> list[NDArray[np.uint8]]:
     stream = opened(student)
     to_third(stream)
-    return [stream.step().numpy() for _ in range(2)]
+    return [stream.step().frames for _ in range(2)]
 
 
 def test_whatever_fails_in_a_chunk_is_told_and_the_next_is_right_or_refused(device: Device) -> None:
@@ -134,10 +134,10 @@ def test_whatever_fails_in_a_chunk_is_told_and_the_next_is_right_or_refused(devi
     for number, site in enumerate(sites):
         for one in (stream, spared):
             one.set_prompt(("a cat", "night", "dog")[number % 3], recache=True)
-        expected = spared.step().numpy()
+        expected = spared.step().frames
         device.armed = site
         with told() as words:
-            made = stream.step().numpy()
+            made = stream.step().frames
         if device.armed:  # what is made once for all chunks
             device.armed = None
             np.testing.assert_array_equal(made, expected)
@@ -146,7 +146,7 @@ def test_whatever_fails_in_a_chunk_is_told_and_the_next_is_right_or_refused(devi
         assert words, f"the failure at {site} was not told"
         assert "out of memory" in words[0], site
         with told() as words:
-            np.testing.assert_array_equal(stream.step().numpy(), expected, err_msg=str(site))
+            np.testing.assert_array_equal(stream.step().frames, expected, err_msg=str(site))
         if words:
             assert "start the stream again" in words[0], site
             refused += 1
@@ -161,7 +161,7 @@ def test_whatever_fails_in_a_start_is_told_and_a_new_start_is_right(device: Devi
     student = without_tracks()
     stream = opened(student)
     begin(stream)
-    expected = stream.step().numpy()
+    expected = stream.step().frames
     device.sites.clear()
     begin(stream)
     for site in list(device.sites):
@@ -176,7 +176,7 @@ def test_whatever_fails_in_a_start_is_told_and_a_new_start_is_right(device: Devi
             stream.step()
         assert words, f"after the failure at {site} there is no stream"
         begin(stream)
-        np.testing.assert_array_equal(stream.step().numpy(), expected, err_msg=str(site))
+        np.testing.assert_array_equal(stream.step().frames, expected, err_msg=str(site))
 
 
 @pytest.mark.parametrize("call", ["capture_begin", "capture_end", "replay"])
@@ -200,7 +200,7 @@ def test_a_capture_that_fails_is_tried_again(device: Device, call: str, monkeypa
             stream.step()
     stream.set_prompt("dog night", recache=True)
     for wanted in expected:
-        np.testing.assert_array_equal(stream.step().numpy(), wanted)
+        np.testing.assert_array_equal(stream.step().frames, wanted)
     assert len(failed) == 3
 
 
