@@ -23,8 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MADE = {"PKG-INFO", "setup.cfg", "ms_infer.egg-info"}
 
 
-def test_the_source_release_holds_what_git_tracks(sdist: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_source_release_holds_the_repository(sdist: Path) -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("no git repository to compare with")
     with tarfile.open(sdist) as archive:
