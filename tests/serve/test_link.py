@@ -111,6 +111,25 @@ def test_fast_link_gets_every_frame_at_its_best(delay: float) -> None:
     assert wire.dropped <= 2 * FPS  # at first, while nothing is known of the link
 
 
+def test_busy_page_on_a_fast_link_is_sent_fewer_frames_and_no_worse_ones() -> None:
+    wire = Wire(20e6, 0.001, best=9000.0)
+    send, busy = wire.send, [0.0]
+
+    def answered_late(size: int) -> float:
+        arrives = send(size)
+        _, count = wire.answers[-1]
+        answer = max(arrives, busy[0])
+        busy[0] = answer + (0.12 if size > 1000 else 0.0)  # it draws a frame for so long, and answers nothing meanwhile
+        wire.answers[-1] = (answer, count)
+        return arrives
+
+    wire.send = answered_late  # type: ignore[method-assign]
+    wire.run(60.0)
+    late = wire.used[len(wire.used) // 3 :]
+    assert late.count(BEST) > 0.9 * len(late)
+    assert wire.dropped > 0
+
+
 def test_silent_client_gets_no_frame() -> None:
     link = Link()
     link.sent(900, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ SAMPLES = 24
 FEW, FEW_SECONDS = 6, 0.04
 """Of fewer samples, only longer times tell of the rate: the rest is chance."""
 TELLING_BYTES = 300
-"""Smaller messages tell of no rate."""
+"""Smaller messages tell of no rate, but of a client that is busy: what they take, the others take too."""
+SMALL = 5
 MOST_ON_THE_WAY = 64
 """Messages that may be unanswered."""
 
@@ -49,6 +51,7 @@ class Link:
         self._seen = 0
         self._known = 0  # bytes that were answered: it begins slowly, as long as little is known of the link
         self._answered = -math.inf
+        self._small: deque[float] = deque(maxlen=SMALL)
         self._carried: deque[tuple[int, float]] = deque(maxlen=SAMPLES)  # bytes, and the time that they took
 
     def sent(self, size: int, now: float) -> None:
@@ -92,8 +95,11 @@ class Link:
             before, seconds = self._carried.pop()
             size, took = size + before, took + seconds
         if size < TELLING_BYTES:
+            self._small.append(took)
             return
         self._carried.append((size, took))
         few = len(self._carried) < FEW
-        rates = sorted(size / took if took > (FEW_SECONDS if few else 0) else math.inf for size, took in self._carried)
+        least = statistics.median(self._small) if len(self._small) == SMALL else 0.0
+        telling = FEW_SECONDS if few else 0.0
+        rates = sorted(size / (took - least) if took - least > telling else math.inf for size, took in self._carried)
         self.rate = rates[0 if few else len(rates) * 2 // 3]
