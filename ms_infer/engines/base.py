@@ -55,6 +55,12 @@ WARM_UP_CHUNKS = 3
 """The first chunk, and one for each side of the states that take turns."""
 
 
+def raise_when(cancelled: threading.Event | None) -> None:
+    """Cancelled when the event is set."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled("the step was cancelled; nothing changed, and the next step makes the same chunk")
+
+
 class DeviceFrames(Protocol):
     """RGB frames uint8 `[rgb_frames, height, width, 3]` on a device; nothing writes into them any more."""
 
@@ -167,8 +173,7 @@ class Engine(ABC):
 
     def check_cancelled(self) -> None:
         """Cancelled when the event is set that `watch` was given."""
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled("the step was cancelled; nothing changed, and the next step makes the same chunk")
+        raise_when(self._cancelled)
 
     def warm_up(self) -> None:
         """Compile, capture and allocate what chunks need, by making some of a grey picture; then `reset`."""

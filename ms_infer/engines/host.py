@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.bundle.stages import Shape, StageSpec, TensorSpec
 from ms_infer.config import StreamConfig
-from ms_infer.engines.base import Array
+from ms_infer.engines.base import Array, raise_when
 from ms_infer.engines.runner import (
     ALL_KINDS,
     PASS_INPUTS,
@@ -113,7 +114,7 @@ class HostRunner(ChunkRunner):
         self._sides = dict.fromkeys(ALL_KINDS, 0)
         self._opening = self._tracked = False
         self._times = _Laps()
-        self._check: Callable[[], None] = lambda: None
+        self._cancelled: threading.Event | None = None
 
     def _new_pass(self) -> PassInputs:
         return PassInputs(**{name: np.zeros_like(array) for name, array in self._bound.items()})
@@ -149,7 +150,7 @@ class HostRunner(ChunkRunner):
             self._call(f"tracks{suffix}")
         self._times.lap("begin")
         for inputs in self.passes[:-1]:
-            self._check()
+            raise_when(self._cancelled)
             self._pass(inputs)
             self._x[...] = self._x_next
         self._times.lap("denoise")
@@ -233,8 +234,8 @@ class HostRunner(ChunkRunner):
     def write_history(self, history: Mapping[str, Array]) -> None:
         self._history[...] = np.concatenate(list(history.values()), axis=1)
 
-    def watch(self, check: Callable[[], None]) -> None:
-        self._check = check
+    def watch(self, cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
 
     def twin(self) -> HostRunner:
         arrays = HostArrays(self.specs)

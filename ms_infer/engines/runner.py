@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +135,8 @@ class ChunkRunner(ABC):
     def write_history(self, history: Mapping[str, Array]) -> None:
         """Put back what `read_history` returned."""
 
-    def watch(self, check: Callable[[], None]) -> None:  # noqa: B027  (a runner of one call a chunk cannot stop)
-        """Call this between the passes of a chunk; it raises when the chunk is not wanted any more."""
+    def watch(self, cancelled: threading.Event) -> None:  # noqa: B027  (a runner of one call a chunk cannot stop)
+        """Give `raise_when` this event between the passes of a chunk."""
 
     def twin(self) -> ChunkRunner | None:
         """A runner of another stream with the same weights; None where there is none to be had."""

@@ -303,7 +303,7 @@ class StagedEngine(Engine):
 
     def watch(self, cancelled: threading.Event) -> None:
         super().watch(cancelled)
-        self.runner.watch(self.check_cancelled)
+        self.runner.watch(cancelled)
 
     def weights_digest(self) -> str:
         return str(self.manifest.checkpoint.get("sha256", ""))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +186,21 @@ def test_threads_reach_the_library(manifest: Manifest) -> None:
     with Model(manifest.folder, engine="openvino", threads=1) as model, model.stream() as stream:
         models = engine_of(stream).runner._stages._models  # type: ignore[attr-defined]
         assert models["denoise"].get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_a_closed_stream_is_freed_at_once(manifest: Manifest) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with model_of(manifest, "onnxruntime") as model:
+            streams = [model.stream(), model.stream()]
+            engines = [weakref.ref(engine_of(stream)) for stream in streams]
+            runners = [weakref.ref(engine_of(stream).runner) for stream in streams]
+            for stream in streams:
+                stream.close()
+            del stream, streams
+            assert [engine() is None for engine in engines] == [False, True]  # the first one waits for the next stream
+        del model
+        assert [runner() for runner in runners] == [None, None]
+    finally:
+        gc.enable()
