@@ -24,6 +24,7 @@ from tests.tiny import tiny_student, without_tracks
 
 Site = tuple[str, int]
 OURS = ("/ms_infer/", "/ms_kernels/")
+HOST = ("/word_encoder.py", "/text.py")  # prompts are read on the host
 
 
 class Device(TorchDispatchMode):
@@ -43,7 +44,7 @@ class Device(TorchDispatchMode):
         frame: Any = sys._getframe(1)
         while frame is not None and not any(part in frame.f_code.co_filename for part in OURS):
             frame = frame.f_back
-        if frame is None or frame.f_code.co_filename.endswith("word_encoder.py"):  # prompts are read on the host
+        if frame is None or frame.f_code.co_filename.endswith(HOST):
             return
         site = (frame.f_code.co_filename.rsplit("/", 1)[-1], frame.f_lineno)
         self.sites[site] = self.sites.get(site, 0) + 1
