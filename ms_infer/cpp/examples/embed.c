@@ -1,12 +1,28 @@
-/* The smallest host program, in pure C: a live hand drags what lies at (0.45, 0.55) to the right, for a few chunks. */
+/* The smallest host program, in pure C: a live hand drags the ball of a picture to the right, for a few chunks. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "ms_infer/ms_infer.h"
 
+enum { SIZE = 128 }; /* of the first frame */
+
 static int failed(const char *what) {
     fprintf(stderr, "%s: %s\n", what, ms_last_error());
     return 1;
+}
+
+/* The first frame: a bright ball before a dark slope; any RGB picture will do. */
+static ms_status begin(ms_stream *stream) {
+    static uint8_t rgb[SIZE * SIZE * 3];
+    ms_start_params start = {.struct_size = sizeof start, .image = rgb, .image_width = SIZE, .image_height = SIZE};
+    int x, y, c;
+    for (y = 0; y < SIZE; ++y)
+        for (x = 0; x < SIZE; ++x) {
+            const int across = x - SIZE * 45 / 100, down = y - SIZE * 55 / 100, far = across * across + down * down;
+            for (c = 0; c < 3; ++c)
+                rgb[3 * (y * SIZE + x) + c] = (uint8_t)(far < 150 ? 235 - 60 * c - far / 2 : 40 + 20 * c + y / 2);
+        }
+    return ms_stream_start(stream, &start);
 }
 
 /* What the hand does in half a second before each chunk, and the chunk that follows it. */
@@ -41,6 +57,7 @@ int main(int count, char **arguments) {
     if (ms_stream_get_info(stream, &info) != MS_OK) return failed("info");
     if (ms_hand_create(10, 10, (double)info.width / info.height, info.fps, info.max_tracks, &hand) != MS_OK)
         return failed("hand");
+    if (begin(stream) != MS_OK) return failed("start");
     for (i = 0; i < chunks; ++i) {
         if (next_chunk(stream, hand, i, &chunk) != MS_OK) return failed("step");
         printf("chunk %d: %d frames of %d x %d in %.1f ms\n", (int)chunk.index, chunk.rgb_frames, chunk.width,
