@@ -1,5 +1,5 @@
 # The interface under sanitizers, in the ordinary check: small builds of the library's own sources with the stand-in engine,
-# for memory and undefined behaviour. Without the engines' libraries, so nothing is suppressed.
+# once for memory and undefined behaviour and once for threads. Without the engines' libraries, so nothing is suppressed.
 if(MS_INFER_SANITIZE OR NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang" OR APPLE)
   return()
 endif()
@@ -27,8 +27,13 @@ function(add_sanitized kind test)
 endfunction()
 
 add_sanitized_library(ms_infer_memory address,undefined)
+add_sanitized_library(ms_infer_threads thread)
 foreach(test loop model refusals)
   add_sanitized(memory ${test} ${bundles}/stand_in)
 endforeach()
 add_sanitized(memory hand ${PROJECT_SOURCE_DIR}/tests/golden/hand.txt)
-set_tests_properties(memory_loop memory_model memory_refusals PROPERTIES FIXTURES_REQUIRED stand_in_bundle)
+add_sanitized(threads hand ${PROJECT_SOURCE_DIR}/tests/golden/hand.txt threads)
+add_sanitized(threads loop ${bundles}/stand_in threads)
+add_sanitized(threads model ${bundles}/stand_in independent log cancel)
+set_tests_properties(memory_loop memory_model memory_refusals threads_loop threads_model PROPERTIES
+  FIXTURES_REQUIRED stand_in_bundle)

@@ -29,9 +29,9 @@ void HostRunner::call(Stage stage) {
 }
 
 void HostRunner::run(Stage stage) {
-  const bool goes_on = fills_image_slot(stage) && arrays_.has(Stage::encode_grey);
-  stages_->call(stage, goes_on ? grey_side_ : 0);
-  grey_side_ ^= int(goes_on);
+  if (!fills_image_slot(stage) || !arrays_.has(Stage::encode_grey)) return stages_->call(stage, 0);
+  stages_->call(stage, grey_side_);  // not touched by `text`, which may run beside other stages
+  grey_side_ ^= 1;
 }
 
 void HostRunner::move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) {
