@@ -63,7 +63,9 @@ def staged_state(engine: TorchEngine, specs: Mapping[str, StageSpec]) -> dict[st
     """The state of the PyTorch engine (fp32) in the form that engines of stages restore."""
     found = engine.state()
     config = engine.config
-    state: dict[str, Array] = {"counters": found["counters"]}
+    made, sink_start = found["counters"]
+    ring_start = sink_start + config.context.sink_frames  # PyTorch's ring begins behind its sink
+    state: dict[str, Array] = {"counters": np.array([made, sink_start, ring_start], np.int64)}
     for kind in ("k", "v", "sink_k") if relative_sink(config) else ("k", "v"):
         state |= {f"cache.{cache_name(kind, layer)}": found[kind][layer] for layer in range(config.model.layers)}
     for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
