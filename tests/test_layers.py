@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from ms_infer.model.layers import (
+    KEYS,
     OUTPUTS,
     THINGS,
     LayerNetwork,
     Layers,
     Motions,
+    TrackAttention,
     compose,
     read_layers,
     shared_motions,
@@ -184,7 +186,7 @@ def test_the_backdrop_moves_by_its_field(bend: float) -> None:
 def test_the_network_starts_as_the_first_frame_alone() -> None:
     network = LayerNetwork((8, 16, 16, 16, 16))
     image = torch.rand(2, 3, SIZE, SIZE)
-    layers = network(image, torch.rand(2, 1 + THINGS, SIZE // 2, SIZE // 2))
+    layers = network(image, torch.rand(2, 1 + THINGS, 5) / 4, SIZE * torch.rand(2, 5, 2))
     assert layers.weights.shape == (2, 1 + THINGS, SIZE, SIZE)
     torch.testing.assert_close(layers.weights.sum(1), torch.ones(2, SIZE, SIZE))
     assert layers.weights[:, 0].min() > 0.8
@@ -200,3 +202,31 @@ def test_maps_show_where_the_tracks_of_a_motion_begin() -> None:
     assert divmod(int(maps[0, 2].argmax()), SIZE // 2) in {(19, 24), (19, 25), (20, 24), (20, 25)}
     assert maps[0, 1].max() == 0
     assert maps[0, 3].max() == 0
+
+
+def test_a_place_follows_the_track_that_it_looks_like() -> None:
+    torch.manual_seed(0)
+    attention = TrackAttention(KEYS)
+    with torch.no_grad():
+        attention.query.weight.copy_(200 * torch.eye(KEYS)[:, :, None, None])
+        attention.key.weight.copy_(torch.eye(KEYS))
+        attention.query.bias.zero_()  # type: ignore[union-attr]
+        attention.key.bias.zero_()
+        attention.answer.weight[:, :, 0, 0] = torch.eye(KEYS)[:, : 1 + THINGS]
+    x = torch.zeros(1, KEYS, 16, 16)
+    x[:, 10, :, :8], x[:, 20, :, 8:] = 1, 1  # two looks, left and right
+    shares = torch.zeros(1, 1 + THINGS, 3)
+    shares[0, 0, 0], shares[0, 2, 1] = 1, 1  # the third track is not there
+    places = torch.tensor([[[-0.8, 0.0], [0.1, 0.9], [-0.8, -0.8]]])
+    told = attention(x, shares, places)[0, : 1 + THINGS]
+    assert told[0, :, :6].min() > 0.9
+    assert told[2, :, 8:].min() > 0.9
+    assert told[2, :, :6].max() < 0.1
+    assert told[[1, 3]].max() < 0.01
+
+
+def test_without_tracks_no_motion_is_told() -> None:
+    attention = TrackAttention(16)
+    torch.nn.init.ones_(attention.answer.weight)
+    x = torch.rand(1, 16, 8, 8)
+    torch.testing.assert_close(attention(x, torch.zeros(1, 1 + THINGS, 4), torch.zeros(1, 4, 2)), x)

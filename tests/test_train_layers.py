@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ms_train.data.assets import Assets, load_assets
-from ms_train.data.layer_scenes import assign, cut_outs, draw_layer_scenes, page_tracks, scene_config
+from ms_train.data.layer_scenes import assign, cut_outs, draw_layer_scenes, own_outline, page_tracks, scene_config
 from ms_train.data.render import object_points, render, render_layers
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.evaluate.regions import FEWEST, inpaint, laplacian, psnr_within, summarise
@@ -85,6 +85,19 @@ def test_tracks_of_things_lie_on_their_things(assets: Assets) -> None:
         for row in range(4):
             if own[row].any() and wanted[row] > 8:
                 assert moved[row, own[row]].median() > 2
+
+
+def test_a_piece_has_an_outline_of_its_own_where_its_colours_end() -> None:
+    pytest.importorskip("cv2")
+    axis = torch.arange(96.0) - 47.5
+    inside = (axis.square()[:, None] + (1.5 * axis).square()[None]) < 30**2
+    noise = 8 * torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(1))
+    piece = torch.where(inside, 150.0, 90.0) + noise
+    found = own_outline(piece, torch.Generator().manual_seed(0))
+    assert found is not None
+    cut = found[0] > 127
+    assert (cut & inside).sum() / (cut | inside).sum() > 0.9
+    assert own_outline(noise, torch.Generator().manual_seed(0)) is None
 
 
 def test_cut_outs_are_pieces_of_the_photographs(assets: Assets) -> None:

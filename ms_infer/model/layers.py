@@ -19,6 +19,7 @@ from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, 
 
 THINGS = 3
 OUTPUTS = 1 + THINGS + 1 + 3  # logits of backdrop and things, gate and colours of the painted backdrop
+ASKED, KEYS = (1, 2), 32  # levels of the U-Net (1/4 and 1/8 of the picture) where tracks are asked; width of a key
 STRIDE = 32  # pictures are multiples of this
 
 PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
@@ -112,6 +113,7 @@ class LayerNetwork(nn.Module):
         )
         self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.join = nn.ModuleList(_conv(a, a) for a, _ in pairs)
+        self.asked = nn.ModuleList(TrackAttention(widths[level]) for level in ASKED)
         self.last = Residual(widths[0])
         self.leave = _conv(widths[0], 4 * OUTPUTS)
         nn.init.zeros_(self.leave.weight)
@@ -121,21 +123,27 @@ class LayerNetwork(nn.Module):
             assert self.leave.bias is not None
             self.leave.bias.copy_(start.flatten())
 
-    def forward(self, image: Tensor, maps: Tensor) -> Layers:
-        """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; maps: as `track_maps` makes them."""
-        return read_layers(image, self.logits(image, maps))
+    def forward(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Layers:
+        """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; shares: `[B, 1 + THINGS, N]`, how much each track
+        follows each motion; anchors: `[B, N, 2]`, where it begins, in pixels."""
+        return read_layers(image, self.logits(image, shares, anchors))
 
-    def logits(self, image: Tensor, maps: Tensor) -> Tensor:
+    def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """`[B, OUTPUTS, H, W]`."""
+        height, width = image.shape[-2:]
+        maps = track_maps(shares, anchors, height, width).to(image.dtype)
+        places = anchors * (2 / anchors.new_tensor([width, height])) - 1
         x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), maps], dim=1)
         x = self.first(F.relu(self.enter(x)))
         kept = []
         for down, deep in zip(self.down, self.deep, strict=True):
             kept.append(x)
             x = deep(F.relu(down(x)))
-        for lift, join in zip(reversed(self.lift), reversed(self.join), strict=True):
-            raised = F.interpolate(lift(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = F.relu(join(kept.pop() + raised))
+        for level in reversed(range(len(self.lift))):
+            raised = F.interpolate(self.lift[level](x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = F.relu(self.join[level](kept.pop() + raised))
+            if level in ASKED:
+                x = self.asked[ASKED.index(level)](x, shares, places)
         return F.pixel_shuffle(self.leave(self.last(x)), 2)
 
 
@@ -148,6 +156,41 @@ def read_layers(image: Tensor, logits: Tensor) -> Layers:
     opened = gate.sigmoid() * (GATE_SLOPE * (1 - ground)).clamp(max=1)
     around = fill_gaps(image, ((ground.detach() - (1 - TRUST)) / TRUST).clamp(0, 1), image)
     return Layers(weights, image + opened * (around + paint - image))
+
+
+class TrackAttention(nn.Module):
+    """Every place asks which tracks it looks like and lies near to, and learns which motions these follow."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = nn.Conv2d(width, KEYS, 1), nn.Linear(width, KEYS)
+        self.near = nn.Parameter(torch.tensor(8.0))
+        self.answer = nn.Conv2d(1 + THINGS, width, 1, bias=False)
+        self.digest = Residual(width)
+        nn.init.zeros_(self.answer.weight)
+
+    def forward(self, x: Tensor, shares: Tensor, places: Tensor) -> Tensor:
+        """`[B, width, H, W]` to the same shape; shares as in `LayerNetwork`; places: `[B, N, 2]` in -1..1."""
+        height, width = x.shape[-2:]
+        there = F.grid_sample(x.float(), places[:, None], padding_mode="border", align_corners=False)[:, :, 0]
+        asked = self.query(x).flatten(2).transpose(1, 2).float()
+        known = self.key(there.transpose(1, 2).to(x.dtype)).float()
+        score = asked @ known.transpose(1, 2) * KEYS**-0.5
+        score = score - F.softplus(self.near) * self._distances(places, height, width)
+        score = score + shares.sum(1, keepdim=True).clamp(min=1e-6).log()
+        # A track that nobody looks like has the score 0: where all tracks score less, no motion is told.
+        chosen = F.pad(score, (0, 1)).softmax(-1)[..., :-1] @ shares.transpose(1, 2)
+        told = chosen.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
+        return self.digest(F.relu(x + self.answer(told)))
+
+    @staticmethod
+    def _distances(places: Tensor, height: int, width: int) -> Tensor:
+        """Squared distances `[B, H * W, N]` of all places to the tracks, in half widths."""
+        column = _centres(width, 2, places) - 1
+        row = _centres(height, 2, places) - 1
+        across = (column[:, None] - places[:, None, None, :, 0]).square()
+        down = (row[:, None, None] - places[:, None, None, :, 1]).square()
+        return (across + down).flatten(1, 2)
 
 
 class Residual(nn.Module):
@@ -209,8 +252,7 @@ def move_first_frame(
     """
     height, width = image.shape[-2:]
     motions = shared_motions(points, visible, anchors, height, width)
-    maps, dtype = track_maps(motions.shares, anchors, height, width), network.enter.weight.dtype
-    logits = network.logits(image.to(dtype), maps.to(dtype)).float()
+    logits = network.logits(image.to(network.enter.weight.dtype), motions.shares, anchors).float()
     return compose(image, read_layers(image, logits), motions)
 
 

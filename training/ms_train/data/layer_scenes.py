@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ms_infer.model.layers import THINGS, shared_motions
@@ -72,7 +74,8 @@ def draw_layer_scenes(assets: Assets, batch: int, generator: torch.Generator, co
 
 
 def cut_outs(assets: Assets, generator: torch.Generator, count: int = 48) -> Assets:
-    """Assets whose sprites are pieces of the panoramas and textures with outlines of sprites or smooth random ones."""
+    """Assets whose sprites are pieces of the panoramas and textures, with outlines that these have of themselves, of
+    sprites or smooth random ones."""
     side = assets.sprites.shape[-1]
     height, width = assets.panoramas.shape[-2:]
     pictures = []
@@ -89,12 +92,9 @@ def cut_outs(assets: Assets, generator: torch.Generator, count: int = 48) -> Ass
             top = left = 0
         piece = source[:, top : top + span, left : left + span].float()[None]
         piece = F.interpolate(piece, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+        alpha = _outline(assets, piece, generator)
         gain = 0.6 + 0.8 * torch.rand((), generator=generator).item()
         piece = (piece * gain + 60 * (torch.rand((), generator=generator).item() - 0.5)).clamp(0, 255)
-        if torch.rand((), generator=generator).item() < 0.5:
-            alpha = assets.sprites[_pick(len(assets.sprites), generator), 3:].float()
-        else:
-            alpha = 255 * _blob(side, generator)[None]
         pictures.append(torch.cat([piece, alpha]).round().byte())
     made = torch.stack(pictures)
     return replace(
@@ -103,6 +103,48 @@ def cut_outs(assets: Assets, generator: torch.Generator, count: int = 48) -> Ass
         sprite_points=torch.stack([opaque_points(sprite[3]) for sprite in made]),
         sprite_names=["piece"] * count,
     )
+
+
+def _outline(assets: Assets, piece: Tensor, generator: torch.Generator) -> Tensor:
+    """Opacity [1, side, side] of a piece: its own outline, a sprite's or a smooth random one."""
+    own = own_outline(piece, generator) if torch.rand((), generator=generator).item() < 0.4 else None
+    if own is not None:
+        return own
+    if torch.rand((), generator=generator).item() < 0.5:
+        return assets.sprites[_pick(len(assets.sprites), generator), 3:].float()
+    return 255 * _blob(piece.shape[-1], generator)[None]
+
+
+def own_outline(piece: Tensor, generator: torch.Generator, tries: int = 12) -> Tensor | None:
+    """Opacity [1, side, side] of a region of [3, side, side] (0..255) whose colours hang together; None if none is
+    found that is neither tiny nor cut off by the border."""
+    import cv2
+
+    side = piece.shape[-1]
+    pixels = cv2.medianBlur(piece.round().byte().permute(1, 2, 0).contiguous().numpy(), 5)
+    for _ in range(tries):
+        column, row = (side // 5 + _pick(side * 3 // 5, generator) for _ in range(2))
+        step = (3 + _pick(12, generator),) * 3
+        mask = np.zeros((side + 2, side + 2), np.uint8)
+        cv2.floodFill(pixels, mask, (column, row), 0, step, step, 8 | (255 << 8) | cv2.FLOODFILL_MASK_ONLY)
+        whole = _largest(mask[1:-1, 1:-1])
+        border = np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
+        if 0.05 < (whole > 0).mean() < 0.6 and (border > 0).mean() < 0.15:
+            return torch.from_numpy(cv2.blur(whole, (3, 3)))[None].float()
+    return None
+
+
+def _largest(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The largest piece of a region, smoothed and without holes."""
+    import cv2
+
+    region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    region = cv2.morphologyEx(region, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    whole = np.zeros_like(region)
+    if outlines:
+        cv2.drawContours(whole, [max(outlines, key=cv2.contourArea)], -1, 255, cv2.FILLED)
+    return whole
 
 
 def _pick(count: int, generator: torch.Generator) -> int:

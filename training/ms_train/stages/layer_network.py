@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.errors import ConfigError
-from ms_infer.model.layers import THINGS, LayerNetwork, Layers, Motions, compose, read_layers, track_maps
+from ms_infer.model.layers import THINGS, LayerNetwork, Layers, Motions, compose, read_layers
 from ms_train.data.assets import Assets
 from ms_train.data.layer_scenes import LayerScenes, draw_layer_scenes, scene_config
 from ms_train.data.paths import uniform
@@ -39,6 +39,8 @@ class LayersConfig:
     """Of the painted ground, beside 1 for the whole picture."""
     moved_weight: float = 3.0
     """Of the difference between the found and the true layers when both are moved alike, which is what is seen."""
+    moved_rows: int = 4
+    """Scenes a step for which it is drawn."""
     moved_reach: float = 0.35
     """How far things are moved for it, relative to the picture."""
     texture_weight: float = 0.0
@@ -119,9 +121,8 @@ class LayerStage(Stage):
 
     def step(self) -> dict[str, float]:
         config, scenes = self.config, self._batch()
-        maps = track_maps(scenes.shares, scenes.anchors, config.size, config.size)
         with torch.autocast(self.device.type, torch.bfloat16):
-            out = self.network.logits(scenes.image.to(memory_format=torch.channels_last), maps)
+            out = self.network.logits(scenes.image.to(memory_format=torch.channels_last), scenes.shares, scenes.anchors)
         out = out.float()
         found = read_layers(scenes.image, out)
         backdrop = found.backdrop
@@ -153,7 +154,9 @@ class LayerStage(Stage):
 
     def _moved_loss(self, scenes: LayerScenes, found: Layers) -> Tensor:
         """L1 of one frame of moved layers, over the picture and over what moved or was uncovered."""
-        batch, size = len(scenes.image), self.config.size
+        batch, size = min(self.config.moved_rows, len(scenes.image)), self.config.size
+        scenes = _map(scenes, lambda t: t[:batch])
+        found = Layers(found.weights[:batch], found.backdrop[:batch])
         terms = torch.zeros(batch, 1 + THINGS, 6, 1, 2, device=self.device)
         reach = self.config.moved_reach * size
         terms[:, 1:, 0, 0] = uniform(self.generator, (batch, THINGS, 2), -reach, reach)
@@ -185,8 +188,7 @@ class LayerStage(Stage):
         network.load_state_dict(self.average.values)
         generator = torch.Generator().manual_seed(7)
         scenes = draw_layer_scenes(self.assets, 10, generator, self.scenes)
-        size = self.config.size
-        found: Layers = network(scenes.image, track_maps(scenes.shares, scenes.anchors, size, size))
+        found: Layers = network(scenes.image, scenes.shares, scenes.anchors)
         shown = [scenes.image, scenes.weights[:, 1:], found.weights[:, 1:], scenes.backdrop, found.backdrop]
         save_sheet(path, torch.stack(shown, dim=1))
 
