@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +114,52 @@ def test_two_things_are_two_motions() -> None:
     assert displacement(found, 0, (32, 32)).abs().max() < 0.1
 
 
+def turning(anchors: Tensor, degrees: float, shift: tuple[float, float]) -> Tensor:
+    """Paths [1, N, T, 2] of points that turn about their middle and shift, at even speed."""
+    way = torch.linspace(0, 1, FRAMES)[None, None]
+    angle, (x, y) = way * math.radians(degrees), (anchors - anchors.mean(1, keepdim=True))[..., None].unbind(2)
+    turned = torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], dim=-1)
+    return anchors.mean(1)[:, None, None] + turned + way[..., None] * torch.tensor(shift)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_things_that_turn_while_they_pass_one_another_are_told_apart(noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    middles = torch.tensor([[22.0, 32.0], [42.0, 32.0]])
+    anchors = [middle + 15 * torch.rand(1, 16, 2, generator=generator) - 7.5 for middle in middles]
+    paths_of = [turning(anchors[0], 25, (12.0, -7.0)), turning(anchors[1], -10, (12.0, -6.0))]
+    ground = grid()[:, ((grid()[0] - torch.tensor([32.0, 32.0])).abs() > torch.tensor([20.0, 10.0])).any(-1)]
+    rest = ground[:, :, None].expand(-1, -1, FRAMES, -1)
+    points = torch.cat([*paths_of, rest], dim=1)
+    points = points + noise * torch.randn(points.shape, generator=generator)
+    found = motions(torch.cat([*anchors, ground], dim=1), points)
+    owners = []
+    for thing, (start, path) in enumerate(zip(anchors, paths_of, strict=True)):
+        shares = found.shares[0, :, 16 * thing : 16 * thing + 16].sum(-1)
+        owners.append(int(shares.argmax()))
+        assert shares[owners[-1]] > 12
+        places = torch.cat([torch.ones(16, 1), start[0] * (2 / SIZE) - 1], dim=1)
+        moved = places @ found.terms[0, owners[-1], :3, -1]
+        assert (moved + start[0] - path[0, :, -1]).norm(dim=-1).mean() < 0.1 + noise
+    assert sorted(owners) != [0, 0]
+    assert owners[0] != owners[1]
+    assert found.shares[0, 1:, 32:].sum() < 0.5
+
+
+def test_the_thing_whose_tracks_are_hidden_is_laid_under_the_other() -> None:
+    anchors = grid()
+    left, right = (anchors[0, :, 0] < 16).float(), (anchors[0, :, 0] > 48).float()
+    points = paths(anchors, left, (16.0, 0.0)) + paths(anchors, right, (-16.0, 3.0)) - anchors[:, :, None]
+    for hidden, shift in ((left, 16.0), (right, -16.0)):
+        visible = torch.ones(1, 64, FRAMES, dtype=torch.bool)
+        visible[0, hidden > 0, -2:] = False
+        found = motions(anchors, points, visible)
+        under = next(m for m in (1, 2, 3) if found.shares[0, m].sum() > 1)
+        assert (found.shares[0, under, hidden > 0] > 0.5).all(), "nearer things come later"
+        place = (8.0 if shift > 0 else 56.0, 32.0)
+        assert abs(float(displacement(found, under, place)[0]) - shift) < 0.1
+
+
 def test_a_thing_that_has_left_the_picture_does_not_come_back() -> None:
     anchors = grid()
     near = ((anchors[0] - torch.tensor([20.0, 20.0])).norm(dim=-1) < 12).float()
@@ -207,6 +255,7 @@ def test_maps_show_where_the_tracks_of_a_motion_begin() -> None:
 def test_a_place_follows_the_track_that_it_looks_like() -> None:
     torch.manual_seed(0)
     attention = TrackAttention(KEYS)
+    attention.digest = torch.nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
         attention.query.weight.copy_(200 * torch.eye(KEYS)[:, :, None, None])
         attention.key.weight.copy_(torch.eye(KEYS))
@@ -227,6 +276,7 @@ def test_a_place_follows_the_track_that_it_looks_like() -> None:
 
 def test_without_tracks_no_motion_is_told() -> None:
     attention = TrackAttention(16)
+    attention.digest = torch.nn.Identity()  # type: ignore[assignment]
     torch.nn.init.ones_(attention.answer.weight)
     x = torch.rand(1, 16, 8, 8)
     torch.testing.assert_close(attention(x, torch.zeros(1, 1 + THINGS, 4), torch.zeros(1, 4, 2)), x)

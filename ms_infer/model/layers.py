@@ -47,7 +47,7 @@ def shared_motions(points: Tensor, visible: Tensor, anchors: Tensor, height: int
 
     points: float32 `[B, N, T, 2]` pixels; visible: bool `[B, N, T]`; anchors: float32 `[B, N, 2]`. Tracks count that
     are visible in any frame, and hidden ones that have moved. Where no track is near, resting points are added: one
-    track alone moves a thing, not the picture.
+    track alone moves a thing, not the picture. Things come in the order in which they are laid over one another.
     """
     batch, _, frames, _ = points.shape
     limits = numbers([width, height], points)
@@ -66,7 +66,21 @@ def shared_motions(points: Tensor, visible: Tensor, anchors: Tensor, height: int
         shares.append(share[:, :count, 0])
         terms.append(F.pad(fitted, (0, 0, 0, QUADRATIC_TERMS - fitted.shape[1])).unflatten(2, (frames, 2)))
         left = F.relu(left - share - LEFT_OVER)
-    return Motions(torch.stack(shares, dim=1), torch.stack(terms, dim=1))
+    return _hidden_first(Motions(torch.stack(shares, dim=1), torch.stack(terms, dim=1)), visible)
+
+
+def _hidden_first(motions: Motions, visible: Tensor) -> Motions:
+    """The same motions, things with more hidden tracks first: what is laid over them hides these."""
+    things = motions.shares[:, 1:]
+    hidden = 1 - visible.to(things.dtype).mean(-1)
+    share = (things * hidden[:, None]).sum(-1) / (things.sum(-1) + 1e-6)  # [B, THINGS]
+    index = torch.arange(THINGS, device=share.device)
+    before = (share[:, None] > share[..., None]) | ((share[:, None] == share[..., None]) & (index < index[:, None]))
+    places = (before.sum(-1)[:, None] == index[:, None]).to(things.dtype)  # [B, place, thing]
+    terms = (places @ motions.terms[:, 1:].flatten(2)).view_as(motions.terms[:, 1:])
+    return Motions(
+        torch.cat([motions.shares[:, :1], places @ things], dim=1), torch.cat([motions.terms[:, :1], terms], dim=1)
+    )
 
 
 def _pins(anchors: Tensor, counts: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,11 @@ from ms_infer.model.constants import numbers
 SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # residuals in pixels at which a track counts a quarter
 COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # the same, beginning from the company of one track
 COMPANY = 8.0  # pixels within which tracks move alike
+NEIGHBOURS = 0.25  # deviation of the places that a map around one track is made of, in half widths
+NEAR, STRAIN = 1.0, 1.0  # by how many pixels, and what part of their distance, neighbours may move differently
+LIKELY = 0.7  # residual in pixels at which a track counts a quarter for a map around another one
+THING_ROUNDS = (1.5, 1.0, 1.0)  # the same, for the fit that begins with it
+FOLLOWS = 1.75  # residual in pixels at which half of a track belongs to a motion
 STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
 THING_STIFFNESS = (1e-3, 4e-3, 4e-3)  # the same, about the middle of the thing
 LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin another motion
@@ -47,20 +52,23 @@ def backdrop_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float)
     for number, width in enumerate(COMPANY_ROUNDS):
         basis = quadratic(places)[..., : THING_TERMS if number == 0 else len(STIFFNESS)]
         terms = _fit(basis, moved, shares, STIFFNESS)
-        shares = _shares(weights, basis @ terms - moved, width * unit)
-    return terms, shares
+        residual = basis @ terms - moved
+        shares = _shares(weights, residual, width * unit)
+    return terms, _followers(weights, residual, unit)
 
 
 def thing_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """As `backdrop_motion`, with an affine map that is stiff about the middle of the tracks that share it."""
-    shares = _company(moved, weights, COMPANY * unit)
-    for width in COMPANY_ROUNDS:
+    """As `backdrop_motion`, with an affine map that is stiff about the middle of the tracks that share it. Begins with
+    the map of one track and its neighbours that most tracks follow: things turn and grow, and pass one another."""
+    shares = _likeliest(places, moved, weights, unit)
+    for width in THING_ROUNDS:
         middle = (shares * places).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + 1e-6)
         basis = quadratic(places - middle)[..., :THING_TERMS]
         terms = _fit(basis, moved, shares, THING_STIFFNESS)
-        shares = _shares(weights, basis @ terms - moved, width * unit)
+        residual = basis @ terms - moved
+        shares = _shares(weights, residual, width * unit)
     shift = terms[:, :1] - middle[..., :1] * terms[:, 1:2] - middle[..., 1:] * terms[:, 2:]
-    return torch.cat([shift, terms[:, 1:]], dim=1), shares
+    return torch.cat([shift, terms[:, 1:]], dim=1), _followers(weights, residual, unit)
 
 
 def _fit(basis: Tensor, moved: Tensor, shares: Tensor, stiffness: Sequence[float]) -> Tensor:
@@ -81,9 +89,43 @@ def _company(moved: Tensor, weights: Tensor, width: float) -> Tensor:
     return _shares(weights, moved - chosen, width / 2)
 
 
+def _likeliest(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> Tensor:
+    """Shares `[R, N, 1]` of the affine map, out of one around each track, that most tracks follow."""
+    counted = weights.transpose(1, 2)
+    apart = squared_distances(places, places).clamp(min=0)
+    differ = squared_distances(moved, moved).clamp(min=0) * (2 / moved.shape[-1])
+    alike = 1 / (1 + differ / ((NEAR * unit) ** 2 + (STRAIN * 64 * unit) ** 2 * apart)).square()
+    near = counted * alike * (-0.5 / NEIGHBOURS**2 * apart).exp()  # [R, N of the map, N]
+    total = near.sum(-1, keepdim=True) + 1e-6
+    middle, mean = near @ places / total, near @ moved / total
+    # Moments about the middle: of the places [R, N, 2, 2], and of places with displacements [R, N, 2, 2 T].
+    x, y = (places[:, None, :, axis] - middle[..., axis, None] for axis in range(2))
+    a, b, c = (near * x * x).sum(-1), (near * x * y).sum(-1), (near * y * y).sum(-1)
+    a, c = a + THING_STIFFNESS[1], c + THING_STIFFNESS[2]
+    u, v = (near * x) @ moved - (near * x).sum(-1, keepdim=True) * mean, (near * y) @ moved
+    v = v - (near * y).sum(-1, keepdim=True) * mean
+    determinant = (a * c - b * b).clamp(min=1e-9)[..., None]
+    along_x = (c[..., None] * u - b[..., None] * v) / determinant
+    along_y = (a[..., None] * v - b[..., None] * u) / determinant
+    told = mean[:, :, None] + x[..., None] * along_x[:, :, None] + y[..., None] * along_y[:, :, None]
+    follow = _shares(counted[..., None], told - moved[:, None], LIKELY * unit)[..., 0]  # [R, N of the map, N]
+    best = (follow.sum(-1, keepdim=True) * weights).argmax(1, keepdim=True)
+    index = torch.arange(moved.shape[1], device=moved.device)[None, :, None]
+    return (follow * (index == best).to(moved.dtype)).sum(1)[..., None]
+
+
 def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
-    squared = residual.square().sum(-1, keepdim=True) * (2 / residual.shape[-1])  # the mean over RGB frames
-    return weights / (1 + squared / width**2).square()
+    return weights / (1 + _mean_square(residual) / width**2).square()
+
+
+def _followers(weights: Tensor, residual: Tensor, unit: float) -> Tensor:
+    """How much of each track belongs to a motion: nearly all of it up to a residual of `FOLLOWS`, half of it there."""
+    return weights / (1 + (_mean_square(residual) / (FOLLOWS * unit) ** 2).square())
+
+
+def _mean_square(residual: Tensor) -> Tensor:
+    """Mean square `[..., 1]` of the distance over RGB frames; residual: `[..., 2 T]`."""
+    return residual.square().sum(-1, keepdim=True) * (2 / residual.shape[-1])
 
 
 def quadratic(places: Tensor) -> Tensor:

@@ -166,8 +166,7 @@ class ClipMaker:
 
     def _tracks(self, scene: Scene, generator: torch.Generator) -> SceneTracks:
         tracks = draw_tracks(self.assets, scene, self._times(scene.batch), generator, self.config.layout)
-        tracks.visible &= self._kept(tracks, generator)[..., None]
-        return tracks
+        return tracks.only(self._kept(tracks, generator))
 
     @torch.no_grad()
     def assemble(self, pictures: Tensor, tracks: SceneTracks, texts: Sequence[str]) -> Rendered:

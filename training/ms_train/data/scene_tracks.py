@@ -45,6 +45,11 @@ class SceneTracks:
         """The same tracks during a part of the RGB frames."""
         return replace(self, points=self.points[:, :, span], visible=self.visible[:, :, span])
 
+    def only(self, kept: Tensor) -> SceneTracks:
+        """Without the tracks that `kept` [B, N] leaves out: hidden and at rest, as a hidden track that moves counts."""
+        points = torch.where(kept[..., None, None], self.points, self.anchors[:, :, None])
+        return replace(self, points=points, visible=self.visible & kept[..., None])
+
 
 def draw_tracks(
     assets: Assets, scene: Scene, times: Tensor, generator: torch.Generator, layout: TrackLayout | None = None
@@ -59,7 +64,7 @@ def draw_tracks(
     anchors = points[:, :, 0]
     inside = ((anchors >= 0) & (anchors < scene.size)).all(-1)
     usable = visible[:, :, 0] | ((owner == BACKGROUND) & ~inside)
-    return SceneTracks(points[:, :, 1:], visible[:, :, 1:] & usable[..., None], anchors, owner, usable)
+    return SceneTracks(points[:, :, 1:], visible[:, :, 1:], anchors, owner, usable).only(usable)
 
 
 def _follow_background(
