@@ -82,6 +82,20 @@ def sample(frames: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return flat[:, :, 0].unflatten(0, frames.shape[:2]).permute(0, 3, 1, 2)
 
 
+def test_tracks_of_things_that_are_not_there_rest(assets: Assets) -> None:
+    scene = draw_scene(assets, 6, torch.Generator().manual_seed(4), SceneConfig(size=64, still_camera=1.0))
+    tracks = draw_tracks(assets, scene, torch.arange(30.0).expand(6, -1), torch.Generator().manual_seed(4))
+    absent = torch.stack([thing.present == 0 for thing in scene.things], dim=1)  # [B, things]
+    owned = (tracks.owner >= 0) & absent.gather(1, tracks.owner.clamp(min=0))
+    assert owned.any()
+    moved = (tracks.points - tracks.anchors[:, :, None]).abs().amax((2, 3))
+    assert moved[owned].max() == 0, "a hidden track that moves takes a thing along"
+    assert moved[tracks.visible.any(-1) & (tracks.owner >= 0)].max() > 1
+    fewer = tracks.only(tracks.owner != 0)
+    assert not fewer.visible[tracks.owner == 0].any()
+    assert (fewer.points - fewer.anchors[:, :, None])[tracks.owner == 0].abs().max() == 0
+
+
 def test_any_frame_can_be_drawn_by_itself(assets: Assets) -> None:
     scene = draw_scene(assets, 2, torch.Generator().manual_seed(3), SceneConfig(size=32))
     times = torch.arange(5.0)[None].expand(2, -1)
