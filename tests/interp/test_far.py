@@ -8,9 +8,9 @@ from ms_kernels import (
     LayerCache,
     QKNorm,
     frames_to_uint8,
-    gate_residual,
     norm_modulate,
     reference,
+    residual_modulate,
     roll_sink,
     sink_window_attention,
     write_kv,
@@ -35,9 +35,10 @@ def test_rows_of_a_far_batch():
     x, rows = _far(2, 2, 40), random(2, 1, 40).half()
     expected = reference.norm_modulate(x.double(), rows.double(), rows.double())
     assert_close(norm_modulate(x, rows, rows), expected, HALF)
-    residual = x.double()
-    reference.gate_residual(residual, expected, rows.double())
-    gate_residual(x, expected.half(), rows)
+    y, after, residual = expected.half(), random(40).half(), x.double()
+    twins = (residual, y.double(), *(rows.double() for _ in range(3)), after.double())
+    expected = reference.residual_modulate(*twins)
+    assert_close(residual_modulate(x, y, rows, rows, rows, after), expected, HALF)
     assert_close(x, residual, HALF)
 
 
