@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ms_infer.checkpoint import Student
 from ms_infer.engines.tensorrt.library import TensorRt
@@ -59,7 +59,7 @@ def calibrate(student: Student, *, chunks: int = 8, seed: int = 0) -> Fp8Scales:
 
     config = student.config
     ranges: dict[str, float] = {}
-    with _watched(student, ranges), Stream(TorchEngine(student, device="cpu", precision="fp32"), seed=seed) as stream:
+    with Stream(TorchEngine(student, device="cpu", precision="fp32"), seed=seed) as stream, _Watch(student, ranges):
         stream.start(example_image(config.height, config.width), _prompt(student), example_tracks(config))
         for _ in range(chunks):
             stream.step()
@@ -83,27 +83,23 @@ def _prompt(student: Student) -> Any:
     return np.random.default_rng(0).standard_normal((32, text.dim)).astype(np.float32) * 0.1
 
 
-@contextmanager
-def _watched(student: Student, ranges: dict[str, float]) -> Iterator[None]:
-    """Record the largest magnitude that goes into every linear layer of the blocks."""
+class _Watch(TorchFunctionMode):
+    """Records the largest magnitude that goes into every linear product of the blocks, whoever computes it."""
 
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            ranges[name] = max(ranges.get(name, 0.0), float(inputs[0].detach().abs().amax()))
+    def __init__(self, student: Student, ranges: dict[str, float]) -> None:
+        super().__init__()
+        self._ranges = ranges
+        self._names = {
+            id(module.weight): name
+            for name, module in student.transformer.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith("blocks.") and name.endswith(PRODUCTS)
+        }
 
-        return hook
-
-    modules = dict(student.transformer.named_modules())
-    hooks = [
-        module.register_forward_pre_hook(watch(name))
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear) and name.startswith("blocks.") and name.endswith(PRODUCTS)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = self._names.get(id(args[1])) if func is F.linear and len(args) > 1 else None
+        if name is not None:
+            self._ranges[name] = max(self._ranges.get(name, 0.0), float(args[0].detach().abs().amax()))
+        return func(*args, **(kwargs or {}))
 
 
 def quantise(library: TensorRt, network: Network, graph: Path, scales: Fp8Scales) -> list[Any]:
