@@ -99,3 +99,10 @@ def test_every_public_name_is_there() -> None:
         assert getattr(ms_infer, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = ms_infer.nothing_like_this
+
+
+@pytest.mark.parametrize("part", ["context", "schedule"])
+def test_a_word_in_place_of_settings_is_one_clear_line(part: str) -> None:
+    values = {**preset("demo").to_dict(), part: "c3s1w1"}
+    with pytest.raises(ConfigError, match=r"Config was given 'c3s1w1'; set one of its own fields: \["):
+        StreamConfig.from_dict(values)

@@ -142,13 +142,17 @@ def _vae(values: Mapping[str, Any]) -> Any:
     return _build(VaeConfig, whole)
 
 
-def _tuples(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _tuples(values: Mapping[str, Any], name: str) -> Any:
+    if not isinstance(values, Mapping):
+        return values  # `_build` says so
     return {k: tuple(v) if k == name else v for k, v in values.items()}
 
 
 def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    known = sorted(f.name for f in dataclasses.fields(cls))
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{cls.__name__} was given {values!r}; set one of its own fields: {known}")
     try:
         return cls(**values)
     except TypeError as error:
-        known = sorted(f.name for f in dataclasses.fields(cls))
         raise ConfigError(f"{cls.__name__}: {error}; it has the fields {known}") from None
