@@ -85,8 +85,7 @@ def _hidden_first(motions: Motions, visible: Tensor) -> Motions:
 
 def _pins(anchors: Tensor, counts: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Points `[B, P, 2]` of a resting grid and their weights `[B, P, 1]`, 0 beside tracks that count."""
-    rows, columns = torch.meshgrid(_centres(PINS, height, anchors), _centres(PINS, width, anchors), indexing="ij")
-    pins = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None].expand(len(anchors), -1, -1)
+    pins = _cells(PINS, height, PINS, width, anchors).expand(len(anchors), -1, -1)
     squared = squared_distances(pins, anchors)
     near = ((-0.5 / (PIN_REACH * width) ** 2 * squared).exp() @ counts).clamp(max=1)
     return pins, PIN_WEIGHT * (1 - near)
@@ -190,21 +189,13 @@ class TrackAttention(nn.Module):
         asked = self.query(x).flatten(2).transpose(1, 2).float()
         known = self.key(there.transpose(1, 2).to(x.dtype)).float()
         score = asked @ known.transpose(1, 2) * KEYS**-0.5
-        score = score - F.softplus(self.near) * self._distances(places, height, width)
+        cells = _cells(height, 2, width, 2, places) - 1
+        score = score - F.softplus(self.near) * squared_distances(cells.expand(len(x), -1, -1), places)
         score = score + shares.sum(1, keepdim=True).clamp(min=1e-6).log()
         # A track that nobody looks like has the score 0: where all tracks score less, no motion is told.
         chosen = F.pad(score, (0, 1)).softmax(-1)[..., :-1] @ shares.transpose(1, 2)
         told = chosen.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
         return self.digest(F.relu(x + self.answer(told)))
-
-    @staticmethod
-    def _distances(places: Tensor, height: int, width: int) -> Tensor:
-        """Squared distances `[B, H * W, N]` of all places to the tracks, in half widths."""
-        column = _centres(width, 2, places) - 1
-        row = _centres(height, 2, places) - 1
-        across = (column[:, None] - places[:, None, None, :, 0]).square()
-        down = (row[:, None, None] - places[:, None, None, :, 1]).square()
-        return (across + down).flatten(1, 2)
 
 
 class Residual(nn.Module):
@@ -222,6 +213,12 @@ class Residual(nn.Module):
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation)
+
+
+def _cells(rows: int, height: int, columns: int, width: int, like: Tensor) -> Tensor:
+    """Centres `[1, rows * columns, 2]`, x and y, of the equal cells of a picture of `height` x `width`, row by row."""
+    down, across = torch.meshgrid(_centres(rows, height, like), _centres(columns, width, like), indexing="ij")
+    return torch.stack([across, down], dim=-1).flatten(0, 1)[None]
 
 
 def _centres(count: int, length: int, like: Tensor) -> Tensor:

@@ -83,10 +83,13 @@ def _company(moved: Tensor, weights: Tensor, width: float) -> Tensor:
     scale = 2 / moved.shape[-1]
     counted = weights.transpose(1, 2)
     company = (counted / (1 + squared_distances(moved, moved) * (scale / width**2)).square()).sum(-1, keepdim=True)
-    best = (company * weights).argmax(1, keepdim=True)
-    index = torch.arange(moved.shape[1], device=moved.device)[None, :, None]
-    chosen = (moved * (index == best).to(moved.dtype)).sum(1, keepdim=True)
-    return _shares(weights, moved - chosen, width / 2)
+    return _shares(weights, moved - _best_row(moved, company * weights), width / 2)
+
+
+def _best_row(rows: Tensor, score: Tensor) -> Tensor:
+    """The row `[R, 1, C]` of `[R, N, C]` with the highest score `[R, N, 1]`."""
+    index = torch.arange(rows.shape[1], device=rows.device)[None, :, None]
+    return (rows * (index == score.argmax(1, keepdim=True)).to(rows.dtype)).sum(1, keepdim=True)
 
 
 def _likeliest(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> Tensor:
@@ -102,16 +105,13 @@ def _likeliest(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> T
     x, y = (places[:, None, :, axis] - middle[..., axis, None] for axis in range(2))
     a, b, c = (near * x * x).sum(-1), (near * x * y).sum(-1), (near * y * y).sum(-1)
     a, c = a + THING_STIFFNESS[1], c + THING_STIFFNESS[2]
-    u, v = (near * x) @ moved - (near * x).sum(-1, keepdim=True) * mean, (near * y) @ moved
-    v = v - (near * y).sum(-1, keepdim=True) * mean
+    u, v = ((near * axis) @ moved - (near * axis).sum(-1, keepdim=True) * mean for axis in (x, y))
     determinant = (a * c - b * b).clamp(min=1e-9)[..., None]
     along_x = (c[..., None] * u - b[..., None] * v) / determinant
     along_y = (a[..., None] * v - b[..., None] * u) / determinant
     told = mean[:, :, None] + x[..., None] * along_x[:, :, None] + y[..., None] * along_y[:, :, None]
     follow = _shares(counted[..., None], told - moved[:, None], LIKELY * unit)[..., 0]  # [R, N of the map, N]
-    best = (follow.sum(-1, keepdim=True) * weights).argmax(1, keepdim=True)
-    index = torch.arange(moved.shape[1], device=moved.device)[None, :, None]
-    return (follow * (index == best).to(moved.dtype)).sum(1)[..., None]
+    return _best_row(follow, follow.sum(-1, keepdim=True) * weights).transpose(1, 2)
 
 
 def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
