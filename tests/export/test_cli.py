@@ -103,44 +103,41 @@ def test_listing_needs_a_folder(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--list takes a bundle" in capsys.readouterr().err
 
 
-def test_the_last_line_says_what_was_made(
-    copied: Path,
-    student: Student,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def checkpoint(student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The student's file, with the digest that the copied bundle names."""
     save_student(student, tmp_path / "student.safetensors")
     monkeypatch.setattr(bundle, "checkpoint_digest", lambda *_: "d" * 64)
+    return tmp_path / "student.safetensors"
+
+
+def test_the_last_line_says_what_was_made(
+    copied: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logging.getLogger("ms_export").setLevel(logging.NOTSET)
-    assert code(tmp_path / "student.safetensors", "-o", copied, "--target", "onnx") == 0
+    assert code(checkpoint, "-o", copied, "--target", "onnx") == 0
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"ms-export: up to date → {copied} (6 graphs, 0 engine stages, ")
 
 
 def test_a_failed_verification_is_code_1(
     copied: Path,
-    student: Student,
-    tmp_path: Path,
+    checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save_student(student, tmp_path / "student.safetensors")
-    monkeypatch.setattr(bundle, "checkpoint_digest", lambda *_: "d" * 64)
     monkeypatch.setattr(verify, "STAGE_LIMITS", {"fp32": -1.0})
-    arguments = (tmp_path / "student.safetensors", "-o", copied, "--target", "onnx", "--verify", "--json")
+    arguments = (checkpoint, "-o", copied, "--target", "onnx", "--verify", "--json")
     assert code(*arguments) == 1
     printed = capsys.readouterr()
     assert "verification failed: text, condition" in printed.err
     assert any(not check["passed"] for check in json.loads(printed.out)["checks"])
 
 
-def test_a_verification_passes(
-    copied: Path, student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_student(student, tmp_path / "student.safetensors")
-    monkeypatch.setattr(bundle, "checkpoint_digest", lambda *_: "d" * 64)
-    assert code(tmp_path / "student.safetensors", "-o", copied, "--target", "onnx", "--verify", "--json") == 0
+def test_a_verification_passes(copied: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code(checkpoint, "-o", copied, "--target", "onnx", "--verify", "--json") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert {check["name"] for check in checks} >= {"condition", "roll", "denoise", "decode_first", "decode", "6 chunks"}
     assert all(check["passed"] for check in checks)
