@@ -12,8 +12,9 @@ from ms_train.data.layer_scenes import assign, cut_outs, draw_layer_scenes, own_
 from ms_train.data.render import object_points, render, render_layers
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.evaluate.regions import FEWEST, inpaint, laplacian, psnr_within, summarise
+from ms_train.features import crop_window
 from ms_train.loop import CHECKPOINT, LoopConfig, run
-from ms_train.stages.layer_network import LayersConfig, LayerStage, crop_window, mask_losses, thing_iou
+from ms_train.stages.layer_network import LayersConfig, LayerStage, mask_losses, thing_iou
 
 from ms_infer.errors import ConfigError
 from ms_infer.model.layers import THINGS, Layers, Motions, compose

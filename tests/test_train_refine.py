@@ -13,6 +13,7 @@ from ms_train.data.captions import vocabulary
 from ms_train.data.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, warp_frames, write_shards
 from ms_train.data.scene import SceneConfig
 from ms_train.data.scene_tracks import TrackLayout
+from ms_train.features import Features
 from ms_train.loop import CHECKPOINT, LoopConfig, run
 from ms_train.recipe import load_refiner, load_vae, recipe
 from ms_train.stages.refine import Decoder, Frames, FrameSource, Refine, RefineConfig, make_frames, write_frames
@@ -75,6 +76,22 @@ def soft_frames(count: int = 8) -> Frames:
 def refining(steps: int) -> Refine:
     loop = LoopConfig(steps=steps, learning_rate=3e-3, warmup=2, cooldown=1, sheet_steps=0)
     return Refine(RefineConfig(refiner=WIDTHS, loop=loop, batch=4), FrameSource(frames=soft_frames()), CPU)
+
+
+def test_texture_is_compared_where_the_first_frame_shows_nothing() -> None:
+    torch.manual_seed(3)
+    config = RefineConfig(refiner=WIDTHS, texture_weight=1.0, texture_crop=16)
+    frames = soft_frames()
+    frames.moved_valid[..., 4:8, 4:8] = 0
+    stage = Refine(config, FrameSource(frames=frames), CPU, Features().eval())
+    assert stage.step()["texture"] > 0
+    truth, hole = torch.rand(2, 3, SIZE, SIZE), torch.zeros(2, 1, SIZE, SIZE)
+    hole[..., 4:8, 4:8] = 1
+    outside, inside = truth * (0.5 * hole + 0.5), truth * (1 - 0.5 * hole)
+    assert float(stage._texture_loss(outside, truth, hole)) == 0
+    assert float(stage._texture_loss(inside, truth, hole)) > 0
+    with pytest.raises(ConfigError, match="taef2_encoder"):
+        Refine(config, FrameSource(frames=soft_frames()), CPU)
 
 
 def random_refiner() -> Refiner:

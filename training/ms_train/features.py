@@ -71,3 +71,23 @@ def load_features(assets: Path) -> Features | None:
     wanted = features.layers.state_dict()
     features.layers.load_state_dict({name: stored[name] for name in wanted})
     return features.eval()
+
+
+def crop_window(hole: Tensor, side: int) -> tuple[slice, slice]:
+    """Rows and columns of a square of `side` pixels around the middle of `hole` [H, W], inside the picture."""
+    total = hole.sum().clamp(min=1e-6)
+    starts = []
+    for axis, length in enumerate(hole.shape):
+        at = torch.arange(length, device=hole.device) + 0.5
+        middle = float((hole.sum(1 - axis) * at).sum() / total)
+        starts.append(min(max(round(middle - side / 2), 0), length - side))
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def crop_around(hole: Tensor, side: int, *pictures: Tensor) -> list[Tensor]:
+    """Of each of `pictures` [B, C, H, W] the squares of `side` pixels around the middles of `hole` [B, 1, H, W]."""
+    cut = [crop_window(row[0], side) for row in hole]
+    return [
+        torch.cat([picture[row : row + 1, :, window[0], window[1]] for row, window in enumerate(cut)])
+        for picture in pictures
+    ]

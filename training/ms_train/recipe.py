@@ -224,12 +224,17 @@ def refine(
     out: Path,
     config: RefineConfig = DEFAULTS.refine,
     init: Path | None = None,
+    assets: Path | None = None,
     device: str = "cpu",
     threads: int = 0,
 ) -> None:
-    """Train the refiner on frames that the student streamed (`stream-frames`)."""
+    """Train the refiner on frames that the student streamed (`stream-frames`).
+
+    --assets is asked for texture only: the folder with weights/taef2_encoder.pth.
+    """
     chosen = _start(device, threads)
-    stage = Refine(config, FrameSource(frames), chosen)
+    features = None if assets is None or not config.texture_weight else load_features(assets)
+    stage = Refine(config, FrameSource(frames), chosen, features)
     if init is not None:
         stage.start_from_average(_refiner_weights(init))
     run(stage, out)

@@ -15,7 +15,7 @@ from ms_infer.model.layers import THINGS, LayerNetwork, Layers, Motions, compose
 from ms_train.data.assets import Assets
 from ms_train.data.layer_scenes import LayerScenes, draw_layer_scenes, scene_config
 from ms_train.data.paths import uniform
-from ms_train.features import Features
+from ms_train.features import Features, crop_around
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
 from ms_train.sheets import save_sheet
@@ -171,12 +171,8 @@ class LayerStage(Stage):
     def _texture_loss(self, made: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
         """Feature distance of crops around the holes of the first rows; the truth stands where there is no hole."""
         assert self.features is not None, "the constructor checked it"
-        side, rows = self.config.texture_crop, min(self.config.texture_rows, len(made))
-        cut = [crop_window(hole[row, 0], side) for row in range(rows)]
-        parts = [
-            torch.cat([picture[row : row + 1, :, window[0], window[1]] for row, window in enumerate(cut)])
-            for picture in (made, truth, hole)
-        ]
+        rows = slice(0, self.config.texture_rows)
+        parts = crop_around(hole[rows], self.config.texture_crop, made[rows], truth[rows], hole[rows])
         mixed = parts[0] * parts[2] + parts[1] * (1 - parts[2])
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.features.distance(mixed, parts[1], parts[2]).float().mean()
@@ -191,17 +187,6 @@ class LayerStage(Stage):
         found: Layers = network(scenes.image, scenes.shares, scenes.anchors)
         shown = [scenes.image, scenes.weights[:, 1:], found.weights[:, 1:], scenes.backdrop, found.backdrop]
         save_sheet(path, torch.stack(shown, dim=1))
-
-
-def crop_window(hole: Tensor, side: int) -> tuple[slice, slice]:
-    """Rows and columns of a square of `side` pixels around the middle of `hole` [H, W], inside the picture."""
-    total = hole.sum().clamp(min=1e-6)
-    starts = []
-    for axis, length in enumerate(hole.shape):
-        at = torch.arange(length, device=hole.device) + 0.5
-        middle = float((hole.sum(1 - axis) * at).sum() / total)
-        starts.append(min(max(round(middle - side / 2), 0), length - side))
-    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
 def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from ms_infer.model.warp import motion_layers
 from ms_train import parallel
 from ms_train.codec import decode_clip
 from ms_train.data.clips import ClipMaker, Rendered
+from ms_train.features import Features, crop_around
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
 from ms_train.quality import ssim_map
@@ -42,6 +43,10 @@ class RefineConfig:
     """RGB frames a step and process."""
     edge_weight: float = 1.0
     ssim_weight: float = 0.1
+    texture_weight: float = 0.0
+    """Of the distance in features (`weights/taef2_encoder.pth` of the assets) where the first frame shows nothing."""
+    texture_crop: int = 64
+    """Side in pixels of the crop around such places whose texture is compared."""
 
 
 @dataclass
@@ -182,8 +187,13 @@ class FrameSource:
 class Refine(Stage):
     """L1, edges and SSIM of refined frames against the rendered ones."""
 
-    def __init__(self, config: RefineConfig, source: FrameSource, device: torch.device) -> None:
+    def __init__(
+        self, config: RefineConfig, source: FrameSource, device: torch.device, features: Features | None = None
+    ) -> None:
         super().__init__(config.loop, device)
+        if config.texture_weight and features is None:
+            raise ConfigError("texture_weight needs weights/taef2_encoder.pth in the assets; set it to 0 without it")
+        self.features = features
         torch.manual_seed(config.loop.seed)
         self.config, self.source = config, source
         self.refiner = self._new().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -213,15 +223,30 @@ class Refine(Stage):
             made = self.refiner.mix(*(picture.to(self.device) for picture in frames.inputs())).float()
         pixels, similar = (made - truth).abs().mean(), ssim_map(made, truth).mean()
         loss = pixels + config.edge_weight * edge_loss(made, truth) + config.ssim_weight * (1 - similar)
+        numbers = {}
+        if config.texture_weight:
+            texture = self._texture_loss(
+                made[:, 0], truth[:, 0], 1 - as_float(frames.moved_valid)[:, 0].to(self.device)
+            )
+            numbers["texture"] = float(texture.detach())
+            loss = loss + config.texture_weight * texture
         norm = self.optimise(self.optimizer, loss, self.trained)
         self.average.update_(self.refiner)
         error = (made.detach().clamp(0, 1) - truth).square().mean((1, 2, 3, 4)).clamp(min=1e-8)
-        return {
+        return numbers | {
             "loss": float(loss.detach()),
             "psnr": float((-10 * error.log10()).mean()),
             "ssim": float(similar.detach()),
             "norm": norm,
         }
+
+    def _texture_loss(self, made: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
+        """Feature distance around what the first frame does not show; the truth stands elsewhere."""
+        assert self.features is not None, "the constructor checked it"
+        parts = crop_around(hole, self.config.texture_crop, made, truth, hole)
+        mixed = parts[0] * parts[2] + parts[1] * (1 - parts[2])
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.features.distance(mixed, parts[1], parts[2]).float().mean()
 
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
