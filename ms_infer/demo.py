@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -44,14 +45,10 @@ class Example:
 def demo_examples() -> list[Example]:
     """First frames that come with the demo."""
     folder = _demo_folder()
-    document = json.loads((folder / "drags.json").read_text())
-    height, width = document["size"]
     examples = []
-    for entry in document["examples"]:
-        ends = [[_relative(drag[end], height, width) for end in ("start", "end")] for drag in entry["drags"]]
-        drags = tuple((start, end) for start, end in ends)
-        radius = max(drag["radius"] for drag in entry["drags"]) / width
-        examples.append(Example(folder / entry["image"], entry["prompt"], drags, radius))
+    for entry in json.loads((folder / "drags.json").read_text())["examples"]:
+        drags = tuple((_point(drag["start"]), _point(drag["end"])) for drag in entry["drags"])
+        examples.append(Example(folder / entry["image"], entry["prompt"], drags, entry["radius"]))
     return examples
 
 
@@ -60,8 +57,9 @@ def default_example() -> Example:
     return min(demo_examples(), key=lambda one: len(one.drags))
 
 
-def _relative(pixel: tuple[int, int], height: int, width: int) -> Point:
-    return round(pixel[0] / width, 6), round(pixel[1] / height, 6)
+def _point(place: Sequence[float]) -> Point:
+    x, y = place
+    return x, y
 
 
 def _demo_folder() -> Path:
