@@ -26,7 +26,7 @@ MOST_IDS = 1 << 62
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StreamState:
-    """A stream between two chunks: `Stream.load_state` goes on from it, bit for bit.
+    """A stream between two chunks: `Stream.load_state` goes on from it, bit for bit (from a near one: closely).
 
     Loading takes copies: one state may be loaded often, and into many streams (a fork).
     """
@@ -45,7 +45,7 @@ class StreamState:
     image: NDArray[np.uint8] | None
     """First frame `[height, width, 3]`."""
     engine: Arrays
-    """`Engine.state()`."""
+    """`Engine.state()`, or `Engine.near_state()`."""
     player: Arrays
     """`TrackPlayer.state()`."""
 
@@ -114,6 +114,21 @@ class Run:
     def span(self, config: StreamConfig) -> Span:
         """Frames of the next chunk."""
         return config.context.span(self.index, self.given)
+
+
+def state_of(run: Run, digest: str, pending: Control, engine: Arrays) -> StreamState:
+    """The state of a stream that stands at `run`."""
+    return StreamState(
+        digest=digest,
+        index=run.index,
+        given=run.given,
+        seed=run.seed,
+        applied=run.control,
+        pending=pending,
+        image=run.image,
+        engine=engine,
+        player=run.player.state(),
+    )
 
 
 def checked_seed(seed: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ms_infer.engines.base import Engine, plan_chunk
 from ms_infer.errors import ConfigError, StateError
 from ms_infer.hand import Hand
 from ms_infer.snapshot import load_snapshot, save_snapshot
-from ms_infer.state import Run, StreamState, checked_seed, player_of, state_digest
+from ms_infer.state import Arrays, Run, StreamState, checked_seed, player_of, state_digest, state_of
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
 from ms_infer.weights import Options, Weights
@@ -249,23 +249,18 @@ class Stream:
         StateError before the first start.
         """
         with self._alone():
-            run = self._run
-            if run is None:
-                raise StateError("nothing to snapshot: call start() or step() first")
-            return StreamState(
-                digest=self._digest,
-                index=run.index,
-                given=run.given,
-                seed=run.seed,
-                applied=run.control,
-                pending=self._controls.newest(),
-                image=run.image,
-                engine=self._engine.state(),
-                player=run.player.state(),
-            )
+            return self._saved(self._engine.state)
+
+    def near_state(self) -> StreamState:
+        """A small state: latents of sink and window in place of keys and values, which `load_state` makes anew.
+
+        The stream then goes on close to this one, not bit-equal. ConfigError where the engine has no such state.
+        """
+        with self._alone():
+            return self._saved(self._engine.near_state)
 
     def load_state(self, state: StreamState) -> None:
-        """Go on where `state()` stood: the next frames are bit-equal on the same engine.
+        """Go on where `state()` stood: the next frames are bit-equal on the same engine; after `near_state()`, close.
 
         Everything is checked first: a state that is refused (ConfigError) leaves the stream as it was. A `reset` then
         starts over with the state's image, prompt, tracks and seed.
@@ -333,6 +328,11 @@ class Stream:
                 run.player.set(control.tracks.tracks, run.span(self.config).first_rgb_frame)
             self._run = run
         self._controls.begin(control)
+
+    def _saved(self, engine: Callable[[], Arrays]) -> StreamState:
+        if self._run is None:
+            raise StateError("nothing to snapshot: call start() or step() first")
+        return state_of(self._run, self._digest, self._controls.newest(), engine())
 
     def _running(self) -> Run:
         """The stream that runs; the first step starts one from nothing, below the controls that were set before."""

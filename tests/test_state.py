@@ -206,9 +206,10 @@ def test_a_state_holds_what_the_next_chunk_reads_and_no_more(student: Student, p
     kept = sum(state.engine[name].nbytes for name in ("k", "v", "sink_k"))
     assert kept == 2 * config.model.layers * tokens * config.model.dim * size
     others = sum(array.nbytes for name, array in state.engine.items() if name.startswith(("decoder", "warped")))
-    history = config.context.cache_frames * config.model.in_channels * config.latent_height * config.latent_width
-    assert state.engine["history"].nbytes == history * size
-    assert sum(array.nbytes for array in state.engine.values()) == kept + others + history * size + 16
+    context, frame = config.context, size * config.model.in_channels * config.latent_height * config.latent_width
+    latents = {"history": context.cache_frames * frame, "opening": (context.sink_frames + 2) * frame}
+    assert {name: state.engine[name].nbytes for name in latents} == latents
+    assert sum(array.nbytes for array in state.engine.values()) == kept + others + sum(latents.values()) + 16
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -206,13 +206,17 @@ class Engine(ABC):
     def state(self) -> dict[str, Array]:
         """Everything a later chunk depends on, as host arrays."""
 
+    def near_state(self) -> dict[str, Array]:
+        """The same without keys and values, which `restore` makes anew from latents; ConfigError where it cannot."""
+        raise ConfigError(f"the {self.name} engine does not keep the latents of its sink; save the exact state()")
+
     @abstractmethod
     def check_state(self, state: Mapping[str, Array], made: int) -> None:
         """ConfigError unless `restore` can put this back, into a stream of `made` latent frames. Changes nothing."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Put back what `state` returned and `check_state` has seen."""
+        """Put back what `state` or `near_state` returned and `check_state` has seen."""
 
     @abstractmethod
     def weights_digest(self) -> str:

@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ms_infer.config import StreamConfig
+from ms_infer.engines.base import ChunkPlan
+from ms_infer.numerics import noise
 from ms_infer.numerics.noise import LOW, MULTIPLIERS, ROUNDS, WEYL
 
 COUNTERS = 4
@@ -54,3 +57,9 @@ def normal(numbers: Tensor, passes: int, count: int) -> Tensor:
         angle = turn * (2.0 * math.pi * 2.0**-32)
         values += [radius * torch.cos(angle), radius * torch.sin(angle)]
     return torch.stack(values, dim=-1).flatten(1)[:, :count].float()
+
+
+def host_noise(plan: ChunkPlan, config: StreamConfig, denoise_pass: int) -> Tensor:
+    """Noise of one pass of a chunk, float32 `[1, frames, latent_channels, latent_height, latent_width]` on the host."""
+    shape = (1, plan.placement.frames, config.model.latent_channels, config.latent_height, config.latent_width)
+    return torch.from_numpy(noise.normal(plan.seed, plan.index, denoise_pass, int(np.prod(shape))).reshape(shape))

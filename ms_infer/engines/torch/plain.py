@@ -14,10 +14,13 @@ from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.files import cast
 from ms_infer.checkpoint.parts import changed, convert_, with_own
 from ms_infer.engines.base import Array, ChunkPlan, DeviceFrames, Engine
+from ms_infer.engines.near import rebuilding_runs
 from ms_infer.engines.saved import check_counters, check_packed
 from ms_infer.engines.torch.device_frames import TensorFrames
 from ms_infer.engines.torch.needs import DTYPES, check_device, check_parts
-from ms_infer.engines.torch.saved import from_host, kept_rows, saved_dtype, to_host, weights_digest
+from ms_infer.engines.torch.noise import host_noise
+from ms_infer.engines.torch.remembered import Remembered
+from ms_infer.engines.torch.saved import from_host, kept_caches, saved_dtype, to_host, weights_digest
 from ms_infer.engines.torch.shared import Part, shared_part
 from ms_infer.engines.torch.timesteps import Timesteps
 from ms_infer.engines.torch.timing import StageTimes
@@ -26,7 +29,6 @@ from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
 from ms_infer.model.first_frame import GreyTail
 from ms_infer.model.transformer import PLAIN, ContextAttend, CrossKeys, Operations
-from ms_infer.numerics import noise
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt
 
@@ -77,7 +79,7 @@ class TorchEngine(Engine):
         config, model = self.config, self.config.model
         frame = (config.latent_height, config.latent_width)
         self._input = self._zeros(1, config.context.chunk_frames, model.in_channels, *frame)
-        self._history = self._zeros(1, config.context.cache_frames, model.in_channels, *frame)
+        self._remembered = Remembered(config, self.device, self.dtype)
         self._slots = model.slot_slices()
 
     def _placed(self, part: Part) -> Part:
@@ -107,7 +109,7 @@ class TorchEngine(Engine):
         self._image_tokens: Tensor | None = None
         self._made = 0
         self.cache.sink_start = 0
-        self._history.zero_()
+        self._remembered.reset()
 
     def embed(self, prompt: str | Array) -> NDArray[np.float32]:
         return embed_prompt(prompt, self.config.model.text, self._text_encoder)
@@ -202,19 +204,14 @@ class TorchEngine(Engine):
 
     def _fill_image_slots(self, start: int, frames: int) -> None:
         """Image latent and mask at the latent frames that carry them, zeros or grey elsewhere."""
+        latent, slots = self._image_latent, self._slots
         for j in range(frames):
-            carried = self._image_latent is not None and self.config.model.carries_image(start + j)
-            if "image" in self._slots:
-                shown = self._image_slot(start + j, carried)
-                self._input[:, j, self._slots["image"]] = 0 if shown is None else shown
-            if "mask" in self._slots:
-                self._input[:, j, self._slots["mask"]] = float(carried)
-
-    def _image_slot(self, frame: int, carried: bool) -> Tensor | None:
-        """What the image slot holds at a latent frame, `[1, C, h, w]`; None for zeros."""
-        if self._grey_tail is not None:
-            return self._grey_tail.latent(frame)
-        return self._image_latent[:, 0] if carried and self._image_latent is not None else None
+            carried = latent is not None and self.config.model.carries_image(start + j)
+            if "image" in slots:
+                shown = latent[:, 0] if latent is not None and carried else 0
+                self._input[:, j, slots["image"]] = self._grey_tail.latent(start + j) if self._grey_tail else shown
+            if "mask" in slots:
+                self._input[:, j, slots["mask"]] = float(carried)
 
     def _track_latents(self, plan: ChunkPlan) -> Tensor:
         head = self.track_head
@@ -255,10 +252,7 @@ class TorchEngine(Engine):
         self._references = tuple(picture.to(self.dtype) for picture in references)
 
     def _noise(self, denoise_pass: int) -> Tensor:
-        plan, config = self._plan, self.config
-        shape = (1, plan.placement.frames, config.model.latent_channels, config.latent_height, config.latent_width)
-        values = noise.normal(plan.seed, plan.index, denoise_pass, int(np.prod(shape)))
-        return torch.from_numpy(values.reshape(shape)).to(self.device, self.dtype)
+        return host_noise(self._plan, self.config, denoise_pass).to(self.device, self.dtype)
 
     def _pin_image(self) -> None:
         """Models that keep the image inside the first chunk: its latent frame 0 is always clean."""
@@ -325,52 +319,62 @@ class TorchEngine(Engine):
 
     def _remember(self, start: int, frames: int) -> None:
         """Keep the transformer's input of the newest latent frames, for a re-encoding."""
-        capacity = self._history.shape[1]
-        for j in range(frames):
-            self._history[:, (start + j) % capacity] = self._input[:, j]
+        self._remembered.keep(self._input, start, frames, self.sink_start)
 
     def stage_ms(self) -> Mapping[str, float]:
         return self._times.stage_ms()
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:
-        frames = min(self.config.context.cache_frames, self._made)
-        if frames == 0:
+        start = max(0, self._made - self.config.context.cache_frames)
+        if start == self._made:
             return
-        start = self._made - frames
         if replace_sink and start > self.cache.sink_start:
             self.cache.replace_sink_(start)
+            self._remembered.open_again(start, self._made)
+        self._encode_again(self._remembered.newest(range(start, self._made)), start)
+
+    def _encode_again(self, inputs: Tensor, start: int) -> None:
+        """A clean pass over finished latent frames from `start` on; `inputs` is `[1, T, C, h, w]`."""
+        frames = inputs.shape[1]
         self.cache.place_(start, frames)
-        order = [(start + j) % self._history.shape[1] for j in range(frames)]
-        timestep = self._timestep(self.config.schedule.context_timestep, frames)
-        self.transformer.write(self._history[:, order], timestep, self._keys, self.cache, self.operations)
+        given = start == 0 and frames == self.given_frames()
+        timestep = self._timestep(0.0 if given else self.config.schedule.context_timestep, frames)
+        self.transformer.write(inputs, timestep, self._keys, self.cache, self.operations)
 
     def state(self) -> dict[str, Array]:
-        rows, order = kept_rows(self.config, self.cache, self._history, self._made, self.sink_start)
-        arrays = {name: to_host(tensor[:, :, :, rows[name]]) for name, tensor in self._caches().items()}
-        arrays["history"] = to_host(self._history[:, order])
-        arrays |= {name: to_host(tensor) for name, tensor in self._states().items()}
+        caches = kept_caches(self.config, self.cache, self._made, self.sink_start).items()
+        return self.near_state() | {name: to_host(tensor[:, :, :, rows]) for name, (tensor, rows) in caches}
+
+    def near_state(self) -> dict[str, Array]:
+        arrays = {name: to_host(tensor) for name, tensor in self._states().items()}
         arrays["counters"] = np.array([self._made, self.sink_start], np.int64)
-        return arrays
+        return arrays | self._remembered.state(self._made, self.sink_start)
 
     def check_state(self, state: Mapping[str, Array], made: int) -> None:
         made, sink_start = check_counters(state.get("counters"), made)
-        rows, order = kept_rows(self.config, self.cache, self._history, made, sink_start)
-        shapes = {name: (*t.shape[:3], len(rows[name]), t.shape[4]) for name, t in self._caches().items()}
-        shapes |= {"history": (1, len(order), *self._history.shape[2:])}
-        shapes |= {name: tuple(tensor.shape) for name, tensor in self._states().items()}
+        caches = kept_caches(self.config, self.cache, made, sink_start)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._states().items()}
+        if not caches.keys().isdisjoint(state):
+            shapes |= {name: (*t.shape[:3], len(rows), t.shape[4]) for name, (t, rows) in caches.items()}
         for name, shape in shapes.items():
             check_packed(state.get(name), name, saved_dtype(self.dtype), shape)
+        self._remembered.check_state(state, made, sink_start)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Array]) -> None:
-        self._made, self.cache.sink_start = (int(n) for n in state["counters"])
-        rows, order = kept_rows(self.config, self.cache, self._history, self._made, self.sink_start)
-        for name, tensor in self._caches().items():
-            tensor[:, :, :, rows[name]] = from_host(state[name], tensor)
-        self._history[:, order] = from_host(state["history"], self._history)
+        made, sink_start = (int(n) for n in state["counters"])
+        self._made, self.cache.sink_start = made, sink_start
+        caches = kept_caches(self.config, self.cache, made, sink_start)
+        self._remembered.restore(state, made, sink_start)
         self._decoder = [from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
         self._warped = [from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
+        if caches.keys().isdisjoint(state):
+            for run in rebuilding_runs(self.config.context, made, sink_start):
+                self._encode_again(self._remembered.inputs(run, sink_start), run.start)
+            return
+        for name, (tensor, rows) in caches.items():
+            tensor[:, :, :, rows] = from_host(state[name], tensor)
         self.cache.rotate_sink_()
 
     def twin(self) -> Self:
@@ -390,9 +394,6 @@ class TorchEngine(Engine):
             modules = [self.transformer, self.vae, self.track_head, self.refiner, self.layer_network]
             self._digest = weights_digest(modules, self._adapters.base, self._adapters.tensors())
         return self._digest
-
-    def _caches(self) -> dict[str, Tensor]:
-        return {"k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
 
     def _states(self) -> dict[str, Tensor]:
         states = {f"decoder.{i}": tensor for i, tensor in enumerate(self._decoder)}

@@ -41,21 +41,20 @@ def from_host(array: Array, like: Tensor) -> Tensor:
     return host.to(like.device).clone()
 
 
-def kept_rows(
-    config: StreamConfig, cache: ContextCache, history: Tensor, made: int, sink_start: int
-) -> tuple[dict[str, NDArray[np.int64]], list[int]]:
-    """Rows of each cache that the next chunk reads, and where the history holds the frames, oldest first.
+def kept_caches(
+    config: StreamConfig, cache: ContextCache, made: int, sink_start: int
+) -> dict[str, tuple[Tensor, NDArray[np.int64]]]:
+    """Each cache, and its rows that the next chunk reads.
 
     The sink's keys are rotated anew from un-rotated ones, where the cache has these.
     """
     rows = kept(config, made, sink_start)
     rolls = cache.sink_k.shape[3] > 0
-    caches = {
-        "k": rows.window if rolls else rows.all,
-        "v": rows.all,
-        "sink_k": rows.sink if rolls else rows.sink[:0],
+    return {
+        "k": (cache.k, rows.window if rolls else rows.all),
+        "v": (cache.v, rows.all),
+        "sink_k": (cache.sink_k, rows.sink if rolls else rows.sink[:0]),
     }
-    return caches, [frame % history.shape[1] for frame in rows.frames]
 
 
 @torch.no_grad()
