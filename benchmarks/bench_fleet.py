@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from ms_infer.serve.place import Seats, best
+from ms_infer.serve.place import Seats, admits, best
 
 
 @dataclass(frozen=True)
@@ -198,12 +198,10 @@ class Fleet:
     def _placed(self, *, new: bool) -> int | None:
         if self.policy.polled:
             return self._guessed()
-        used = [len(engine.members) for engine in self.engines]
-        if new and self.policy.first:
-            free = sum(self.seats - count for count, one in zip(used, self.engines, strict=True) if one.alive)
-            if self.lost or free <= self.options.spare * self.seats * len(self.engines):
-                return None
-        return best([Seats(n, self.seats if one.alive else 0) for n, one in zip(used, self.engines, strict=True)])
+        engines = [Seats(len(engine.members), self.seats if engine.alive else 0) for engine in self.engines]
+        if new and self.policy.first and not admits(engines, waiting=len(self.lost), spare=self.options.spare):
+            return None
+        return best(engines)
 
     def _guessed(self) -> int | None:
         """The better of two engines, by how full they were at the last look: a router that reserves nothing."""

@@ -20,7 +20,7 @@ CHECKS: list[tuple[str, list[str]]] = [
     ("layers", ["lint-imports"]),
     ("docs", [sys.executable, "-m", "scripts.docs"]),
 ]
-SUITES = ["tests", "tests/interp", "tests/aot", "tests/browser", "tests/packages", "benchmarks"]
+SUITES = ["tests", "tests/interp", "tests/aot", "tests/browser", "tests/packages", "tests/fleet", "benchmarks"]
 
 
 def run(name: str, command: list[str]) -> bool:

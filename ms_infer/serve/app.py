@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +21,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from ms_infer.errors import MotionStreamError
-from ms_infer.serve.directory import FolderDirectory, NoDirectory
+from ms_infer.serve.directory import Directory, FolderDirectory, NoDirectory
 from ms_infer.serve.hub import Hub
 from ms_infer.serve.lane import Lane, OpenStream
+from ms_infer.serve.lanes import Lanes, OwnLanes
 from ms_infer.serve.protocol import BadMessage
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.shared import Context
@@ -39,27 +40,35 @@ KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf
 PAGE = {"/": "index.html"} | {
     f"/{one.name}": one.name for one in STATIC.iterdir() if one.name.rpartition(".")[2] in ("js", "css")
 }
+Behind = Callable[[Context], tuple[Lanes, Directory]]
+"""Where the sessions of a server get their lanes, and where they are kept."""
 OPEN_PATHS = frozenset([*PAGE, "/healthz", "/readyz"])
 
 
 def create_app(
-    config: ServeConfig, *open_streams: OpenStream, failed: Callable[[Exception], object] | None = None
+    config: ServeConfig,
+    *open_streams: OpenStream,
+    failed: Callable[[Exception], object] | None = None,
+    behind: Behind | None = None,
 ) -> Starlette:
     """The ASGI application.
 
     Each of `open_streams` makes one more stream of an engine, in a thread that is that engine's alone. `failed` is told
-    when a first one could not be made; by default that is logged.
+    when a first one could not be made; by default that is logged. `behind` takes the place of engines of this process.
     """
-    return _Server(config, open_streams, failed or _log_failure).app
+
+    def own(context: Context) -> tuple[Lanes, Directory]:
+        directory = NoDirectory() if config.keep is None else FolderDirectory(config.keep)
+        return OwnLanes([Lane(opener) for opener in open_streams], config), directory
+
+    return _Server(config, behind or own, failed or _log_failure).app
 
 
 class _Server:
     """Holds the hub and answers requests."""
 
-    def __init__(
-        self, config: ServeConfig, openers: Sequence[OpenStream], failed: Callable[[Exception], object]
-    ) -> None:
-        self.config, self.openers, self._failed = config, openers, failed
+    def __init__(self, config: ServeConfig, behind: Behind, failed: Callable[[Exception], object]) -> None:
+        self.config, self._behind, self._failed = config, behind, failed
         self._static = {path: (STATIC / name).read_bytes() for path, name in PAGE.items()}
         self._thumbnails: dict[str, bytes] = {}
         self.files = SessionFiles(config.limits)
@@ -92,8 +101,7 @@ class _Server:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         with tempfile.TemporaryDirectory(prefix="ms-serve-") as folder:
             context = Context(self.config, Path(folder))
-            directory = NoDirectory() if self.config.keep is None else FolderDirectory(self.config.keep)
-            lanes = [Lane(opener) for opener in self.openers]
+            lanes, directory = self._behind(context)
             self.hub = app.state.hub = self.files.hub = Hub(lanes, context, directory, self._failed)
             tasks = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.clean_up())]
             try:

@@ -7,13 +7,13 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ms_infer.errors import ConfigError
 from ms_infer.serve.directory import Directory
 from ms_infer.serve.lane import Lane
+from ms_infer.serve.lanes import Lanes
 from ms_infer.serve.line import Line
-from ms_infer.serve.place import Seats, best
 from ms_infer.serve.protocol import Join
 from ms_infer.serve.saved import SessionState, unpack
 from ms_infer.serve.session import Session
@@ -38,7 +38,7 @@ class Hub:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Lanes,
         context: Context,
         directory: Directory,
         failed: Callable[[Exception], object],
@@ -54,11 +54,11 @@ class Hub:
     async def warm_up(self) -> None:
         """Load the models and make a few chunks on each lane."""
         try:
-            await asyncio.gather(*(lane.warm_up() for lane in self.lanes))
+            await self.lanes.warm_up()
         except Exception as error:  # whoever runs the server decides what now
             self._failed(error)
             return
-        self.shape = self.lanes[0].shape
+        self.shape = self.lanes.config.height, self.lanes.config.width
         self.ready = True
         self._count()
 
@@ -95,18 +95,19 @@ class Hub:
         gone = Refused("gone", "this session has ended, or somebody else has taken it over")
         if message.session in self.sessions:
             raise gone
-        lane = self._admit(client, first=True)
-        lane.used += 1
+        lane = await self._admit(client, first=True)
         try:
             data = await self.directory.find(message.session, message.key)
             if data is None:
                 raise gone
-            saved = unpack(data, lane.config)
+            saved = unpack(data, self.lanes.config)
         except ConfigError as error:
             logger.warning("session %s cannot go on: %s", message.session[:16], error)
+            await self._leave(lane)
             raise gone from None
-        finally:
-            lane.used -= 1
+        except BaseException:
+            await self._leave(lane)
+            raise
         session = await self._open(lane, saved, saved.facts.id)
         session.key = saved.facts.key
         self.context.metrics.resumed.inc()
@@ -117,8 +118,8 @@ class Hub:
         session = self._known(message)
         if session is None:
             raise Refused("gone", "the session to fork has ended")
-        lane = self._admit(client)
-        return await self._open(lane, await session.save(), secrets.token_hex(4))
+        saved = await session.save()
+        return await self._open(await self._admit(client), saved, secrets.token_hex(4))
 
     def _watched(self, name: str, client: Client) -> Session:
         running = [session for session in self.sessions.values() if session.owner is not None]
@@ -130,7 +131,7 @@ class Hub:
 
     async def _first(self, client: Client) -> Session:
         """A new session with the first picture."""
-        session = await self._open(self._admit(client), None, secrets.token_hex(4))
+        session = await self._open(await self._admit(client), None, secrets.token_hex(4))
         config, examples = session.stream.config, self.context.examples
         picture = await asyncio.to_thread(examples.picture, examples.names[0], config.height, config.width)
         if session.maker.image is None:
@@ -138,15 +139,14 @@ class Hub:
         return session
 
     async def _open(self, lane: Lane, saved: SessionState | None, name: str) -> Session:
-        lane.used += 1
-        self._count()
+        """A session on a lane with a seat for it, which is given back when it cannot be opened."""
         try:
             stream = await lane.take()
             session = Session(stream, self.context, lane, name)
             if saved is not None:
                 await self._load(session, saved)
         except BaseException:
-            lane.used -= 1
+            await self._leave(lane)
             raise
         self.sessions[name] = session
         lane.worker.add(session)
@@ -162,20 +162,24 @@ class Hub:
             await session.lane.give(session.stream)
             raise Refused("gone", f"this session cannot go on here: {error}") from None
 
-    def _admit(self, client: Client, *, first: bool = False) -> Lane:
+    async def _admit(self, client: Client, *, first: bool = False) -> Lane:
         """The lane for one more session; Refused when it would slow the others below the rate that is promised.
 
         first: for one that lost its server, which comes before those that wait.
         """
-        config = self.context.config
-        count = sum(lane.used for lane in self.lanes)
-        free = best([Seats(lane.used, lane.capacity(config.min_fps)) for lane in self.lanes])
-        if free is not None and count < config.max_sessions and (first or self._line.place(client) == 1):
-            return self.lanes[free]
+        if first or self._line.place(client) == 1:
+            lane = await self.lanes.admit(first=first)
+            if lane is not None:
+                self._count()
+                return lane
         place = self._line.wait(client)
         watch = any(session.owner is not None for session in self.sessions.values())
-        text = f"the server is full: {count} sessions are open" + ("; you may watch one" if watch else "")
+        text = f"the server is full: {self.lanes.used} sessions are open" + ("; you may watch one" if watch else "")
         raise Refused("full", text, watch=watch, place=place)
+
+    async def _leave(self, lane: Lane) -> None:
+        await self.lanes.leave(lane)
+        self._count()
 
     def forget(self, client: Client) -> None:
         """A client has gone."""
@@ -234,8 +238,7 @@ class Hub:
         await asyncio.to_thread(session.lane.worker.remove, session)
         await session.close(reason, text, code)
         await session.lane.give(session.stream)
-        session.lane.used -= 1
-        self._count()
+        await self._leave(session.lane)
         logger.info("session %s ended: %s", session.id, reason)
 
     async def drain(self) -> None:
@@ -244,10 +247,11 @@ class Hub:
             await self._drained.wait()
             return
         self._drained, self.draining = asyncio.Event(), True
-        await asyncio.gather(*(self._move(session) for session in list(self.sessions.values())))
+        await asyncio.gather(*(self.move(session) for session in list(self.sessions.values())))
         self._drained.set()
 
-    async def _move(self, session: Session) -> None:
+    async def move(self, session: Session) -> None:
+        """Save a session in the directory and say goodbye: it goes on elsewhere."""
         kept = False
         try:
             saved = await session.save()
@@ -265,11 +269,10 @@ class Hub:
         """End everything."""
         self.ready = False
         await self.drain()
-        await asyncio.gather(*(lane.close() for lane in self.lanes))
+        await self.lanes.close()
 
     def _count(self) -> None:
         metrics = self.context.metrics
         metrics.sessions.set(len(self.sessions))
-        metrics.reserved.set(sum(lane.used for lane in self.lanes))
-        config = self.context.config
-        metrics.capacity.set(min(sum(lane.capacity(config.min_fps) for lane in self.lanes), config.max_sessions))
+        metrics.reserved.set(self.lanes.used)
+        metrics.capacity.set(self.lanes.capacity)

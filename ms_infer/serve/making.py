@@ -121,15 +121,15 @@ class Maker:
 
     # ---- the engine thread
 
-    def save(self) -> tuple[StreamState | None, dict[str, NDArray[Any]], Standing]:
-        """Stream (None where the next chunk is the first one), hand, and what is wished for."""
+    def save(self, *, stream: bool = True) -> tuple[StreamState | None, dict[str, NDArray[Any]], Standing]:
+        """Stream (None where it is not wanted, or the next chunk is the first one), hand, and what is wished for."""
         with self._lock:
             wishes = self._wishes
         number = self._prompt_control if wishes.prompt is None else wishes.prompt[1]
-        if wishes.prompt is not None and not wishes.restart:
+        if stream and wishes.prompt is not None and not wishes.restart:
             self.stream.set_prompt(wishes.prompt[0])  # a wish that no chunk has seen yet belongs to the stream's state
         begun = self.chunk > 0 and not wishes.restart
-        return self.stream.state() if begun else None, self.hand.state(), Standing(number, wishes.restart)
+        return self.stream.state() if begun and stream else None, self.hand.state(), Standing(number, wishes.restart)
 
     def load(self, saved: SessionState) -> None:
         """Stand where another session stood; ConfigError for one that does not fit changes nothing."""

@@ -40,6 +40,9 @@ class Metrics:
             "ms_infer_capacity", "Sessions that can be fed at the rate that is promised", registry=self.registry
         )
         self.reserved = Gauge("ms_infer_reserved", "Sessions that are open or being opened", registry=self.registry)
+        self.unprotected = Gauge(
+            "ms_infer_unprotected", "Sessions of a fleet that would be lost with their engine", registry=self.registry
+        )
         self.sessions = Gauge("ms_infer_sessions", "Open sessions", registry=self.registry)
         self.clients = Gauge("ms_infer_clients", "Open WebSockets", registry=self.registry)
         Info("ms_infer_build", "Version of the server", registry=self.registry).info({"version": __version__})

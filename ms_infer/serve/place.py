@@ -21,6 +21,12 @@ def capacity(chunk_seconds: float, chunk_frames: int, min_fps: float) -> float:
     return max(1, chunk_frames // (chunk_seconds * min_fps)) if chunk_seconds else math.inf
 
 
+def admits(engines: Sequence[Seats], *, waiting: int, spare: float) -> bool:
+    """Whether a new session may sit down: nobody waits who lost an engine, and a share of all seats stays free."""
+    free = sum(max(engine.capacity - engine.used, 0) for engine in engines)
+    return not waiting and (math.isinf(free) or free > spare * sum(engine.capacity for engine in engines))
+
+
 def best(engines: Sequence[Seats]) -> int | None:
     """The engine with the smallest share of its seats used; None when no seat is free."""
     free = [index for index, engine in enumerate(engines) if engine.used < engine.capacity]

@@ -58,9 +58,8 @@ class SessionState:
         arrays |= {name: array for name in ("image", "embedding") if (array := getattr(self, name)) is not None}
         header = {"format": FORMAT, "facts": json.dumps(asdict(self.facts))}
         if self.stream is not None:
-            own, told = pack_state(self.stream)
-            arrays |= {f"stream.{name}": array for name, array in own.items()}
-            header["stream"] = json.dumps(told)
+            own, header["stream"] = _packed(self.stream)
+            arrays |= own
         return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=header)
 
 
@@ -72,18 +71,18 @@ def unpack(data: bytes, config: StreamConfig) -> SessionState:
     arrays, header = _read(data)
     try:
         facts = _facts(json.loads(header["facts"]))
-        told = json.loads(header["stream"]) if "stream" in header else None
     except (KeyError, ValueError, TypeError, RecursionError):
         raise ConfigError(f"{_WHAT} says nothing that can be read of itself; save it again") from None
-    stream = None
-    if told is not None:
-        if not isinstance(told, dict) or not all(isinstance(text, str) for text in told.values()):
-            raise ConfigError(f"{_WHAT} has no readable stream; save it again")
-        stream = unpack_state(_under("stream.", arrays), told, config, _WHAT)
+    stream = _stream(arrays, header, config) if "stream" in header else None
     image, embedding = arrays.get("image"), arrays.get("embedding")
     if image is not None and (image.dtype != np.uint8 or image.shape != (config.height, config.width, 3)):
         raise ConfigError(f"{_WHAT} holds no picture of {config.height}x{config.width}")
     return SessionState(facts, image, embedding, _under("hand.", arrays), stream)
+
+
+def _packed(state: StreamState) -> tuple[dict[str, NDArray[Any]], str]:
+    own, told = pack_state(state)
+    return {f"stream.{name}": np.ascontiguousarray(array) for name, array in own.items()}, json.dumps(told)
 
 
 _WHAT = "this file of a session"
@@ -104,6 +103,16 @@ def _read(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     return arrays, header
 
 
+def _stream(arrays: dict[str, NDArray[Any]], header: dict[str, str], config: StreamConfig) -> StreamState:
+    try:
+        told = json.loads(header["stream"])
+    except (KeyError, ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not all(isinstance(text, str) for text in told.values()):
+        raise ConfigError(f"{_WHAT} has no readable stream; save it again")
+    return unpack_state(_under("stream.", arrays), told, config, _WHAT)
+
+
 def _facts(values: dict[str, Any]) -> Facts:
     facts = Facts(**{field.name: values[field.name] for field in fields(Facts)})
     texts = (facts.id, facts.key, facts.state, "" if facts.prompt is None else facts.prompt)
@@ -117,3 +126,27 @@ def _facts(values: dict[str, Any]) -> Facts:
 
 def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def pack_stream(state: StreamState) -> bytes:
+    """The stream alone, which `joined` puts into a session that was packed without one."""
+    from safetensors.numpy import save
+
+    arrays, told = _packed(state)
+    return save(arrays, metadata={"format": FORMAT, "stream": told})
+
+
+def unpack_stream(data: bytes, config: StreamConfig) -> StreamState:
+    """What `pack_stream` made of a stream with these settings (ConfigError)."""
+    arrays, header = _read(data)
+    return _stream(arrays, header, config)
+
+
+def joined(session: bytes, stream: bytes | None) -> bytes:
+    """A session that was packed without its stream, with that of `pack_stream` (None: as it is)."""
+    from safetensors.numpy import save
+
+    if stream is None:
+        return session
+    (arrays, header), (own, told) = _read(session), _read(stream)
+    return save({**arrays, **own}, metadata={**header, "stream": told["stream"]})

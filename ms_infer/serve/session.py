@@ -191,9 +191,9 @@ class Session:
 
     # ---- its state
 
-    async def save(self) -> SessionState:
-        """All that it depends on, between two chunks."""
-        stream, hand, standing = await self.lane.call(self.maker.save)
+    async def save(self, *, stream: bool = True) -> SessionState:
+        """All that it depends on, between two chunks; without its stream where somebody else keeps that."""
+        state, hand, standing = await self.lane.call(self.maker.save, stream=stream)
         text = self.maker.prompt if isinstance(self.maker.prompt, str) else None
         facts = Facts(
             self.id,
@@ -205,7 +205,7 @@ class Session:
             standing.restart,
             text,
         )
-        return SessionState(facts, self.maker.image, None if text is not None else self.maker.prompt, hand, stream)
+        return SessionState(facts, self.maker.image, None if text is not None else self.maker.prompt, hand, state)
 
     async def load(self, saved: SessionState) -> None:
         """Go on where another session stood; ConfigError for one that does not fit changes nothing."""

@@ -1,0 +1,1 @@
+"""Streams that outlive the machine they run on: ms-serve's gateways over engines elsewhere, with Ray Serve."""

@@ -1,0 +1,86 @@
+"""The two applications of Ray Serve: engines and gateways. In one, an update of the engines would end WebSockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from starlette.applications import Starlette
+
+from ms_infer.fleet.config import FleetConfig
+from ms_infer.fleet.engine import Engine
+from ms_infer.fleet.gateway import FleetLanes, KeeperDirectory
+from ms_infer.fleet.ray_links import ENGINES, GATEWAYS, ToReplica, get_keeper
+from ms_infer.serve.app import create_app
+from ms_infer.serve.directory import Directory
+from ms_infer.serve.lanes import Lanes
+from ms_infer.serve.shared import Context
+
+LEAVE_SECONDS = 60.0
+"""How long a replica that is stopped may hand over what it has."""
+CALLS = 10_000
+"""Calls that a replica takes at the same time: most of them wait for their turn, or are WebSockets."""
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+def engines(settings: dict[str, Any]) -> serve.Application:
+    """The application of the engines, from settings (`FleetConfig`)."""
+    config = FleetConfig.from_dict(settings)
+    options: dict[str, Any] = {"num_cpus": config.cpus} | ({"num_gpus": config.gpus} if config.gpus else {})
+    deployment: Any = serve.deployment(
+        Engine,
+        name="Engine",
+        num_replicas=config.replicas,
+        max_ongoing_requests=CALLS,
+        ray_actor_options=options,
+        health_check_period_s=2,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=LEAVE_SECONDS,
+        request_router_config=RequestRouterConfig(request_router_class=f"{ToReplica.__module__}:{ToReplica.__name__}"),
+        logging_config=QUIET,
+    )
+    return deployment.bind(config.to_dict())
+
+
+def gateways(settings: dict[str, Any]) -> serve.Application:
+    """The application of the gateways, from the same settings."""
+    config = FleetConfig.from_dict(settings)
+    values = config.to_dict()
+
+    def build() -> Starlette:
+        return gateway_app(FleetConfig.from_dict(values))
+
+    class Gateway:
+        """A server of WebSockets."""
+
+    deployment: Any = serve.deployment(
+        serve.ingress(build)(Gateway),
+        name="Gateway",
+        num_replicas=config.gateways,
+        max_ongoing_requests=CALLS,
+        ray_actor_options={"num_cpus": config.gateway_cpus},
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=LEAVE_SECONDS,
+        logging_config=QUIET,
+    )
+    return deployment.bind()
+
+
+def gateway_app(config: FleetConfig) -> Starlette:
+    """ms-serve over the fleet's engines."""
+
+    def behind(context: Context) -> tuple[Lanes, Directory]:
+        keeper, name = get_keeper(config.spare), serve.get_replica_context().replica_id.unique_id
+        lanes = FleetLanes(keeper, name, context, config.save_chunks, lambda: app.state.hub)
+        return lanes, KeeperDirectory(lanes)
+
+    app = create_app(config.serving(), behind=behind)
+    return app
+
+
+def run(config: FleetConfig) -> None:
+    """Both applications, on the Ray cluster that this process is connected to; returns when they run."""
+    serve.start(http_options={"host": config.host, "port": config.port})
+    serve.run(engines(config.to_dict()), name=ENGINES, route_prefix=None)
+    serve.run(gateways(config.to_dict()), name=GATEWAYS, route_prefix="/")
