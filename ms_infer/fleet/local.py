@@ -11,10 +11,12 @@ from ms_infer.fleet.config import FleetConfig
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
-"""Of Ray's environment, where they are not set: its makers are told nothing, and slow machines may start slowly."""
+"""Of Ray's environment, where they are not set: its makers are told nothing, engines do not wait behind all other
+programs, and slow machines may start slowly."""
 STORE_BYTES = 256 * 2**20
 """Memory through which chunks and states go from process to process."""
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ SECONDS, STATE_BYTES, SIZE = 0.1, 13_000_000, 64
 
 
 class StandIn:
-    """See `StreamLike`. MS_TEST_WEIGHTS names its weights: a state of others is refused."""
+    """See `StreamLike`. While it makes a chunk, the folder MS_TEST_STEPS has a file that is named as its process."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.config: StreamConfig = replace(preset("demo"), height=SIZE, width=SIZE)
         self.seconds = seconds
-        self.digest = hashlib.sha256(os.environ.get("MS_TEST_WEIGHTS", "").encode()).hexdigest()
+        self.digest = "0" * 64
+        folder = os.environ.get("MS_TEST_STEPS")
+        self.mark = Path(folder) / str(os.getpid()) if folder else None
         self.bulk = np.random.default_rng(0).integers(0, 255, STATE_BYTES, np.uint8)
         self.start()
 
@@ -56,7 +59,11 @@ class StandIn:
         return self.config.context.span(self.index).rgb_frames
 
     def step(self) -> Chunk:
+        if self.mark is not None:
+            self.mark.touch()
         time.sleep(self.seconds)
+        if self.mark is not None:
+            self.mark.unlink(missing_ok=True)
         self.hash = hashlib.sha256(self.hash).digest()
         count = self.next_rgb_frames
         squares = np.random.default_rng(list(self.hash)).integers(0, 255, (count, 8, 8, 3), np.uint8)

@@ -123,9 +123,8 @@ class Page:
         self.server = server
         address = f"ws://{server.host}{path}" + (f"?token={token}" if token else "")
         self._stack = ExitStack()
-        self.socket: ClientConnection = self._stack.enter_context(
-            connect(address, max_size=None, max_queue=None, compression=None, open_timeout=20, **options)
-        )
+        usual = {"max_size": None, "max_queue": None, "compression": None, "open_timeout": 20}
+        self.socket: ClientConnection = self._stack.enter_context(connect(address, **{**usual, **options}))
         self.control = 0
         self.hello: dict[str, Any] = {}
         self.frames: list[Frame] = []
