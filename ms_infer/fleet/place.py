@@ -55,7 +55,9 @@ class Places:
         if home is not None and home != away_from:
             return home
         self.seats[seat] = None
-        return self._sit(seat, self._engines())
+        names, engines = list(self.engines), self._engines()
+        others = [Seats(0, 0) if name == away_from else one for name, one in zip(names, engines, strict=True)]
+        return self._sit(seat, others) or self._sit(seat, engines)
 
     def free(self, seat: str) -> None:
         """A stream has ended."""

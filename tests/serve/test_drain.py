@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -175,3 +178,34 @@ def test_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--keep"):
         FolderDirectory(tmp_path / "file" / "below")
+
+
+SERVER = """
+import ms_infer.serve.open
+from ms_infer.serve.cli import main
+from tests.serve.moving_picture import MovingPicture
+
+ms_infer.serve.open.stream_opener = lambda config: MovingPicture
+raise SystemExit(main(["demo", "--port", "0", "--fps", "48", "--keep", {folder!r}]))
+"""
+
+
+def test_process_that_is_told_to_end_saves_says_goodbye_and_ends(tmp_path: Path) -> None:
+    """SIGTERM, as service managers send it."""
+    folder = tmp_path / "kept"
+    command = [sys.executable, "-c", SERVER.format(folder=str(folder))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        server = Running(int(address.rstrip("/").rpartition(":")[2]), None)
+        server.until_ready()
+        page = busy(server)
+        process.send_signal(signal.SIGTERM)
+        assert ended(page) == RESTART
+        assert page.byes[-1]["reason"] == "moved"
+        assert process.wait(60) == -signal.SIGTERM  # once all is done, as who sent it expects
+    assert len(list(folder.iterdir())) == 1
+    with running(fps=FPS, keep=folder) as made, Page(made, join=False) as back:
+        back.join(session=page.hello["session"], key=page.hello["key"])
+        back.until(lambda: back.hello)
+        assert back.hello["state"] == "paused"

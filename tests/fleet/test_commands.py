@@ -1,0 +1,54 @@
+"""`ms-fleet` without a fleet: what is missing is said in one line."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from ms_infer.fleet.cli import described, main
+
+
+def test_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    real = builtins.__import__
+
+    def without_ray(name: str, *what: Any, **named: Any) -> Any:
+        if name.partition(".")[0] == "ray":
+            raise ImportError("No module named 'ray'", name="ray")
+        return real(name, *what, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without_ray)
+    for command in (["demo"], ["status"], ["drain", "node"]):
+        assert main(command) == 3
+        assert "pip install 'ms-infer[fleet]'" in capsys.readouterr().err
+
+
+def test_settings_need_no_ray() -> None:
+    """Only what talks to Ray imports it."""
+    code = "import sys, ms_infer.fleet.cli, ms_infer.fleet.remote, ms_infer.fleet.seats, ms_infer.fleet.keeper\n"
+    code += "assert 'ray' not in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fleet_of_one_machine_listens_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--host", "0.0.0.0", "--token", "a" * 20]) == 1
+    assert "127.0.0.1" in capsys.readouterr().err
+
+
+def test_status_in_words() -> None:
+    told = {
+        "engines": {"abc": {"node": "n" * 40, "capacity": 4, "streams": 2, "leaving": True}},
+        "gateways": ["xyz"],
+        "streams": 2,
+        "waiting": 1,
+        "states": 1,
+        "bytes": 13_000_000,
+        "drained": [],
+    }
+    assert described(told) == (
+        "engine abc on node nnnnnnnnnnnn: 2 of 4 streams, leaving\ngateway xyz\n"
+        "1 states are kept, 13.0 MB; 1 streams wait"
+    )
