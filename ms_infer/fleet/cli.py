@@ -95,10 +95,23 @@ def drain(command: Drain) -> str:
         raise ConfigError(
             f"{len(found)} nodes with engines begin with {command.node!r}; give one of {', '.join(sorted(nodes))}"
         )
+    _check_room(_ask("status"), found[0])
     engines = _ask("drain", found[0])
     while set(engines) & set(_ask("status")["engines"]):
         time.sleep(0.5)
     return f"node {found[0][:12]} has handed over the streams of {len(engines)} engines and takes no more"
+
+
+def _check_room(told: dict[str, Any], node: str) -> None:
+    """ConfigError when the streams of a node find no seat elsewhere."""
+    sitting = sum(one["streams"] for one in told["engines"].values() if one["node"] == node)
+    others = [one for one in told["engines"].values() if one["node"] != node and not one["leaving"]]
+    free = sum(one["capacity"] - one["streams"] for one in others)
+    if sitting > free:
+        raise ConfigError(
+            f"node {node[:12]} has {sitting} streams, and there are {free:.0f} free seats elsewhere: they would end; "
+            "add engines first"
+        )
 
 
 def _ask(method: str, *what: Any) -> Any:

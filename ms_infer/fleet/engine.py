@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray import serve
@@ -18,48 +14,13 @@ from ms_infer.fleet.keeper import BEAT_SECONDS
 from ms_infer.fleet.ray_links import as_array, get_keeper
 from ms_infer.fleet.remote import Ask, Lost, Made
 from ms_infer.fleet.seats import EngineSeats
+from ms_infer.fleet.turns import GUEST, RESIDENT, Turns
 from ms_infer.fleet.vault import Place
 from ms_infer.serve.lane import WARM_UP_CHUNKS
 from ms_infer.serve.place import capacity
 from ms_infer.serve.worker import Worker
 
 logger = logging.getLogger("ray.serve")
-Result = TypeVar("Result")
-RESIDENT, GUEST = 0, 1  # chunks that are shown now come before restores, replays and states
-
-
-class Turns:
-    """One thread of work, the most urgent first, in the order of its coming. Event loop only."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "ms-fleet-engine")
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._number, self._busy = itertools.count(), False
-
-    async def run(self, rank: int, work: Callable[[], Result]) -> Result:
-        """Wait for its turn, and do it in the thread."""
-        loop = asyncio.get_running_loop()
-        if self._busy:
-            turn = loop.create_future()
-            heapq.heappush(self._waiting, (rank, next(self._number), turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._next()
-                raise
-        self._busy = True
-        doing = loop.run_in_executor(self._thread, work)
-        doing.add_done_callback(lambda _: self._next())  # whoever asked may have gone; the thread works on
-        return await asyncio.shield(doing)
-
-    def _next(self) -> None:
-        self._busy = False
-        while self._waiting and not self._busy:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                self._busy = True
-                turn.set_result(None)
 
 
 class Engine:
@@ -91,7 +52,7 @@ class Engine:
             fed = capacity(worker.chunk_seconds, seats.config.context.span(1).rgb_frames, config.min_fps)
             return seats, min(fed, config.max_sessions)
 
-        return self._turns._thread.submit(opened).result()
+        return self._turns.at_once(opened)
 
     # ---- streams
 

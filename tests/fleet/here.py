@@ -34,7 +34,7 @@ class EngineHere:
 class Here:
     """`Links` over engines of this process; the keeper runs in a loop of its own."""
 
-    def __init__(self, engines: int = 2, opens: Callable[[], Any] = lambda: StandIn(seconds=0.0)) -> None:
+    def __init__(self, engines: int = 2, opens: Callable[[], Any] = lambda: StandIn(seconds=0.0, size=1000)) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

@@ -105,6 +105,21 @@ class Fleet:
         self.config = replace(self.config, save_chunks=self.config.save_chunks + 1)
         serve.run(engines(self.config.to_dict()), name=ENGINES, route_prefix=None)
 
+    def begin_again(self, **changes: Any) -> None:
+        """The whole fleet anew, with other settings."""
+        import ray
+        from ray import serve
+
+        from ms_infer.fleet.deploy import ENGINES, GATEWAYS, run
+        from ms_infer.fleet.ray_links import find_keeper
+
+        for name in (GATEWAYS, ENGINES):
+            serve.delete(name)
+        ray.kill(find_keeper())
+        self.config = replace(self.config, **changes)
+        run(self.config)
+        self.until_ready()
+
 
 def until(wanted: Callable[[], Any], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds

@@ -25,13 +25,13 @@ SECONDS, STATE_BYTES, SIZE = 0.1, 13_000_000, 64
 class StandIn:
     """See `StreamLike`. While it makes a chunk, the folder MS_TEST_STEPS has a file that is named as its process."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self, seconds: float = SECONDS, size: int = STATE_BYTES) -> None:
         self.config: StreamConfig = replace(preset("demo"), height=SIZE, width=SIZE)
         self.seconds = seconds
         self.digest = "0" * 64
         folder = os.environ.get("MS_TEST_STEPS")
         self.mark = Path(folder) / str(os.getpid()) if folder else None
-        self.bulk = np.random.default_rng(0).integers(0, 255, STATE_BYTES, np.uint8)
+        self.bulk = np.random.default_rng(0).integers(0, 255, size, np.uint8)
         self.start()
 
     def start(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ms_infer.fleet import cli
 from ms_infer.fleet.cli import described, main
 
 
@@ -36,6 +37,33 @@ def test_settings_need_no_ray() -> None:
 def test_fleet_of_one_machine_listens_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--host", "0.0.0.0", "--token", "a" * 20]) == 1
     assert "127.0.0.1" in capsys.readouterr().err
+
+
+def node(name: str, streams: int, capacity: int = 2) -> dict[str, Any]:
+    return {"node": name, "capacity": capacity, "streams": streams, "leaving": False}
+
+
+def test_node_is_drained_when_others_have_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = {"a": node("n1", 2), "b": node("n2", 1), "c": node("m3", 0)}
+    asked: list[Any] = []
+
+    def ask(method: str, *what: Any) -> Any:
+        if method == "status":
+            return {"engines": dict(engines)}
+        asked.append(what)
+        return [engines.pop("a") and "a"]
+
+    monkeypatch.setattr(cli, "_ask", ask)
+    assert main(["drain", "n"]) == 1
+    assert "2 nodes with engines begin with 'n'" in capsys.readouterr().err
+    engines["c"] = node("m3", 2)
+    assert main(["drain", "n1"]) == 1
+    assert "2 streams, and there are 1 free seats elsewhere" in capsys.readouterr().err
+    engines["c"] = node("m3", 0)
+    assert main(["drain", "n1"]) == 0
+    assert asked == [("n1",)]
 
 
 def test_status_in_words() -> None:

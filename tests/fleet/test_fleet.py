@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from ms_infer import Stream
 from tests.fleet.live import PATIENCE, Fleet, Plain, begin, beside, check, play, shown, until
 from tests.fleet.stand_in import StandIn
 from tests.serve.live import Page
@@ -20,7 +21,7 @@ CHUNKS = 2000  # more than any test plays
 
 @pytest.fixture(scope="module")
 def plain() -> Plain:
-    return Plain(lambda: StandIn(seconds=0.0), 24.0, CHUNKS)
+    return Plain(lambda: StandIn(seconds=0.0, size=1000), 24.0, CHUNKS)
 
 
 @pytest.fixture
@@ -149,3 +150,18 @@ def test_more_pages_than_seats(fleet: Fleet) -> None:
     assert len(let_in) + len(refused) == 20
     for page in pages:
         leave(page) if page.hello else page.socket.close()
+
+
+def test_demo_outlives_its_engine(fleet: Fleet) -> None:
+    """The same with the model that comes with the package."""
+    fleet.until_ready()
+    fleet.begin_again(opens="", save_chunks=2, fps=4.0, min_fps=0.01)
+    expected = Plain(lambda: Stream("demo"), 4.0, 8)
+    with Page(fleet.server, open_timeout=PATIENCE) as page:
+        begin(page)
+        play(page, 4)
+        killed = beside(page, fleet.kill_engine)
+        play(page, 7)
+        check(page, expected)
+        assert beside(page, fleet.busy_engine)[0] != killed
+        leave(page)

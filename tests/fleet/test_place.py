@@ -102,7 +102,7 @@ def test_session_is_whoever_asks_first_and_knows_its_key() -> None:
 
 
 def test_session_goes_on_with_the_newest_state_of_its_stream() -> None:
-    stream = StandIn(seconds=0.0)
+    stream = StandIn(seconds=0.0, size=1000)
     for _ in range(4):
         stream.step()
     state, vault = pack_stream(stream.state()), Vault()

@@ -46,7 +46,7 @@ def play(stream: Any, chunks: range, before: Callable[[int], None] = lambda chun
 
 def alone(chunks: int, seed: int = 7) -> list[Frames]:
     """The same on one engine that nothing happens to."""
-    stream = StandIn(seconds=0.0)
+    stream = StandIn(seconds=0.0, size=1000)
     stream.start(None, "a", seed=seed)
     return play(stream, range(chunks))
 

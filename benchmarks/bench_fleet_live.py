@@ -1,0 +1,250 @@
+"""What a fleet costs beside plain `ms-serve`, and how long the picture stands still when an engine dies.
+
+    python benchmarks/bench_fleet_live.py                # a stand-in of 0.1 s a chunk and 13 MB state
+    python benchmarks/bench_fleet_live.py demo
+    python benchmarks/bench_fleet_live.py --kills 8
+    python benchmarks/bench_fleet_live.py --head         # what goes on without Ray's head, and for how long
+
+Both serve one page on this machine. A frame's way is from the end of its chunk to the page, the pace included, which is
+the same in both. Processor time is that of all processes of the server, the engine's included. With kills a state is
+kept after every chunk, so that there is next to nothing to make again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks.bench_serve import CONTROL, FRAME, HELLO, SEEN, wait_until_ready
+from ms_infer.fleet.config import FleetConfig
+
+STAND_IN = "tests.fleet.stand_in:StandIn"
+TICKS = os.sysconf("SC_CLK_TCK")
+SERVER = """
+import sys
+from ms_infer.fleet.config import FleetConfig
+from ms_infer.serve.app import create_app
+from ms_infer.serve.web.transport import bind, make_server
+config = FleetConfig.from_dict({settings!r})
+serving = config.serving()
+make_server(create_app(serving, config.opener()), serving, lambda port: print(port, flush=True)).run([bind(serving)])
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Drive both and print what they cost."""
+
+    source: tyro.conf.Positional[str] = "stand-in"
+    seconds: float = 30.0
+    warm_up: float = 5.0
+    fps: float = 24.0
+    kills: int = 0
+    """Engines that are killed, one every eight seconds, instead of counting what is costs."""
+    head: bool = False
+    """Kill Ray's head instead, and see what goes on."""
+    port: int = 8650
+
+
+@dataclass
+class Seen:
+    """Arrivals of frames: number, when, and milliseconds since their chunk was made."""
+
+    frames: list[tuple[int, float, float]] = field(default_factory=list)
+    ended: str = ""
+
+    def told(self) -> str:
+        ways = np.array([way for _, _, way in self.frames])
+        numbers = [number for number, _, _ in self.frames]
+        missing = numbers[-1] - numbers[0] + 1 - len(set(numbers))
+        return (
+            f"{len(numbers)} frames, {missing} missing; way p50 {np.median(ways):.1f} p95 {np.percentile(ways, 95):.1f}"
+        )
+
+
+async def visit(port: int, until: Callable[[], bool], seen: Seen) -> None:
+    """A page that drags once, and reads."""
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed
+
+    async with connect(f"ws://127.0.0.1:{port}/ws", max_size=None, compression=None, open_timeout=60) as socket:
+        said = 0
+
+        async def send(do: str, **content: object) -> None:
+            nonlocal said
+            said += do != "join"
+            text = json.dumps({"do": do, "id": said, "t": time.monotonic() * 1e3, **content})
+            await socket.send(bytes([CONTROL]) + text.encode())
+
+        await send("join", version=2)
+        count = 0
+        try:
+            while not until():
+                data = await socket.recv(decode=False)
+                count += 1
+                await socket.send(struct.pack("<BI", SEEN, count))
+                if data[0] == HELLO:
+                    await send("camera", x=0.3, zoom=0.1)
+                    await send("start", seed=5)
+                elif data[0] == FRAME:
+                    now = time.monotonic()
+                    _, number, _, made_ms = struct.unpack_from("<IIId", data, 6)
+                    seen.frames.append((number, now, now * 1e3 - made_ms))
+        except ConnectionClosed as end:
+            seen.ended = str(end)
+
+
+def family(process: int) -> list[int]:
+    """A process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [process]
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    return found
+
+
+def processor_seconds(processes: list[int]) -> float:
+    """Time that they have taken, threads included."""
+    total = 0
+    for process in processes:
+        with suppress(OSError):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def count(options: Options, port: int, processes: Callable[[], list[int]], name: str) -> Seen:
+    """Play, and print the way of a frame and its processor time."""
+    seen, begun = Seen(), time.monotonic()
+    state: dict[str, Any] = {}
+
+    def over() -> bool:
+        now = time.monotonic() - begun
+        if now > options.warm_up and "at" not in state:
+            seen.frames.clear()
+            state.update(at=now, taken=processor_seconds(processes()))
+        return now > options.warm_up + options.seconds
+
+    asyncio.run(visit(port, over, seen))
+    taken = processor_seconds(processes()) - state["taken"]
+    print(f"{name}: {seen.told()} ms; {1e3 * taken / len(seen.frames):.2f} ms of processor time a frame", flush=True)
+    return seen
+
+
+def settings(options: Options, port: int) -> FleetConfig:
+    opens = STAND_IN if options.source == "stand-in" else ""
+    source = "demo" if options.source == "stand-in" else options.source
+    return FleetConfig(
+        source=source, opens=opens, port=port, fps=options.fps, rest=False, min_fps=0.01, codec="jpeg",
+        save_chunks=1 if options.kills else 4, cpus=0.1, gateway_cpus=0.1,
+    )  # fmt: skip
+
+
+def plain(options: Options) -> None:
+    config = settings(options, options.port).to_dict()
+    server = subprocess.Popen([sys.executable, "-c", SERVER.format(settings=config)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        wait_until_ready(port)
+        count(options, int(port), lambda: family(server.pid), "plain ms-serve")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def fleet(options: Options) -> None:
+    from ms_infer.fleet.deploy import run
+    from ms_infer.fleet.local import begin_local
+
+    config = settings(options, options.port + 1)
+    begin_local(config)
+    import ray
+    from ray import serve
+
+    try:
+        run(config)
+        wait_until_ready(str(config.port))
+        own = os.getpid()
+        if options.kills or options.head:
+            (kill_head if options.head else kill_engines)(options, config)
+        else:
+            count(options, config.port, lambda: [one for one in family(own) if one != own], "fleet")
+    finally:
+        if not options.head:
+            serve.shutdown()
+        ray.shutdown()
+
+
+def kill_engines(options: Options, config: FleetConfig) -> None:
+    """The longest gap between two frames after each kill."""
+    from tests.fleet.live import Fleet
+
+    found, seen, kills = Fleet(config, Path()), Seen(), list[float]()
+    begun = time.monotonic()
+
+    def over() -> bool:
+        now = time.monotonic()
+        due = begun + options.warm_up + 8 * len(kills)
+        if now > due and len(kills) < options.kills and seen.frames:
+            kills.append(now)
+            os.kill(found.busy_engine()[1], signal.SIGKILL)
+        return len(kills) == options.kills and now > kills[-1] + 8
+
+    asyncio.run(visit(config.port, over, seen))
+    times = np.array([at for _, at, _ in seen.frames])
+    for at in kills:
+        near = times[(times > at - 1) & (times < at + 7)]
+        print(f"killed after {at - begun:.1f} s: longest gap {1e3 * np.diff(near).max():.0f} ms")
+    print(seen.told(), "ms;", seen.ended or "the socket stayed open")
+
+
+def kill_head(options: Options, config: FleetConfig) -> None:
+    """How long frames still come."""
+    heads = [one for one in family(os.getpid()) if "gcs_server" in Path(f"/proc/{one}/cmdline").read_text()]
+    seen, begun = Seen(), time.monotonic()
+    killed: list[float] = []
+
+    def over() -> bool:
+        now = time.monotonic()
+        if not killed and now > begun + options.warm_up and seen.frames:
+            killed.append(now)
+            os.kill(heads[0], signal.SIGKILL)
+        return bool(killed) and now > killed[0] + options.seconds
+
+    with suppress(TimeoutError):
+        asyncio.run(asyncio.wait_for(visit(config.port, over, seen), options.warm_up + options.seconds + 60))
+    last = seen.frames[-1][1] - killed[0]
+    print(f"without a head frames came for {last:.1f} s; {seen.told()} ms; {seen.ended or 'the socket stayed open'}")
+
+
+def main() -> None:
+    options = tyro.cli(Options)
+    if not (options.kills or options.head):
+        plain(options)
+    fleet(options)
+    print(f"{options}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
