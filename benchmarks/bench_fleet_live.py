@@ -54,10 +54,12 @@ class Options:
     warm_up: float = 5.0
     fps: float = 24.0
     kills: int = 0
-    """Engines that are killed, one every eight seconds, instead of counting what is costs."""
+    """Engines that are killed, one every eight seconds, instead of counting what it costs."""
     head: bool = False
     """Kill Ray's head instead, and see what goes on."""
     port: int = 8650
+    watch: int = 0
+    """Only be a page, of a server that listens to this port."""
 
 
 @dataclass
@@ -220,26 +222,33 @@ def kill_engines(options: Options, config: FleetConfig) -> None:
 
 
 def kill_head(options: Options, config: FleetConfig) -> None:
-    """How long frames still come."""
-    heads = [one for one in family(os.getpid()) if "gcs_server" in Path(f"/proc/{one}/cmdline").read_text()]
+    """How long frames still come; the page is a process of its own, for this one ends with the cluster."""
+    watching = [*sys.orig_argv, "--watch", str(config.port)]
+    with subprocess.Popen(watching) as page:
+        time.sleep(options.warm_up + 5)
+        heads = [one for one in family(os.getpid()) if "gcs_server" in Path(f"/proc/{one}/cmdline").read_text()]
+        os.kill(heads[0], signal.SIGKILL)
+        print(f"killed the head {options.warm_up + 5:.0f} s after the page was begun", flush=True)
+        page.wait()
+
+
+def watch(options: Options) -> None:
+    """A page that tells what it sees."""
     seen, begun = Seen(), time.monotonic()
-    killed: list[float] = []
-
-    def over() -> bool:
-        now = time.monotonic()
-        if not killed and now > begun + options.warm_up and seen.frames:
-            killed.append(now)
-            os.kill(heads[0], signal.SIGKILL)
-        return bool(killed) and now > killed[0] + options.seconds
-
+    seconds = options.warm_up + options.seconds
     with suppress(TimeoutError):
-        asyncio.run(asyncio.wait_for(visit(config.port, over, seen), options.warm_up + options.seconds + 60))
-    last = seen.frames[-1][1] - killed[0]
-    print(f"without a head frames came for {last:.1f} s; {seen.told()} ms; {seen.ended or 'the socket stayed open'}")
+        asyncio.run(
+            asyncio.wait_for(visit(options.watch, lambda: time.monotonic() > begun + seconds, seen), seconds + 5)
+        )
+    last = seen.frames[-1][1] - begun
+    print(f"the last frame came after {last:.1f} s: {seen.told()} ms; {seen.ended or 'the socket stayed open'}")
 
 
 def main() -> None:
     options = tyro.cli(Options)
+    if options.watch:
+        watch(options)
+        return
     if not (options.kills or options.head):
         plain(options)
     fleet(options)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -33,15 +33,11 @@ class Drain:
     """Its id, or the beginning of it, as status tells."""
 
 
-Command = (
-    Annotated[FleetConfig, tyro.conf.subcommand("demo", description="Start a fleet on this machine.")]
-    | Annotated[Status, tyro.conf.subcommand("status")]
-    | Annotated[Drain, tyro.conf.subcommand("drain")]
-)
+COMMANDS = {"demo": FleetConfig, "status": Status, "drain": Drain}
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    command: Any = tyro.cli(Command, prog="ms-fleet", args=args)  # type: ignore[arg-type]
+    command: Any = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="ms-fleet", args=args)  # type: ignore[arg-type]
     works: dict[type, Callable[[Any], str]] = {FleetConfig: demo, Status: status, Drain: drain}
     return run_command("ms-fleet", lambda: works[type(command)](command))
 

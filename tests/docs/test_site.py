@@ -16,7 +16,9 @@ from tests.docs.pages import DOCS, ROOT, pages
 HEADER = (ROOT / "ms_infer" / "cpp" / "include" / "ms_infer" / "ms_infer.h").read_text()
 
 
-@pytest.mark.parametrize("command", ["ms-stream", "ms-export", "ms-serve", "ms-bench", "python -m ms_infer"])
+@pytest.mark.parametrize(
+    "command", ["ms-stream", "ms-export", "ms-serve", "ms-fleet", "ms-bench", "python -m ms_infer"]
+)
 def test_a_table_has_every_option_of_the_parser(command: str) -> None:
     table = option_tables(command)
     options = [name for parser in capture(command).values() for one in parser._actions for name in one.option_strings]
