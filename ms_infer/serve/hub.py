@@ -14,6 +14,7 @@ from ms_infer.serve.directory import Directory
 from ms_infer.serve.lane import Lane
 from ms_infer.serve.lanes import Lanes
 from ms_infer.serve.line import Line
+from ms_infer.serve.pictures.layered import open_layers
 from ms_infer.serve.protocol import Join
 from ms_infer.serve.saved import SessionState, unpack
 from ms_infer.serve.session import Session
@@ -55,6 +56,7 @@ class Hub:
         """Load the models and make a few chunks on each lane."""
         try:
             await self.lanes.warm_up()
+            self.context.layers = await asyncio.to_thread(open_layers, self.context.config.source, self.lanes.config)
         except Exception as error:  # whoever runs the server decides what now
             self._failed(error)
             return
@@ -187,12 +189,14 @@ class Hub:
 
     # ---- who owns one
 
+    def is_free(self, session: Session) -> bool:
+        """Whether its owner has gone for so long that a watcher may take it over."""
+        left, patience = session.left, self.context.config.limits.takeover_seconds
+        return session.owner is None and left is not None and time.monotonic() - left >= patience
+
     def take_over(self, session: Session, client: Client) -> bool:
-        """A watcher becomes the owner, if the owner is gone for long enough; the old key is worth nothing then."""
-        left = session.left
-        if session.owner is not None or left is None:
-            return False
-        if time.monotonic() - left < self.context.config.limits.takeover_seconds:
+        """A watcher becomes the owner, the first who asks, if it is free; the old key is worth nothing then."""
+        if not self.is_free(session):
             return False
         session.detach(client)
         session.key = secrets.token_urlsafe(24)

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ms_infer.serve.metrics import Metrics
 from ms_infer.serve.pictures.examples import Examples
+from ms_infer.serve.pictures.layered import LayeredPicker
 from ms_infer.serve.settings import ServeConfig
 
 P = ParamSpec("P")
@@ -22,6 +23,8 @@ class Context:
     def __init__(self, config: ServeConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.metrics, self.examples = Metrics(), Examples()
+        self.layers: LayeredPicker | None = None
+        """What the model itself takes for a thing, where it knows; once it is loaded."""
         self._loop = asyncio.get_running_loop()
         self._encoder = ThreadPoolExecutor(1, "ms-serve-encode")
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -1,18 +1,25 @@
-"""The thing under a click: its mask in one picture by GrabCut, its outline, and points that stand for it."""
+"""The thing under a click: its mask in one picture, its outline, and points that stand for it.
+
+GrabCut finds it by colours. Where the model has a layer network, that is asked as well, and the mask is taken that most
+agree upon.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import MissingExtraError
+from ms_infer.serve.pictures.masks import Mask, part_at, spread
 
-Mask = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from ms_infer.serve.pictures.layered import LayeredPicker
+
 Place = tuple[float, float]
 
 SIDE = 128  # of the small picture that is cut: 15 to 100 ms a cut on one core
@@ -40,12 +47,18 @@ class Thing:
     """At most 48, inside, as far apart as they can be: the tracks that move it."""
 
 
-def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place] = ()) -> Thing | None:
+def find_thing(
+    picture: NDArray[np.uint8],
+    add: Sequence[Place],
+    omit: Sequence[Place] = (),
+    layers: LayeredPicker | None = None,
+) -> Thing | None:
     """The thing at `add[0]` in a picture uint8 [H, W, 3]: further places add what lies there, `omit` leaves it out.
 
-    None when nothing is left, or what is there is like all that lies around.
+    layers: the model's layer network, which is asked too. None when nothing is left, or what is there is like all that
+    lies around.
     """
-    cutter = _Cutter(picture)
+    cutter = _Cutter(picture, layers)
     mask = cutter.whole(add[0])
     if len(add) == 1 and not cutter.is_thing(mask):
         return None
@@ -63,7 +76,8 @@ def find_thing(picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[
 class _Cutter:
     """Cuts one picture."""
 
-    def __init__(self, picture: NDArray[np.uint8]) -> None:
+    def __init__(self, picture: NDArray[np.uint8], layers: LayeredPicker | None = None) -> None:
+        self.picture, self.layers = picture, layers
         try:
             import cv2
         except ImportError as error:
@@ -90,6 +104,26 @@ class _Cutter:
         return LEAST <= float(mask.mean()) <= MOST and self._edge(mask) >= FAINT
 
     def whole(self, place: Place) -> Mask:
+        """The whole thing at a place, as the most and the sharpest of the proposals have it."""
+        by_colours = self._by_colours(place)
+        if self.layers is None:
+            return by_colours
+        height, width = self.picture.shape[:2]
+        tried = self._resized(by_colours, width, height) if self.is_thing(by_colours) else None
+        found = self.layers.masks(self.picture, place, tried)
+        masks = [mask for mask in (self._resized(one, self.width, self.height) for one in found) if mask.any()]
+        if not masks:
+            return by_colours
+        contrasts = [self._edge(mask) if LEAST <= mask.mean() <= MOST else 0.0 for mask in masks]
+        most = max(contrasts) or 1.0
+        scores = [_agreement(mask, masks) + own / most for mask, own in zip(masks, contrasts, strict=True)]
+        return masks[int(np.argmax(scores))]
+
+    def _resized(self, mask: Mask, width: int, height: int) -> Mask:
+        small = self.cv2.resize(mask.astype(np.float32), (width, height), interpolation=self.cv2.INTER_AREA)
+        return np.asarray(small > 0.5)
+
+    def _by_colours(self, place: Place) -> Mask:
         """The best of several cuts about a click, then about the middle of what was found."""
         best, score = max((self._scored(place, reach) for reach in REACHES), key=lambda one: one[1])
         rows, columns = np.nonzero(best)
@@ -168,8 +202,7 @@ class _Cutter:
 
     def _at(self, mask: Mask, place: Place) -> Mask:
         """The connected part of a mask at a place."""
-        _, labels = self.cv2.connectedComponents(mask.astype(np.uint8))
-        return np.asarray(mask & (labels == labels[self.pixel(place)]))
+        return part_at(mask, *self.pixel(place))
 
     def _distance(self, place: Place) -> NDArray[np.float64]:
         """Pixels from a place, [h, w]."""
@@ -191,17 +224,14 @@ def _outline(mask: Mask) -> list[list[Place]]:
     ]
 
 
-def _points(mask: Mask) -> list[Place]:
-    """Places inside, the deepest first, each as far as possible from those before it."""
-    import cv2
+def _agreement(mask: Mask, masks: Sequence[Mask]) -> float:
+    """How much of a mask and the others is common, on average; 1 where there are no others."""
+    shared = [float((mask & other).sum() / (mask | other).sum()) for other in masks if other is not mask]
+    return float(np.mean(shared)) if shared else 1.0
 
+
+def _points(mask: Mask) -> list[Place]:
+    """Places inside, as `spread` has them."""
     height, width = mask.shape
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    rows, columns = np.nonzero(depth > min(1.5, float(depth.max()) * 0.6))
-    chosen = [int(np.argmax(depth[rows, columns]))]
-    count = min(MOST_POINTS, max(4, round(float(mask.sum()) / 16)), len(rows))
-    away = np.full(len(rows), np.inf)
-    while len(chosen) < count:
-        away = np.minimum(away, np.hypot(rows - rows[chosen[-1]], columns - columns[chosen[-1]]))
-        chosen.append(int(np.argmax(away)))
-    return [(round((columns[i] + 0.5) / width, 4), round((rows[i] + 0.5) / height, 4)) for i in chosen]
+    count = min(MOST_POINTS, max(4, round(float(mask.sum()) / 16)))
+    return [(round(x / width, 4), round(y / height, 4)) for x, y in spread(mask, count).tolist()]

@@ -59,7 +59,8 @@ class SessionFiles:
         if (picture := session.picture) is None:
             raise HTTPException(409, "there is no picture yet")
         async with self._decodes:
-            thing = await asyncio.to_thread(find_thing, picture, places.add, places.omit)
+            layers = self.hub.context.layers
+            thing = await asyncio.to_thread(find_thing, picture, places.add, places.omit, layers)
         return JSONResponse({"outline": thing.outline, "points": thing.points} if thing else {})
 
     async def video(self, request: Request) -> Response:
