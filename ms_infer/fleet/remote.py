@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig
 from ms_infer.errors import DeviceError
@@ -20,7 +21,7 @@ from ms_infer.tracks import Tracks
 
 logger = logging.getLogger(__name__)
 Ask = tuple[Any, ...]
-"""("start", image, prompt, tracks, seed), ("tracks", tracks), ("prompt", prompt) or ("load", state)."""
+"""("start", image, prompt, tracks, seed), ("tracks", tracks), ("prompt", prompt, how) or ("load", state)."""
 TRIES, WAIT_SECONDS = 20, 0.25
 GONE = "no engine could go on with the stream; start it again"
 
@@ -115,8 +116,8 @@ class RemoteStream:
         self._asks.append(("tracks", tracks))
         return 0
 
-    def set_prompt(self, prompt: Any) -> int:
-        self._asks.append(("prompt", prompt))
+    def set_prompt(self, prompt: Any, *, recache: bool = False, over: int = 1, way: Way = "linear") -> int:
+        self._asks.append(("prompt", prompt, {"recache": recache, "over": over, "way": way}))
         return 0
 
     def step(self) -> Chunk:

@@ -107,8 +107,10 @@ class EngineSeats:
                 stream.start(*what[:3], seed=what[3])
             elif kind == "load":
                 self._load(stream, what[0])
+            elif kind == "tracks":
+                stream.set_tracks(what[0])
             else:
-                (stream.set_tracks if kind == "tracks" else stream.set_prompt)(what[0])
+                stream.set_prompt(what[0], **what[1])
         return stream
 
     def _load(self, stream: StreamLike, state: bytes) -> None:

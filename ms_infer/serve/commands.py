@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from ms_infer.serve import protocol
+from ms_infer.serve.making import Cue, PromptWish
 from ms_infer.serve.pictures.uploads import WebcamMotion
 from ms_infer.serve.session import Session
 from ms_infer.serve.wire.clients import Client
@@ -55,7 +56,7 @@ async def _apply(session: Session, control: protocol.Control) -> None:
     match control:
         case protocol.Pointers():
             session.pointers(control)
-        case protocol.Prompt():
+        case protocol.Prompt() | protocol.Schedule():
             await _change_prompt(session, control)
         case protocol.Start():
             await _start(session, control)
@@ -106,24 +107,32 @@ async def _start(session: Session, control: protocol.Start) -> None:
         config, examples = session.stream.config, session.context.examples
         session.maker.image = await asyncio.to_thread(examples.picture, control.example, config.height, config.width)
     if control.prompt is not None:
-        session.set_prompt(await _prompt(session, control.prompt), control.id)
+        session.set_prompt(PromptWish(await _prompt(session, control.prompt), control.id))
     if control.seed is not None:
         session.maker.seed = control.seed
     session.begin(keep_points=not control.example)
 
 
-async def _change_prompt(session: Session, control: protocol.Prompt) -> None:
+async def _change_prompt(session: Session, control: protocol.Prompt | protocol.Schedule) -> None:
     if session.stream.config.model.text.kind == "words":
-        session.set_prompt(control.text, control.id)
+        await _set_prompts(session, control)
         return
     session.prompt_wanted = control.id
+    session.spawn(_set_prompts(session, control))
 
-    async def later() -> None:
-        prompt = await _prompt(session, control.text)
-        if session.prompt_wanted == control.id:  # else a newer one came meanwhile
-            session.set_prompt(prompt, control.id)
 
-    session.spawn(later())
+async def _set_prompts(session: Session, control: protocol.Prompt | protocol.Schedule) -> None:
+    """Now, or at their times; nothing where a newer one came while they were embedded."""
+    timed = [(0.0, control.text)] if isinstance(control, protocol.Prompt) else control.prompts
+    texts = [await _prompt(session, text) for _, text in timed]
+    if session.prompt_wanted > control.id:
+        return
+    wishes = [PromptWish(text, control.id, control.over, control.way, control.recache) for text in texts]
+    if isinstance(control, protocol.Prompt):
+        session.set_prompt(wishes[0])
+    else:
+        frames = [round(seconds * session.fps) for seconds, _ in timed]
+        session.schedule([Cue(*one) for one in zip(frames, wishes, strict=True)])
 
 
 async def _prompt(session: Session, text: str) -> Any:

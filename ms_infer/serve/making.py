@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig
 from ms_infer.errors import MotionStreamError
@@ -35,7 +37,7 @@ class StreamLike(Protocol):
     ) -> None: ...
     def step(self) -> Chunk: ...
     def set_tracks(self, tracks: Tracks | None) -> int: ...
-    def set_prompt(self, prompt: Any) -> int: ...
+    def set_prompt(self, prompt: Any, *, recache: bool = False, over: int = 1, way: Way = "linear") -> int: ...
     def embed(self, prompt: Any) -> NDArray[np.float32]: ...
     def state(self) -> StreamState: ...
     def load_state(self, state: StreamState) -> None: ...
@@ -49,13 +51,32 @@ class Standing(NamedTuple):
     restart: bool
 
 
+class PromptWish(NamedTuple):
+    """A prompt, and how it is to come."""
+
+    text: Any
+    """Text or embedding."""
+    control: int
+    """The control that set it."""
+    over: int = 1
+    way: Way = "linear"
+    recache: bool = False
+
+
+class Cue(NamedTuple):
+    """A prompt that is to come by itself."""
+
+    frames: int
+    """RGB frames until then, from the next chunk's first one on."""
+    wish: PromptWish
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What changed since the last chunk; the newest of each wins."""
 
     restart: bool = False
-    prompt: tuple[Any, int] | None = None
-    """Prompt or its embedding, and the control that set it."""
+    prompt: PromptWish | None = None
     changed: bool = True
     """Whether anything at all came from a user."""
 
@@ -84,6 +105,8 @@ class Maker:
         self._wishes = Wishes()
         self._prompt_control = 0
         self._received = 0.0
+        self._cues: tuple[Cue, ...] = ()
+        self._coming = 0  # chunks until a prompt is all there
 
     # ---- wishes
 
@@ -98,6 +121,7 @@ class Maker:
         """Start over from the picture at the next chunk; returns the new epoch."""
         with self._lock:
             self.epoch += 1
+            self._cues = ()
             self._wishes = replace(self._wishes, restart=True, changed=True)
             if not keep_points:
                 self.hand.reset()
@@ -109,15 +133,22 @@ class Maker:
             self.epoch += 1
             return self.epoch
 
-    def set_prompt(self, prompt: Any, control: int) -> None:
-        """Text or embedding for the next chunk."""
-        self.prompt = prompt
+    def set_prompt(self, wish: PromptWish) -> None:
+        """A prompt for the next chunk; those that were to come by themselves no longer do."""
+        self.prompt = wish.text
         with self._lock:
-            self._wishes = replace(self._wishes, prompt=(prompt, control), changed=True)
+            self._cues = ()
+            self._wishes = replace(self._wishes, prompt=wish, changed=True)
+
+    def schedule(self, cues: Sequence[Cue]) -> None:
+        """Prompts that come by themselves, in the order of their frames, in place of those before."""
+        with self._lock:
+            self._cues = tuple(cues)
+            self._wishes = replace(self._wishes, changed=True)
 
     def still(self, chunks: int) -> bool:
         """Whether nothing has changed or moved for so many chunks, and nothing is wished for."""
-        return self.calm >= chunks and not self._wishes.changed
+        return self.calm >= chunks and not self._wishes.changed and not self._cues
 
     # ---- the engine thread
 
@@ -125,9 +156,9 @@ class Maker:
         """Stream (None where it is not wanted, or the next chunk is the first one), hand, and what is wished for."""
         with self._lock:
             wishes = self._wishes
-        number = self._prompt_control if wishes.prompt is None else wishes.prompt[1]
+        number = self._prompt_control if wishes.prompt is None else wishes.prompt.control
         if stream and wishes.prompt is not None and not wishes.restart:
-            self.stream.set_prompt(wishes.prompt[0])  # a wish that no chunk has seen yet belongs to the stream's state
+            self._hand_on(wishes.prompt)  # a wish that no chunk has seen yet belongs to the stream's state
         begun = self.chunk > 0 and not wishes.restart
         return self.stream.state() if begun and stream else None, self.hand.state(), Standing(number, wishes.restart)
 
@@ -160,16 +191,33 @@ class Maker:
             self.stream.start(self.image, self.prompt, seed=self.seed)
             self.chunk = 0
         elif wishes.prompt is not None:
-            self.stream.set_prompt(wishes.prompt[0])
+            self._hand_on(wishes.prompt)
         if wishes.prompt is not None:
-            self._prompt_control = wishes.prompt[1]
+            self._prompt_control = wishes.prompt.control
+        self._play_cues()
         tracks = self.hand.tracks(frames=self.stream.next_rgb_frames)
         kinds = self.hand.kinds
         if self.follows_tracks:  # they are at the pace that is shown; the stream plays one position per frame
             self.stream.set_tracks(Tracks(tracks.points, tracks.visible, tracks.ids, fps=self.stream.config.fps))
         chunk = self.stream.step()
-        self.calm = 0 if wishes.changed or self.hand.moving or moves(tracks) else self.calm + 1
+        busy = wishes.changed or self._coming > 0 or self.hand.moving or moves(tracks)
+        self.calm = 0 if busy else self.calm + 1
+        self._coming = max(self._coming - 1, 0)
         return self._made(chunk, tracks, kinds, epoch, control, received), chunk
+
+    def _hand_on(self, wish: PromptWish) -> None:
+        self.stream.set_prompt(wish.text, recache=wish.recache, over=wish.over, way=wish.way)
+        self._coming = wish.over
+
+    def _play_cues(self) -> None:
+        """Hand on the newest prompt whose time comes within the next chunk; the others come nearer."""
+        coming = self.stream.next_rgb_frames
+        with self._lock:
+            due = [cue.wish for cue in self._cues if cue.frames < coming]
+            self._cues = tuple(cue._replace(frames=cue.frames - coming) for cue in self._cues[len(due) :])
+        if due:
+            self._hand_on(due[-1])
+            self.prompt, self._prompt_control = due[-1].text, due[-1].control
 
     def _made(
         self, chunk: Chunk, tracks: Tracks, kinds: NDArray[np.uint8], epoch: int, control: int, received: float

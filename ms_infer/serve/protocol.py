@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from ms_infer.blend import Way
 
 VERSION = 2
 FRAME_HEAD = struct.Struct("<BBHHIIId")
@@ -21,6 +23,8 @@ HIDDEN = -32768
 """Both coordinates of a point that is not visible in a frame."""
 MOST_CHARACTERS = 4000
 """Of a prompt; models read 512 tokens of it."""
+MOST_OVER = 240
+"""Chunks over which a prompt may come."""
 
 
 class Type(IntEnum):
@@ -121,7 +125,8 @@ Time = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
 Thing = Annotated[list[Point], Field(max_length=64)] | None
 """Points that lie upon a thing, which is then taken instead of what lies within a radius."""
-Way = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Length = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Radius = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PointerEvent = tuple[Annotated[int, Field(ge=0, le=1 << 40)], Literal["down", "move", "up"], Time, Unit, Unit]
 
@@ -172,9 +177,33 @@ class Ask(Message):
     do: Literal["key", "leave", "take"]
 
 
-class Prompt(Message):
+class Change(Message):
+    """How a prompt takes the place of the one before: over so many chunks, and with the context encoded again."""
+
+    over: Annotated[int, Field(ge=1, le=MOST_OVER)] = 1
+    way: Way = "linear"
+    recache: bool = False
+
+
+class Prompt(Change):
+    """A new prompt from the next chunk on; what is left of a schedule ends."""
+
     do: Literal["prompt"]
     text: Annotated[str, Field(max_length=MOST_CHARACTERS)]
+
+
+class Schedule(Change):
+    """Prompts that come by themselves, each so many seconds of video from now; in place of the schedule before."""
+
+    do: Literal["schedule"]
+    prompts: Annotated[list[tuple[Seconds, Annotated[str, Field(max_length=MOST_CHARACTERS)]]], Field(max_length=32)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Schedule:
+        times = [seconds for seconds, _ in self.prompts]
+        if sorted(set(times)) != times:
+            raise ValueError("the times of the prompts must grow")
+        return self
 
 
 class Pointers(Message):
@@ -217,10 +246,10 @@ class Carry(Message):
     """Move the camera by pictures to the right and down, e-folds in, radians clockwise; no faster than its stick."""
 
     do: Literal["carry"]
-    x: Way = 0.0
-    y: Way = 0.0
-    zoom: Way = 0.0
-    roll: Way = 0.0
+    x: Length = 0.0
+    y: Length = 0.0
+    zoom: Length = 0.0
+    roll: Length = 0.0
 
 
 class Grid(Message):
@@ -246,7 +275,22 @@ class Switch(Message):
     loop: bool = False
 
 
-Control = Join | Start | Simple | Ask | Prompt | Pointers | Points | Path | Camera | Carry | Grid | Options | Switch
+Control = (
+    Join
+    | Start
+    | Simple
+    | Ask
+    | Prompt
+    | Schedule
+    | Pointers
+    | Points
+    | Path
+    | Camera
+    | Carry
+    | Grid
+    | Options
+    | Switch
+)
 _CONTROLS: TypeAdapter[Control] = TypeAdapter(Annotated[Control, Field(discriminator="do")])
 KNOWN = frozenset(name for control in get_args(Control) for name in get_args(control.model_fields["do"].annotation))
 

@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ms_infer.errors import MotionStreamError
 from ms_infer.hand import Hand
 from ms_infer.serve import protocol
 from ms_infer.serve.lane import Lane
-from ms_infer.serve.making import Maker, StreamLike
+from ms_infer.serve.making import Cue, Maker, PromptWish, StreamLike
 from ms_infer.serve.pictures.uploads import WebcamMotion
 from ms_infer.serve.protocol import Type
 from ms_infer.serve.recording import Recording
@@ -140,9 +140,14 @@ class Session:
         self.show.start_over(self.maker.halt())
         self.set_state("stopped")
 
-    def set_prompt(self, prompt: Any, control: int) -> None:
-        """Text or embedding for the next chunk."""
-        self.maker.set_prompt(prompt, control)
+    def set_prompt(self, wish: PromptWish) -> None:
+        """A prompt for the next chunk."""
+        self.maker.set_prompt(wish)
+        self._awake()
+
+    def schedule(self, cues: Sequence[Cue]) -> None:
+        """Prompts that come by themselves."""
+        self.maker.schedule(cues)
         self._awake()
 
     def pointers(self, control: protocol.Pointers) -> None:

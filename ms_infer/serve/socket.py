@@ -114,7 +114,7 @@ class Connection:
             if self.hub.take_over(session, self.client):
                 self.client.put(protocol.pack_json(Type.HELLO, hello(session, self.client)))
             else:
-                self._error("message", "the owner of this session is still there")
+                self._error("message", "somebody has this session: it can be taken over when its owner is gone")
 
     async def _join(self, message: protocol.Join) -> None:
         if self.session is not None:
@@ -173,6 +173,7 @@ class Connection:
                 "late": session.show.misses,
                 "codec": self.client.coder.grade.codec,
                 "owner": session.owner is not None,
+                "free": self.hub.is_free(session),
                 "sessions": len(self.hub.sessions),
                 "watchers": sum(not client.owner for client in session.clients),
             }

@@ -282,6 +282,47 @@ def test_undo_takes_a_drag_and_a_played_path_back(visit: Open, stand_in: str) ->
     page.until(lambda: abs(page.acks[-1].points[np.isin(page.acks[-1].kinds, moved)][:, -1, 0].mean() - 0.65) < 0.02)
 
 
+def test_undo_of_a_half_played_path_takes_it_back_at_its_end(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    pause(page)
+    choose(page, "d")
+    page.drag(BALLOON, (0.66, 0.46), steps=50)
+    page.until(lambda: page.state("page.plans.length") == 1)
+    page.tab.keyboard.press(" ")
+    page.until(lambda: page.state("page.plans[0]?.begins != null && page.frame.index > page.plans[0].begins + 4"))
+    page.tab.keyboard.press("Control+z")
+    page.has_said("back-later")
+    assert any(text.startswith("↩") for text in page.written())
+
+    def along() -> np.ndarray:
+        return page.acks[-1].points[page.acks[-1].kinds == Kind.PATH]
+
+    page.until(lambda: page.state("page.plans.length") == 0)
+    page.until(lambda: page.acks[-1].chunk > 4 and np.nanmax(np.ptp(along(), axis=1)) < 1e-3 and at_rest(page))
+    first = next(ack for ack in page.acks if (ack.kinds == Kind.PATH).any())
+    began = first.points[first.kinds == Kind.PATH][:, 0]
+    assert len(along()) == len(began)  # nothing else came along
+    np.testing.assert_allclose(along()[:, -1], began, atol=0.01)
+
+
+def at_rest(page: Visit) -> bool:
+    """Whether two chunks in a row moved nothing."""
+    last = [ack.points[ack.kinds == Kind.PATH] for ack in page.acks[-3:]]
+    return len(last) == 3 and all(len(one) and np.nanmax(np.ptp(one, axis=1)) < 1e-3 for one in last)
+
+
+def test_undo_of_a_circle_takes_back_what_it_took_and_nothing_else(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    choose(page, "a")
+    page.drag((0.3, 0.3), (0.46, 0.36))
+    page.until(lambda: page.acks and len(dragged(page)) and abs(dragged(page)[:, -1, 0].mean() - 0.46) < 0.03)
+    began, count = dragged(page)[:, -1] - (0.16, 0.06), len(dragged(page))
+    page.tab.keyboard.press("Control+z")
+    page.until(lambda: (page.acks[-1].kinds == Kind.PATH).sum() == count and at_rest(page))
+    back = page.acks[-1].points[page.acks[-1].kinds == Kind.PATH][:, -1]
+    np.testing.assert_allclose(back, began, atol=0.01)
+
+
 def test_clear_brings_the_picture_back_and_says_so(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     assert page.tab.locator("#clear").is_disabled()

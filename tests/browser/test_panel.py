@@ -63,6 +63,23 @@ def test_looks_are_chips_and_change_the_running_picture(visit: Open, reading: st
     assert prompt_of(page) == "fog"
 
 
+def test_new_look_may_come_slowly(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128, words=WORDS)) as made:
+        page = visit(f"http://localhost:{made.port}/")
+        assert page.tab.locator("#over-out").inner_text() == "at once"
+        page.tab.focus("#over")
+        for _ in range(3):
+            page.tab.keyboard.press("ArrowRight")
+        assert page.tab.locator("#over-out").inner_text() == "within 3.0 s"  # 4 chunks of 12 frames, 16 a second
+        page.tab.keyboard.press("Enter")
+        page.until(lambda: page.acks)
+        page.tab.click("#looks >> text=night")
+        control = page.state("page.control")
+        page.until(lambda: page.acks[-1].prompt == control)
+        stream = next(one for one in made.streams if "night" in one.prompts)
+        assert stream.blends[-1][1:] == (4, "linear", False)
+
+
 def test_words_are_offered_while_typing(visit: Open, reading: str) -> None:
     page = visit(reading)
     page.tab.click("#text")

@@ -10,7 +10,7 @@ import numpy as np
 from ms_infer.serve.settings import Limits
 from tests.browser.conftest import Visit
 from tests.browser.test_hand import dragged
-from tests.browser.test_states import start
+from tests.browser.test_states import says, start
 from tests.serve.live import running
 from tests.serve.moving_picture import MovingPicture
 
@@ -50,6 +50,27 @@ def test_a_watcher_takes_over_when_the_owner_has_left(visit: Open) -> None:
         count = len(watcher.frames)
         watcher.until(lambda: len(watcher.frames) > count)
         assert watcher.tab.locator("#pause").is_enabled()
+
+
+def test_taking_over_is_offered_to_all_who_watch_and_the_first_has_it(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), max_sessions=1, limits=Limits(takeover_seconds=0.5)) as made:
+        address = f"http://localhost:{made.port}/"
+        owner = visit(address)
+        start(owner)
+        watch = f"{address}?watch={owner.state('page.hello.session')}"
+        first, second = visit(watch), visit(watch)
+        for watcher in (first, second):
+            watcher.is_told("watching")
+            watcher.until(lambda watcher=watcher: watcher.state("page.acks.size > 0"))
+            assert not watcher.tab.locator("#take").is_visible()  # it is somebody's
+        owner.tab.close()
+        for watcher in (first, second):
+            says(watcher, "free")
+            assert watcher.tab.locator("#take").is_visible()
+        second.tab.click("#take")
+        second.has_said("took")
+        says(first, "watching")
+        assert not first.tab.locator("#take").is_visible()
 
 
 def test_two_futures_of_one_picture_stand_side_by_side(visit: Open, stand_in: str) -> None:

@@ -113,6 +113,21 @@ def test_ready_running_paused_and_stopped(visit: Open, stand_in: str) -> None:
     assert "pause" not in enabled(page)
 
 
+def test_resting_until_something_is_done(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128), rest=True) as made:
+        page = visit(f"http://localhost:{made.port}/")
+        start(page)
+        says(page, "resting")
+        page.tab.wait_for_timeout(500)
+        count = len(page.frames)
+        page.tab.wait_for_timeout(1000)
+        assert len(page.frames) == count  # and it costs nothing
+        page.drag((0.5, 0.4), (0.6, 0.4))
+        says(page, "running")
+        page.until(lambda: len(page.frames) > count)
+        says(page, "resting")
+
+
 def test_recording_goes_on_when_space_pauses_whatever_was_clicked(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     start(page)
@@ -229,6 +244,31 @@ def test_restarted_server_gets_the_users_own_picture_again(visit: Open, tmp_path
         shown = page.pictures(-1, None)[0].astype(int)  # type: ignore[arg-type]
         assert np.abs(shown - (200, 30, 30)).max() < 15  # and not the balloon
         page.shoot("state-restarted")
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_picture_of_ones_own_outlives_a_reload(visit: Open, tmp_path: Path, away: bool) -> None:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(path)
+    with running(lambda: MovingPicture(size=128), limits=Limits(resume_seconds=1.0 if away else 30.0)) as made:
+        address = f"http://localhost:{made.port}/"
+        page = visit(address)
+        page.tab.set_input_files("#picture", str(path))
+        page.until(lambda: page.frames and page.state("!!page.own"))
+        session = page.state("page.hello.session")
+        page.tab.goto("about:blank")
+        page.until(lambda: not away or not made.app.state.hub.sessions)  # nobody came back to it
+        page.tab.goto(address)
+        page.until(lambda: page.state("!!(page.hello && page.own && page.frame)"))
+        assert (page.state("page.hello.session") == session) is not away
+        if away:
+            assert page.has_said("restarted") == in_page()["restarted"]
+        page.until(lambda: np.abs(np.subtract(page.pixel(0.05, 0.03), (200, 30, 30))).max() < 15)
+        page.tab.click("[data-example=coffee]")
+        page.until(lambda: page.state("page.own") is None)
+        page.tab.reload()
+        page.until(lambda: page.state("!!(page.hello && page.picture)"))
+        assert page.state("page.own") is None  # another picture has taken its place
 
 
 def posts(page: Visit) -> list[str]:
@@ -357,3 +397,19 @@ def test_answer_that_refuses_is_shown(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     receive(page, Type.ERROR, '{"code":"refused","reason":"nothing","text":"there is nothing to watch"}')
     says(page, "refused", text="there is nothing to watch")
+
+
+def test_one_slow_first_frame_does_not_make_the_link_slow(visit: Open, stand_in: str) -> None:
+    page = visit(stand_in)
+    page.state(
+        "(() => { const take = page.socket.onmessage; let busy = true; page.socket.onmessage = (event) => {"
+        f" if (busy && new Uint8Array(event.data)[0] === {int(Type.FRAME)}) {{ busy = false;"
+        " const end = performance.now() + 1500; while (performance.now() < end); } take(event); }; })()"
+    )
+    start(page)
+    page.until(lambda: page.state("page.frame?.index > 60"))
+    assert page.state("page.frame.width") == 128
+    page.until(lambda: np.asarray(page.frames[-1][3][:2] == b"\xff\xd8"))
+    best = np.median([len(one[3]) for one in page.frames[-12:]])
+    assert best > 0.8 * len(page.frames[0][3])  # as good a picture as the first
+    says(page, "running")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
 from ms_infer.controls import Control, PromptControl, TracksControl
@@ -47,8 +48,8 @@ class StandIn:
         self.hash = hashlib.sha256(self.hash + points).digest()
         return 0
 
-    def set_prompt(self, prompt: Any) -> int:
-        self.hash = hashlib.sha256(self.hash + str(prompt).encode()).digest()
+    def set_prompt(self, prompt: Any, *, recache: bool = False, over: int = 1, way: Way = "linear") -> int:
+        self.hash = hashlib.sha256(self.hash + f"{prompt} {recache} {over} {way}".encode()).digest()
         return 0
 
     def embed(self, prompt: Any) -> NDArray[np.float32]:

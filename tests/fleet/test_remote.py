@@ -32,7 +32,7 @@ def asked(stream: Any, chunk: int) -> None:
     points = np.full((1, stream.next_rgb_frames, 2), chunk, np.float32)
     stream.set_tracks(Tracks(points, np.ones(points.shape[:2], np.bool_), np.arange(1)))
     if chunk % 3 == 1:
-        stream.set_prompt(f"prompt {chunk}")
+        stream.set_prompt(f"prompt {chunk}", over=1 + chunk % 3, way="slerp")
 
 
 def play(stream: Any, chunks: range, before: Callable[[int], None] = lambda chunk: None) -> list[Frames]:

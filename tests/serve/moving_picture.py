@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
 from ms_infer.controls import Control, PromptControl, TracksControl
@@ -34,6 +35,8 @@ class MovingPicture:
         self.config = replace(self.config, model=replace(model, text=replace(model.text, vocabulary=words)))
         self.seconds, self.fail_at = seconds, fail_at
         self.prompts: list[Any] = []
+        self.blends: list[tuple[int, int, Way, bool]] = []
+        """Of every changed prompt: the RGB frame before which it came, and how."""
         self.controls: list[Tracks | None] = []
         self.seeds: list[int | None] = []
         self.threads: set[int] = set()
@@ -53,8 +56,9 @@ class MovingPicture:
         self.index = self.frame = 0
         self.player = TrackPlayer(size, size, self.config.fps, 256)
 
-    def set_prompt(self, prompt: Any) -> int:
+    def set_prompt(self, prompt: Any, *, recache: bool = False, over: int = 1, way: Way = "linear") -> int:
         self.prompts.append(prompt)
+        self.blends.append((self.frame, over, way, recache))
         return len(self.prompts)
 
     def set_tracks(self, tracks: Tracks | None) -> int:

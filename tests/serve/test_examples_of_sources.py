@@ -26,3 +26,4 @@ def test_every_source_offers_the_pictures_of_the_demo() -> None:
                 assert all(http.get(f"/examples/{name}").status_code == 200 for name in offered[-1])
     assert offered[0] == offered[1]
     assert names < set(offered[0])
+    assert {"coffee", "chelsea", "rocket"} < set(offered[0])  # photographs are among them

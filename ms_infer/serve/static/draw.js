@@ -72,7 +72,7 @@ function drawPlan(plan) {
   const [x, y] = places[places.length - 1];
   line(pen, places, size);
   mark(pen, ...places[0], "path", size);
-  tag(pen, `${secondsLeft(plan).toFixed(1)} s`, x, y - size * 2.6, size);
+  tag(pen, `${plan.back ? "↩ " : ""}${secondsLeft(plan).toFixed(1)} s`, x, y - size * 2.6, size);
 }
 
 /** @param {Pointer} pointer */

@@ -3,6 +3,7 @@
 /** @import { SayingName } from "./words.js" */
 import { $, field, toast } from "./dom.js";
 import { requestDraw } from "./draw.js";
+import { keepOwn } from "./keep.js";
 import { showPrompt } from "./looks.js";
 import { showSource } from "./motion.js";
 import { began, settings } from "./play.js";
@@ -46,6 +47,7 @@ export function showExample(name) {
 function pick(name) {
   state.example = name;
   state.own = null;
+  keepOwn(null);
   state.plans = [];
   forgetThing();
   pressed();
@@ -98,6 +100,7 @@ export async function sendPicture(file) {
   say("sending", { name });
   if (!(await post("image", file, name))) return false;
   Object.assign(state, { own: file, example: "", plans: [] });
+  keepOwn(file);
   forgetThing();
   $("toast").hidden = true;
   $("hint").classList.add("gone");

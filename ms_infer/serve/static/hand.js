@@ -35,6 +35,14 @@ export function caughtAt(at) {
     kind !== "static" && Math.hypot(((x - at.x) * width) / height, y - at.y) < reach);
 }
 
+const MOST = 64; // points that may stand for what is taken
+
+/** The same as points that stand for what was taken, so that it alone is taken back; undefined where they are too many. @param {Place} at @param {Place[]} [caught] @returns {Pair[] | undefined} */
+export function standing(at, caught = caughtAt(at)) {
+  const points = (caught.length ? caught : [at]).map(({ x, y }) => /** @type {Pair} */ ([x, y]));
+  return points.length > MOST ? undefined : points;
+}
+
 /** Find each pointer's point in a new ack: the one at the press, then the one that goes on where it was. @param {Ack} ack */
 export function followPointers(ack) {
   for (const pointer of state.pointers.values()) {

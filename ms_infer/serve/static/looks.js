@@ -21,6 +21,14 @@ function withLook(text, look) {
   return [...(look === PLAIN ? [] : [look]), ...parts].join(", ");
 }
 
+/** Chunks over which a prompt comes. */
+const over = () => Number(field("over").value);
+
+function tellOver() {
+  const { chunk_frames: frames = 12, fps = 16 } = state.hello ?? {};
+  $("over-out").textContent = over() === 1 ? "at once" : `within ${((over() * frames) / fps).toFixed(1)} s`;
+}
+
 /** Show a prompt that is in force. @param {string} text */
 export function showPrompt(text) {
   prompt = text;
@@ -31,7 +39,7 @@ export function showPrompt(text) {
 /** @param {string} text */
 function put(text) {
   showPrompt(text);
-  if (live()) send({ do: "prompt", text });
+  if (live()) send({ do: "prompt", text, over: over() });
 }
 
 /** Change the prompt from now on. @param {string} text */
@@ -49,7 +57,8 @@ function tellWords() {
   for (const one of /** @type {Iterable<HTMLElement>} */ ($("looks").children))
     one.setAttribute("aria-pressed", String(one.textContent === look));
   const typing = document.activeElement === $("text");
-  const strange = known().length ? words.filter((word) => word.length > SHORT && !known().includes(word)) : [];
+  const given = wordsOf(state.hello?.prompts?.[state.example] ?? ""); // an example's own words are no mistake of anybody's
+  const strange = known().length ? words.filter((word) => word.length > SHORT && !known().includes(word) && !given.includes(word)) : [];
   const begun = typing && !text.endsWith(" ") ? words[words.length - 1] ?? "" : "";
   const offered = begun ? known().filter((word) => word.startsWith(begun) && word !== begun && !/\d/.test(word)).slice(0, MOST) : [];
   $("words").hidden = !offered.length;
@@ -79,10 +88,12 @@ function chip(text, action) {
 export function showLooks() {
   const chips = (state.hello?.words ?? []).map((look) => chip(look, () => change(withLook(field("text").value, look))));
   $("looks").replaceChildren(...chips);
+  tellOver();
   showPrompt(state.hello?.prompt ?? "");
 }
 
 export function wireLooks() {
+  field("over").oninput = tellOver;
   field("text").oninput = tellWords;
   field("text").onblur = () => setTimeout(tellWords, 150);
   $("prompt").onsubmit = (event) => {

@@ -38,7 +38,7 @@ export function refresh() {
   $("badge").hidden = !["paused", "stopped"].includes(mode);
   $("badge").textContent = mode === "paused" ? "Paused" : "Stopped";
   $("taping").hidden = !state.recording;
-  $("take").hidden = mode === "lost" || hello?.owner !== false;
+  $("take").hidden = mode === "lost" || hello?.owner !== false || !state.free;
   allow();
   requestDraw();
 }
@@ -47,7 +47,7 @@ export function refresh() {
 function described() {
   const { hello, mode } = state;
   const about = hello ? ` · ${hello.model} ${hello.width}×${hello.height}` : "";
-  if (!hello?.owner) return ["watching", about];
+  if (!hello?.owner) return state.free ? ["free", ""] : ["watching", about];
   if (mode === "waiting") return ["ready", about];
   if (mode === "paused") return ["paused", ""];
   if (mode === "stopped") return ["stopped", about];

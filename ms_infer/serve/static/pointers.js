@@ -3,7 +3,7 @@
 /** @import { Pair, Place, Pointer } from "./state.js" */
 import { carryFrom, carryTo, gesture } from "./camera.js";
 import { canvas, requestDraw } from "./draw.js";
-import { caughtAt, radius, shifted } from "./hand.js";
+import { caughtAt, radius, shifted, standing } from "./hand.js";
 import { did } from "./history.js";
 import { addPlan, retrace } from "./plans.js";
 import { began } from "./play.js";
@@ -181,11 +181,9 @@ function letGo(pointer) {
   if (thing) setThing(thing.picked ? shifted(thing, to.x - from.x, to.y - from.y) : null);
   const reach = radius();
   const there = /** @type {Pair[]} */ ([[from.x, from.y], [to.x, to.y]]);
-  const again = shifted(thing ?? { outline: [], points: [], add: [], omit: [], picked: false }, to.x - from.x, to.y - from.y);
-  did({
-    undo: () => retrace(there, reach, thing?.points),
-    redo: () => retrace([...there].reverse(), reach, thing ? again.points : undefined),
-  });
+  const took = thing?.points ?? standing(from, pointer.caught);
+  const away = took?.map(([x, y]) => /** @type {Pair} */ ([x + to.x - from.x, y + to.y - from.y]));
+  did({ undo: () => retrace(there, reach, took), redo: () => retrace([...there].reverse(), reach, away) });
 }
 
 /** @param {Pointer} pointer a path that is drawn */

@@ -6,13 +6,14 @@ import { requestDraw, resize } from "./draw.js";
 import { save, sendPicture, showExample, showExamples } from "./files.js";
 import { resetDecoder } from "./frames.js";
 import { followPointers } from "./hand.js";
+import { keptOwn } from "./keep.js";
 import { showLooks } from "./looks.js";
 import { tellStats } from "./numbers.js";
 import { notePlans } from "./plans.js";
 import { refresh, setLost, setMode } from "./play.js";
 import { state } from "./state.js";
 import { setThing } from "./thing.js";
-import { address, connected, join, reconnect, remember, token } from "./wire.js";
+import { address, connected, inner, join, reconnect, remember, remembered, token } from "./wire.js";
 import { offer, say } from "./words.js";
 
 const AGAIN_MS = 3000; // a server that is full or loading is asked again after this time
@@ -25,8 +26,8 @@ let returned = "back";
 
 /** @param {Hello} hello */
 export function onHello(hello) {
-  const before = state.hello, known = before?.session === hello.session;
-  Object.assign(state, { hello, retry: 500, control: Math.max(state.control, hello.last_control), resting: hello.resting ?? false });
+  const before = state.hello, known = (before?.session ?? remembered()) === hello.session;
+  Object.assign(state, { hello, retry: 500, control: Math.max(state.control, hello.last_control), resting: hello.resting ?? false, free: false });
   state.sent.clear();
   state.acks.clear();
   resetDecoder();
@@ -45,8 +46,15 @@ export function onHello(hello) {
   else if (hello.owner && before && !before.owner) say("took");
   else if (before) say(returned);
   returned = "back";
-  if (!state.picture && hello.state === "waiting") showExample(hello.examples[0]);
+  if (!before && hello.owner && !inner) firstPicture(known);
   resize();
+}
+
+/** What is shown after the page was loaded: the picture that was there before, or an example. @param {boolean} known whether the session is the one before */
+async function firstPicture(known) {
+  state.own = await keptOwn();
+  if (state.own && !known) return afresh();
+  if (!state.picture && !state.own && state.hello?.state === "waiting") showExample(state.hello.examples[0]);
 }
 
 /** Another session than before: the picture of one's own goes with us. */
@@ -61,9 +69,10 @@ async function afresh() {
 
 /** @param {any} stats */
 export function onStats(stats) {
-  const { state: mode, resting, recording, recorded } = stats;
+  const { state: mode, resting, recording, recorded, free } = stats;
   tellStats(stats);
   if (resting !== undefined) state.resting = resting;
+  if (free !== undefined) state.free = free;
   if (mode && mode !== state.mode) setMode(mode);
   if (recording !== undefined) {
     state.recording = recording ? state.recording || performance.now() : 0;

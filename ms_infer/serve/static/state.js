@@ -18,6 +18,7 @@
  * @property {number} width
  * @property {number} height
  * @property {number} fps
+ * @property {number} chunk_frames RGB frames of a chunk
  * @property {string} prompt
  * @property {string[]} words looks
  * @property {string[]} vocabulary every word that the model knows; empty where it reads any
@@ -74,6 +75,7 @@
  * @property {Pair[] | undefined} thing
  * @property {number} sent the control that it went with, 0 while it waits
  * @property {number | null} begins RGB frame at which it begins to be played
+ * @property {Pair[] | null} back what stands for what goes along it, where that is taken back as soon as it has been played
  *
  * @typedef {CanvasImageSource & { close?: () => void }} Picture
  */
@@ -89,6 +91,7 @@ export const state = {
   ended: false, // the server said goodbye: no coming back by itself
   watching: "", // the session to watch, or "any"
   resting: false,
+  free: false, // whoever had the stream has gone: a watcher may take it over
   slow: false,
   recording: 0, // when it began
   transfer: false, // the points follow a video

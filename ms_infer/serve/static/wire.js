@@ -78,6 +78,9 @@ export function remember(one) {
   if (!inner) sessionStorage.setItem("session", JSON.stringify(mine));
 }
 
+/** The session to come back to, of before the page was reloaded too. */
+export const remembered = () => mine.session;
+
 export const connected = () => state.socket?.readyState === WebSocket.OPEN;
 
 /** Send a control; returns its number, 0 when nothing could be sent. @param {{ do: string, [field: string]: any }} control */

@@ -14,6 +14,7 @@ export const STATES = {
   recording: "Live · recording",
   slow: "Live · slow link, frames are left out",
   watching: "Watching",
+  free: "Watching · whoever had the stream has gone; it belongs to the first who takes it over",
   lost: "Connection lost, trying again",
   proxy: "Something on the way answers instead of ms-serve ({code}), trying again",
   replaced: "Opened in another window; this one has stopped",
@@ -29,7 +30,8 @@ export const STATES = {
 /** What is said once. */
 export const SAYINGS = {
   back: "Back on the same stream",
-  restarted: "The server was started anew. Your picture was sent again",
+  restarted: "The stream begins anew. Your picture was sent again",
+  "back-later": "The path is taken back as soon as it has been played",
   "too-big": "{name} has {size} MiB; at most {limit} MiB can be sent",
   "no-picture": "{name} is no picture that can be read: choose a JPEG, PNG, WebP or GIF",
   "no-video": "{name} is no video that can be read: choose an MP4, MOV or WebM",

@@ -1,0 +1,226 @@
+"""Record the page of `ms-serve` for the README: `python scripts/record_page.py` on a quiet machine with Chromium.
+
+A thing of a scene is dragged, the camera moves, a thing of a photograph is dragged. Writes `docs/images/live.webp` (an
+animated picture of at most 3 MB) and `docs/images/live.png`. What is waited for is cut out; all else keeps its time.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ms_infer.demo import Example, default_example, demo_examples
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+VIEWPORT = {"width": 1080, "height": 740}
+MOVE_MS = 25
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Record the live page."""
+
+    source: tyro.conf.Positional[str] = "demo"
+    out: Path = IMAGES / "live.webp"
+    """Animated picture, .webp or .gif."""
+    still: Path = IMAGES / "live.png"
+    scene: str = default_example().image.stem
+    """Example whose thing is dragged first."""
+    photograph: str = "coffee"
+    """The same at last."""
+    width: int = 640
+    fps: int = 12
+    most_bytes: int = 3_000_000
+
+
+@dataclass
+class Film:
+    """What Chromium showed while `on`, without the times in between."""
+
+    frames: list[tuple[float, bytes]] = field(default_factory=list)
+    """When, in seconds of the film, and a PNG or JPEG."""
+    on: bool = False
+    _cut: float = 0.0
+    _last: float | None = None
+
+    def take(self, at: float, picture: bytes) -> None:
+        """A picture that was on the screen from `at` on."""
+        if self._last is not None and not self.on:
+            self._cut += at - self._last
+        self._last = at
+        if self.on:
+            self.frames.append((at - self._cut, picture))
+
+    def at_rate(self, fps: int) -> Iterator[bytes]:
+        """The picture of every 1 / fps seconds."""
+        begin, end = self.frames[0][0], self.frames[-1][0]
+        index = 0
+        for number in range(int((end - begin) * fps) + 1):
+            while index + 1 < len(self.frames) and self.frames[index + 1][0] <= begin + number / fps:
+                index += 1
+            yield self.frames[index][1]
+
+
+class Screen:
+    """The page and the film of it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.film = page, Film()
+        self._wire = page.context.new_cdp_session(page)
+        self._wire.on("Page.screencastFrame", self._shown)
+        self._wire.send("Page.startScreencast", {"format": "png", "everyNthFrame": 1})
+
+    def _shown(self, event: dict[str, Any]) -> None:
+        self.film.take(event["metadata"]["timestamp"], base64.b64decode(event["data"]))
+        self._wire.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
+
+    def close(self) -> None:
+        """Film no more."""
+        self._wire.send("Page.stopScreencast")
+        self._wire.detach()
+
+    def until(self, wanted: str) -> None:
+        """Wait, without filming, for something of the page."""
+        before, self.film.on = self.film.on, False
+        self.page.wait_for_function(wanted, timeout=120_000)
+        self.page.wait_for_timeout(300)
+        self.film.on = before
+
+    def at(self, place: Place) -> Place:
+        box = self.page.locator("#canvas").bounding_box()
+        assert box is not None, "the page has its picture"
+        return box["x"] + place[0] * box["width"], box["y"] + place[1] * box["height"]
+
+    def glide(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
+        """Move the pointer, slowly at both ends; `during` is called half-way."""
+        steps = max(2, round(seconds * 1000 / MOVE_MS))
+        for step in range(1, steps + 1):
+            part = step / steps
+            eased = part * part * (3 - 2 * part)
+            self.page.mouse.move(
+                *self.at((start[0] + (end[0] - start[0]) * eased, start[1] + (end[1] - start[1]) * eased))
+            )
+            self.page.wait_for_timeout(MOVE_MS)
+            if step == steps // 2:
+                during()
+
+    def drag(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
+        """Point at a thing until it is outlined, and carry it off."""
+        self.page.mouse.move(*self.at(start))
+        self.until("page.thing || page.tool !== 'thing'")
+        self.page.wait_for_timeout(500)
+        self.page.mouse.down()
+        self.glide(start, end, seconds, during)
+        self.page.wait_for_timeout(700)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(600)
+
+
+def play(screen: Screen, options: Options) -> None:
+    """What is to be seen."""
+    page, (example, photograph) = screen.page, (_example(options.scene), _example(options.photograph))
+    page.click(f"[data-example={example.image.stem}]")
+    screen.until("page.frame?.index > 12")
+    screen.film.on = True
+    start, end = example.drags[0]
+
+    def shoot() -> None:
+        page.screenshot(path=options.still)
+
+    screen.drag(start, end, 2.2, shoot)
+    page.keyboard.down("Alt")
+    page.mouse.move(*screen.at((0.5, 0.5)))
+    page.mouse.down()
+    screen.glide((0.5, 0.5), (0.38, 0.46), 1.2)
+    page.mouse.up()
+    page.keyboard.up("Alt")
+    page.wait_for_timeout(900)
+    before = page.evaluate("page.frame.index")
+    page.click(f"[data-example={photograph.image.stem}]")
+    screen.until(f"page.frame && page.frame.index < {before} && page.frame.index > 12")
+    screen.drag(*photograph.drags[0], 2.2)
+    screen.film.on = False
+
+
+def _example(name: str) -> Example:
+    found = {one.image.stem: one for one in demo_examples()}
+    if name not in found:
+        raise SystemExit(f"there is no example {name!r}; there are {', '.join(found)}")
+    return found[name]
+
+
+def write(film: Film, options: Options) -> int:
+    """The animated picture, of the best quality that fits; returns its bytes."""
+    frames = [_small(picture, options.width) for picture in film.at_rate(options.fps)]
+    for quality in (90, 80, 70, 60, 45):
+        buffer = io.BytesIO()
+        kind = options.out.suffix.lstrip(".")
+        own = {"quality": quality, "method": 4, "minimize_size": True} if kind == "webp" else {"optimize": True}
+        frames[0].save(
+            buffer, kind, save_all=True, append_images=frames[1:], duration=round(1000 / options.fps), loop=0, **own
+        )
+        if buffer.tell() <= options.most_bytes:
+            options.out.write_bytes(buffer.getvalue())
+            return buffer.tell()
+    raise SystemExit(f"{buffer.tell()} bytes are more than {options.most_bytes}: make --width or --fps smaller")
+
+
+def _small(picture: bytes, width: int) -> Image.Image:
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+
+
+@contextmanager
+def server(source: str) -> Iterator[str]:
+    """Address of a server of its own."""
+    command = [sys.executable, "-c", "from ms_infer.serve.cli import main; main()", source, "--port", "0"]
+    process = subprocess.Popen([*command, "--codec", "jpeg"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None, "it is piped"
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        raise SystemExit("no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def main() -> None:
+    options = tyro.cli(Options)
+    with server(options.source) as address, chromium() as browser:
+        context = browser.new_context(viewport=VIEWPORT, device_scale_factor=1, bypass_csp=True, color_scheme="light")  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_function("window.page?.hello && page.picture", timeout=300_000)
+        screen = Screen(page)
+        play(screen, options)
+        screen.close()
+    size = write(screen.film, options)
+    seconds = screen.film.frames[-1][0] - screen.film.frames[0][0]
+    print(f"{options.out}: {seconds:.1f} s, {size / 1e6:.2f} MB; {options.still}")
+
+
+if __name__ == "__main__":
+    main()
