@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ms_infer import ContextConfig, ScheduleConfig, Stream, StreamConfig, Tracks
+from ms_infer.blend import WAYS, Blend, Way
 from ms_infer.config import TextConfig
 from ms_infer.media import load_image
 from ms_infer.numerics.angles import RotationTables, timestep_sinusoids
@@ -274,16 +275,49 @@ def test_reset_after_restore_starts_the_same_stream_in_both(library: Library, bu
             np.testing.assert_allclose(native.step()[0].astype(int), frames.astype(int), atol=1)
 
 
-def test_a_snapshot_between_two_prompts_is_refused_in_one_line(library: Library, bundle: Path, tmp_path: Path) -> None:
-    with Stream(bundle, engine="openvino", precision="fp32") as python:
-        python.start(picture(32, 32), "a cat")
-        python.set_prompt("night snow", over=3)
-        python.step()
-        python.snapshot(tmp_path / "a.snapshot")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_prompt_comes_over_chunks_as_in_python_and_snapshots_between_two_go_on_in_both(
+    library: Library, bundle: Path, tmp_path: Path, way: Way
+) -> None:
+    """A newer prompt sets out from the middle of a blend; each library goes on with what the other one saved."""
+    file = tmp_path / "a.snapshot"
+    with (
+        Stream(bundle, engine="openvino", precision="fp32") as python,
+        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
+    ):
+        for stream in (python, native):
+            stream.start(picture(32, 32), "a cat", seed=3)
+        for index in range(9):
+            if index in (2, 4):
+                for stream in (python, native):
+                    stream.set_prompt("night snow" if index == 2 else "dog", over=4, way=way, recache=index == 4)
+            if index in (3, 5):  # in the middle of one
+                python.snapshot(file)
+                native.restore(file)
+            if index in (4, 6):  # with one that no chunk has begun, and in the middle
+                native.snapshot(file)
+                python.restore(file)
+            np.testing.assert_array_equal(native.step()[0], python.step().frames)
+
+
+def test_prompts_blend_by_the_numbers_of_python(probe: ctypes.CDLL) -> None:
+    chance = np.random.default_rng(0)
+    old, new = (chance.normal(size=(6, 40)).astype(np.float32) for _ in range(2))
+    old[0], new[1], new[2], new[3] = 0, 0, 3 * old[2], -old[3]  # no arc between them
+    for way in WAYS:
+        for chunk in range(1, 5):
+            made = np.empty_like(old)
+            sizes = (c_size_t(old.size), c_size_t(old.shape[1]))
+            probe.ms_probe_blend(4, int(way == "slerp"), chunk, *sizes, *map(pointer, (old, new, made)))
+            expected = Blend(4, way).between(old, new, chunk)
+            np.testing.assert_allclose(made, expected, rtol=0, atol=0 if way == "linear" else 3e-7)
+
+
+def test_a_number_of_chunks_that_no_prompt_takes_is_refused(library: Library, bundle: Path) -> None:
     with NativeStream(library, bundle, precision="fp32") as native:
-        with pytest.raises(NativeError, match="while one prompt changed into another"):
-            native.restore(tmp_path / "a.snapshot")
-        native.step()
+        for over in (-1, 1 << 21):
+            with pytest.raises(NativeError, match=f"takes 1 to 1048576 chunks to come, not {over}"):
+                native.set_prompt("dog", over=over)
 
 
 def test_a_snapshot_of_another_precision_is_refused(library: Library, bundle: Path, tmp_path: Path) -> None:

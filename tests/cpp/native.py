@@ -36,6 +36,8 @@ class Prompt(ctypes.Structure):
         ("replace_sink", c_int32),
         ("embedding_file", c_char_p),
         ("text", c_char_p),
+        ("over", c_int32),
+        ("slerp", c_int32),
     )
 
 
@@ -193,10 +195,12 @@ class NativeStream:
         self.library.call("ms_stream_set_tracks", self.handle, made and made.handle, byref(number))
         return number.value
 
-    def set_prompt(self, prompt: str, *, recache: bool = False, replace_sink: bool = False) -> int:
+    def set_prompt(
+        self, prompt: str, *, recache: bool = False, replace_sink: bool = False, over: int = 1, way: str = "linear"
+    ) -> int:
         number = c_int64()
         words = Prompt(struct_size=ctypes.sizeof(Prompt), text=prompt.encode())
-        words.recache, words.replace_sink = recache, replace_sink
+        words.recache, words.replace_sink, words.over, words.slerp = recache, replace_sink, over, way == "slerp"
         self.library.call("ms_stream_set_prompt", self.handle, byref(words), byref(number))
         return number.value
 

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "angles.hpp"
+#include "blend.hpp"
 #include "manifest.hpp"
 #include "noise.hpp"
 #include "picture.hpp"
@@ -60,6 +61,13 @@ PROBE void ms_probe_words(const char* const* vocabulary, std::size_t words, cons
   TextConfig text;
   text.vocabulary.assign(vocabulary, vocabulary + words);
   Tokenizer(text).fill(prompt, {rows, count});
+}
+
+PROBE void ms_probe_blend(int chunks, int slerp, int chunk, std::size_t size, std::size_t dim, const float* old,
+                          const float* next, float* made) {
+  const auto embedding = [&](const float* from) { return std::make_shared<const std::vector<float>>(from, from + size); };
+  const auto blended = Blend{chunks, slerp != 0}.between(embedding(old), embedding(next), dim, chunk);
+  std::copy(blended->begin(), blended->end(), made);
 }
 
 // The config of a bundle as Python's json.dumps(..., sort_keys=True) writes it; returns its length.

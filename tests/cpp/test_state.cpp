@@ -253,6 +253,19 @@ TEST(a_control_that_no_chunk_has_played_is_part_of_the_state) {
     }
 }
 
+TEST(a_state_between_two_prompts_goes_on) {
+  const std::string path = (scratch / "blend.snapshot").string();
+  for (const bool file : {false, true})
+    for (int before = 0; before < 4; ++before) {
+      ms::Stream a = open(), b = open();
+      start(a), run(a, 2);
+      a.set_prompt({.text = "snow", .recache = true, .over = 3, .slerp = true});
+      run(a, before);
+      file ? (a.snapshot(path), b.restore(path)) : b.load_state(a.state());
+      CHECK(run(a, 5 - before) == run(b, 5 - before));
+    }
+}
+
 TEST(a_refused_snapshot_changes_nothing) {
   const fs::path path = scratch / "whole.snapshot", broken = scratch / "broken.snapshot";
   ms::Stream a = open(), b = open(), source = open();

@@ -8,6 +8,14 @@ Control Control::shifted(std::int64_t by) const {
   return moved;
 }
 
+PromptControl PromptControl::followed_by(const PromptControl& newest, std::size_t dim) const {
+  if (!changes(newest)) return *this;
+  PromptControl next = newest.id != id ? newest : *this;
+  if (newest.id != id && next.blend.chunks > 1) next.origin = shown(dim);
+  if (++next.done >= next.blend.chunks) next.origin = nullptr;
+  return next;
+}
+
 std::shared_ptr<const Control> Controls::newest() const {
   const std::lock_guard lock(lock_);
   return newest_;
@@ -19,11 +27,10 @@ std::int64_t Controls::set_tracks(std::shared_ptr<const Tracks> tracks) {
   return ++last_;
 }
 
-std::int64_t Controls::set_prompt(std::vector<float> text, bool recache, bool replace_sink) {
-  auto shared = std::make_shared<const std::vector<float>>(std::move(text));
+std::int64_t Controls::set_prompt(PromptControl prompt) {
   const std::lock_guard lock(lock_);
-  newest_ = std::make_shared<const Control>(
-      Control{newest_->tracks, {last_ + 1, std::move(shared), recache || replace_sink, replace_sink}});
+  prompt.id = last_ + 1;
+  newest_ = std::make_shared<const Control>(Control{newest_->tracks, std::move(prompt)});
   return ++last_;
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "blend.hpp"
 #include "tracks/tracks.hpp"
 
 namespace ms_infer {
@@ -20,8 +21,18 @@ struct TracksControl {
 // The newest prompt, and the id that setting it got.
 struct PromptControl {
   std::int64_t id = 0;
-  std::shared_ptr<const std::vector<float>> text;  // embedding [tokens, dim]; nullptr before the stream has one
+  Embedding text;  // nullptr before the stream has one
   bool recache = false, replace_sink = false;
+  Blend blend = {};       // how it takes the place of the prompt before
+  Embedding origin = {};  // what it comes from while the blend goes on; nullptr before it and after it
+  int done = 0;           // chunks of the blend that were made
+
+  // What the newest chunk was made with; rows have `dim` values.
+  Embedding shown(std::size_t dim) const { return origin ? blend.between(origin, text, dim, done) : text; }
+  // The prompt of the next chunk, after one that was made with this one.
+  PromptControl followed_by(const PromptControl& newest, std::size_t dim) const;
+  // Whether the next chunk is made with another embedding than the newest one.
+  bool changes(const PromptControl& newest) const { return newest.id != id || origin; }
 };
 
 // The newest of each kind.
@@ -44,7 +55,8 @@ class Controls {
  public:
   std::shared_ptr<const Control> newest() const;
   std::int64_t set_tracks(std::shared_ptr<const Tracks> tracks);
-  std::int64_t set_prompt(std::vector<float> text, bool recache, bool replace_sink);
+  // The control's id takes the place of the prompt's.
+  std::int64_t set_prompt(PromptControl prompt);
   // What to add to the ids first..last of a start or a restore to make them the newest; takes these ids. 0 as long as
   // no control was ever set here: a start is number 0 then, and a snapshot keeps its numbers.
   std::int64_t reserve(std::int64_t first = 0, std::int64_t last = 0);

@@ -1,4 +1,5 @@
 // Snapshots: the state of a stream in one safetensors file, in the format of snapshot.py.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -13,7 +14,6 @@ constexpr const char* kFormat = "ms_infer.snapshot/2";
 constexpr std::int64_t kMostChunks = std::int64_t{1} << 40, kMostIds = std::int64_t{1} << 62;
 
 using Views = std::map<std::string, TensorView>;
-using Text = std::shared_ptr<const std::vector<float>>;
 
 template <class Value>
 TensorView view_of(Dtype dtype, Shape shape, std::span<const Value> values) {
@@ -57,7 +57,7 @@ Tracks read_tracks(const Safetensors& file, const std::string& prefix, const Str
                       PictureSize{config.height, config.width}, config.fps);
 }
 
-Text read_text(const Safetensors& file, const char* name, const StreamConfig& config) {
+Embedding read_text(const Safetensors& file, const char* name, const StreamConfig& config) {
   return std::make_shared<const std::vector<float>>(
       copy_of<float>(file.at(name, Dtype::float32, {config.text.tokens, config.text.dim})));
 }
@@ -72,19 +72,43 @@ TrackPlayer read_player(const Safetensors& file, const StreamConfig& config) {
   return player;
 }
 
+// Numbers of a prompt that comes over several chunks.
+void add_blend(Metadata& header, const std::string& kind, const PromptControl& prompt) {
+  header[kind + "_chunks"] = std::to_string(prompt.blend.chunks);
+  header[kind + "_way"] = std::to_string(int{prompt.blend.slerp});
+  header[kind + "_done"] = std::to_string(prompt.done);
+  header[kind + "_recache"] = std::to_string(int{prompt.recache});
+  header[kind + "_replace_sink"] = std::to_string(int{prompt.replace_sink});
+}
+
+void read_blend(PromptControl& prompt, const std::string& kind, const Metadata& header) {
+  if (!header.contains(kind + "_chunks")) return;
+  const auto value = [&](const char* name) { return number<int>(header, (kind + name).c_str()); };
+  const int way = value("_way");
+  require(way < 2, MS_ERROR_CONFIG, "the snapshot blends its prompts in the way ", way,
+          ", which this version does not know");
+  prompt.blend = {value("_chunks"), way == 1};
+  prompt.blend.check();
+  prompt.done = value("_done");
+  prompt.recache = value("_recache") != 0, prompt.replace_sink = value("_replace_sink") != 0;
+}
+
 Metadata header_of(const StreamState& state) {
   const auto text = [](auto value) { return std::to_string(value); };
-  return {{"format", kFormat},
-          {"digest", state.digest},
-          {"index", text(state.index)},
-          {"given", text(state.given)},
-          {"seed", text(state.seed)},
-          {"tracks_id", text(state.applied.tracks.id)},
-          {"prompt_id", text(state.applied.prompt.id)},
-          {"pending_tracks_id", text(state.pending.tracks.id)},
-          {"pending_prompt_id", text(state.pending.prompt.id)},
-          {"pending_recache", text(int{state.pending.prompt.recache})},
-          {"pending_replace_sink", text(int{state.pending.prompt.replace_sink})}};
+  Metadata header{{"format", kFormat},
+                  {"digest", state.digest},
+                  {"index", text(state.index)},
+                  {"given", text(state.given)},
+                  {"seed", text(state.seed)},
+                  {"tracks_id", text(state.applied.tracks.id)},
+                  {"prompt_id", text(state.applied.prompt.id)},
+                  {"pending_tracks_id", text(state.pending.tracks.id)},
+                  {"pending_prompt_id", text(state.pending.prompt.id)},
+                  {"pending_recache", text(int{state.pending.prompt.recache})},
+                  {"pending_replace_sink", text(int{state.pending.prompt.replace_sink})}};
+  if (state.applied.prompt.origin) add_blend(header, "blend", state.applied.prompt);
+  if (state.pending.prompt.blend.chunks > 1) add_blend(header, "pending_blend", state.pending.prompt);
+  return header;
 }
 
 // Controls that no chunk has played yet; no points: the tracks are to be released.
@@ -96,9 +120,11 @@ Control read_pending(const Safetensors& file, const Control& applied, const Stre
     if (file.tensors().contains("pending.points"))
       pending.tracks.tracks = std::make_shared<const Tracks>(read_tracks(file, "pending.", config));
   }
-  if (const auto id = number<std::int64_t>(header, "pending_prompt_id"); id != applied.prompt.id)
+  if (const auto id = number<std::int64_t>(header, "pending_prompt_id"); id != applied.prompt.id) {
     pending.prompt = {id, read_text(file, "pending.text", config), number<int>(header, "pending_recache") != 0,
                       number<int>(header, "pending_replace_sink") != 0};
+    read_blend(pending.prompt, "pending_blend", header);
+  }
   return pending;
 }
 
@@ -117,8 +143,9 @@ void check_state(const StreamState& state, const StreamConfig& config) {
   check_ids("tracks", state.applied.tracks.id, state.pending.tracks.id);
   check_ids("prompts", state.applied.prompt.id, state.pending.prompt.id);
   for (const Control* control : {&state.applied, &state.pending})
-    for (const float value : *control->prompt.text)
-      require(std::isfinite(value), MS_ERROR_CONFIG, "the state's text holds NaN or infinite values");
+    for (const Embedding& text : {control->prompt.text, control->prompt.origin})
+      require(!text || std::ranges::all_of(*text, [](float value) { return std::isfinite(value); }), MS_ERROR_CONFIG,
+              "the state's text holds NaN or infinite values");
 }
 
 void write_snapshot(const std::filesystem::path& path, const StreamState& state, const StreamConfig& config) {
@@ -132,6 +159,8 @@ void write_snapshot(const std::filesystem::path& path, const StreamState& state,
   if (state.image) tensors["image"] = view_of<std::uint8_t>(Dtype::uint8, {config.height, config.width, 3}, *state.image);
   const Shape text{config.text.tokens, config.text.dim};
   tensors["text"] = view_of<float>(Dtype::float32, text, *state.applied.prompt.text);
+  if (state.applied.prompt.origin)
+    tensors["text_origin"] = view_of<float>(Dtype::float32, text, *state.applied.prompt.origin);
   const Control& pending = state.pending;
   if (pending.tracks.id > state.applied.tracks.id && pending.tracks.tracks)
     add_tracks(tensors, "pending.", *pending.tracks.tracks);
@@ -146,9 +175,6 @@ StreamState read_snapshot(const std::filesystem::path& path, const StreamConfig&
   const auto format = header.find("format");
   require(format != header.end() && format->second == kFormat, MS_ERROR_CONFIG, path.string(),
           " is not a snapshot of this version (need ", kFormat, ")");
-  require(!header.contains("blend_chunks") && !header.contains("pending_blend_chunks"), MS_ERROR_CONFIG, path.string(),
-          " was made while one prompt changed into another, which this library cannot go on with; save it before or "
-          "after, or use the Python package");
   StreamState state;
   if (const auto digest = header.find("digest"); digest != header.end()) state.digest = digest->second;
   state.index = number<std::int64_t>(header, "index"), state.given = number<std::int64_t>(header, "given");
@@ -158,6 +184,8 @@ StreamState read_snapshot(const std::filesystem::path& path, const StreamConfig&
   if (state.player.control().count())
     state.applied.tracks.tracks = std::make_shared<const Tracks>(state.player.control());
   state.applied.prompt = {number<std::int64_t>(header, "prompt_id"), read_text(file, "text", config)};
+  read_blend(state.applied.prompt, "blend", header);
+  if (file.tensors().contains("text_origin")) state.applied.prompt.origin = read_text(file, "text_origin", config);
   state.pending = read_pending(file, state.applied, config);
   if (file.tensors().contains("image"))
     state.image = std::make_shared<const std::vector<std::uint8_t>>(

@@ -109,9 +109,8 @@ Chunk Stream::step(const FrameTarget& target) {
   StagedEngine& engine = *engine_;
   Run& run = running();
   const auto began = Clock::now();
-  auto control = controls_.newest();
   TrackPlayer player = run.player;
-  apply_controls(run, *control, player);
+  Control control = apply_controls(run, player);
   Chunk chunk;
   const ChunkPlan planned = plan(run, player);
   engine.generate(planned);
@@ -125,10 +124,10 @@ Chunk Stream::step(const FrameTarget& target) {
   chunk.times = {engine.times(), milliseconds_since(began)};
   chunk.index = run.index;
   chunk.first_rgb_frame = planned.first_rgb_frame;
-  chunk.control_id = control->id();
+  chunk.control_id = control.id();
   ++run.index;
   tell_next(run.index, run.given);
-  run.control = std::move(control);
+  run.control = std::make_shared<const Control>(std::move(control));
   run.player = std::move(player);
   return chunk;
 }
@@ -169,12 +168,18 @@ void Stream::run_unseen(int chunks, bool with_image) {
   tidy();
 }
 
-void Stream::apply_controls(const Run& run, const Control& control, TrackPlayer& player) {
+// The newest control, and `player` playing it; the current ones stay as they are.
+Control Stream::apply_controls(const Run& run, TrackPlayer& player) {
+  Control control = *controls_.newest();
   if (control.tracks.id != run.control->tracks.id)
     player.set(control.tracks.tracks.get(), next_rgb_frame(run.index, run.given));
-  if (control.prompt.id == run.control->prompt.id) return;
-  engine_->set_text(*control.prompt.text);
-  if (control.prompt.recache) engine_->recache(control.prompt.replace_sink);
+  const PromptControl& before = run.control->prompt;
+  const bool changes = before.changes(control.prompt);
+  control.prompt = before.followed_by(control.prompt, text_dim());
+  if (!changes) return control;
+  engine_->set_text(*control.prompt.shown(text_dim()));
+  if (control.prompt.recache && !control.prompt.origin) engine_->recache(control.prompt.replace_sink);
+  return control;
 }
 
 ChunkPlan Stream::plan(const Run& run, const TrackPlayer& player) const {
@@ -202,7 +207,9 @@ std::int64_t Stream::set_tracks(std::shared_ptr<const Tracks> tracks) {
 
 std::int64_t Stream::set_prompt(const Prompt& prompt) {
   open();
-  return controls_.set_prompt(embed(prompt), prompt.recache, prompt.replace_sink);
+  prompt.blend.check();
+  return controls_.set_prompt({0, std::make_shared<const std::vector<float>>(embed(prompt)),
+                               prompt.recache || prompt.replace_sink, prompt.replace_sink, prompt.blend});
 }
 
 std::vector<float> Stream::embed(const Prompt& prompt) const {
@@ -261,7 +268,7 @@ void Stream::load_state(const StreamState& state) {
   const std::int64_t shift = controls_.reserve(state.applied.id(), state.pending.id());
   const Control applied = state.applied.shifted(shift);
   give_up();
-  engine_->set_text(*applied.prompt.text);
+  engine_->set_text(*applied.prompt.shown(text_dim()));
   engine_->set_image(pixels(state.image));
   engine_->restore(state.engine);
   run_ = Run{state.index, state.given, state.seed, state.image, std::make_shared<const Control>(applied), state.player};

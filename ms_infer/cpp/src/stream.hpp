@@ -21,6 +21,7 @@ struct Prompt {
   std::string file;
   std::string text;
   bool recache = false, replace_sink = false;
+  Blend blend;
 };
 
 struct StartOptions {
@@ -101,11 +102,12 @@ class Stream {
   void run_unseen(int chunks, bool with_image);
   std::unique_lock<std::mutex> alone();
   std::vector<float> embed(const Prompt& prompt) const;
+  std::size_t text_dim() const { return static_cast<std::size_t>(config().text.dim); }
   std::shared_ptr<const Tracks> fitted(std::shared_ptr<const Tracks> tracks) const;
   void give_up();
   void begin(const Control& control, Picture image, std::uint64_t seed);
   Run& running();
-  void apply_controls(const Run& run, const Control& control, TrackPlayer& player);
+  Control apply_controls(const Run& run, TrackPlayer& player);
   ChunkPlan plan(const Run& run, const TrackPlayer& player) const;
   void check(const StreamState& state) const;
   TrackPlayer new_player() const;

@@ -119,6 +119,8 @@ typedef struct ms_prompt {
     int32_t replace_sink;       /* not 0: and let the oldest re-encoded latent frames become the new sink */
     const char *embedding_file; /* .npy of floats [tokens, text_dim] */
     const char *text;           /* UTF-8; needs a model with a word-level text encoder, as the demo has */
+    int32_t over;  /* a change only: chunks until the prompt is all there, 0: 1; the k-th has k / over of it */
+    int32_t slerp; /* not 0: every row of the embedding turns on the way; else the numbers in between */
 } ms_prompt;
 
 typedef struct ms_start_params {

@@ -82,6 +82,8 @@ struct Prompt {
   std::span<const float> embedding = {};  // [embedding_tokens, text_dim]
   int embedding_tokens = 0;
   bool recache = false, replace_sink = false;
+  int over = 1;        // of a change: chunks until the prompt is all there
+  bool slerp = false;  // rows of the embedding turn on the way
 };
 
 struct Start {
@@ -240,6 +242,8 @@ class Stream {
     prompt.embedding_tokens = from.embedding_tokens;
     prompt.recache = from.recache;
     prompt.replace_sink = from.replace_sink;
+    prompt.over = from.over;
+    prompt.slerp = from.slerp;
     prompt.embedding_file = from.embedding_file.empty() ? nullptr : from.embedding_file.c_str();
     prompt.text = from.text.c_str();
     return prompt;

@@ -10,6 +10,8 @@ template <>
 constexpr std::size_t kFirstSize<ms_stream_info> = offsetof(ms_stream_info, chunk_bytes);
 template <>
 constexpr std::size_t kFirstSize<ms_chunk> = offsetof(ms_chunk, buffer);
+template <>
+constexpr std::size_t kFirstSize<ms_prompt> = offsetof(ms_prompt, over);
 
 }  // namespace ms_infer::api
 
@@ -21,6 +23,7 @@ ms_infer::Prompt read_prompt(const ms_prompt* given_prompt, const ms_infer::Stre
   const ms_prompt from = read_struct(given_prompt, "prompt");
   prompt.recache = from.recache != 0;
   prompt.replace_sink = from.replace_sink != 0;
+  prompt.blend = {from.over ? from.over : 1, from.slerp != 0};
   prompt.file = text_or(from.embedding_file, "");
   prompt.text = text_or(from.text, "");
   if (from.embedding) {
