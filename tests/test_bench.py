@@ -106,6 +106,22 @@ def test_a_measurement_holds_every_chunk_of_the_steady_state(run: Measurement) -
     assert run.fps == pytest.approx(48 / run.wall_s)
 
 
+def test_a_brief_measurement_makes_no_chunk_beyond_the_filled_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of a large model on a CPU takes most of a minute."""
+    with Stream(tiny_student()) as stream:
+        made, step = [], stream.step
+        monkeypatch.setattr(stream, "step", lambda: made.append(step()) or made[-1])
+        run = measure(stream, BenchPlan(chunks=2, warm_up=0, brief=True))
+        context = stream.config.context
+    filling = -(-context.cache_frames // context.chunk_frames) + 1
+    assert len(made) == filling + 2
+    assert run.frames == [12] * 2
+    said = " ".join(lines(json.loads(json.dumps(result_of(run)))))
+    assert "fps" in said
+    assert "control" not in said
+    assert "81-frame" not in said
+
+
 def test_a_model_without_tracks_is_measured_by_its_prompt() -> None:
     with Stream(without_tracks()) as stream:
         assert len(measure(stream, replace(PLAN, controls=1)).control_ms) == 1

@@ -45,6 +45,9 @@ class BenchOptions(ModelOptions):
     """Chunks before the measurement, after sink and window are full."""
     controls: int = 10
     """Control changes for the control latency; 0 leaves it out."""
+    brief: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only fill the context and measure, without anything before and after: for models whose chunk takes long. Give
+    --warm-up 0 with it for the fewest chunks."""
     target_fps: float | None = None
     """Playback rate of the deadline; the stream's own by default."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -48,6 +48,7 @@ def document(
         "fps": run.fps,
         f"fps_{OPENING_FRAMES}_frames": average_fps(run.opening_ms, run.opening_frames, OPENING_FRAMES),
         "first_frame_ms": run.first_frame_ms,
+        "brief": not run.opening_ms,
         "control_ms": summarise(run.control_ms).to_dict(),
         "stages": {stage: summarise(samples).to_dict() for stage, samples in run.stages.items()},
         "cpu_ms": summarise(run.cpu_ms).to_dict(),
@@ -114,18 +115,17 @@ def headline(result: dict[str, Any]) -> str:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The sentences under the table."""
-    control, memory, trend, late = result["control_ms"], result["memory"], result["slope"], result["deadline"]
+    memory, trend, late = result["memory"], result["slope"], result["deadline"]
     margin = "∞" if trend["margin"] is None else f"{trend['margin'] * 1e6:.1f}"
     told = [
-        f"fps {result['fps']:.1f} · 81-frame fps {result[f'fps_{OPENING_FRAMES}_frames']:.1f} · first frame "
-        f"{result['first_frame_ms']:.0f} ms · control latency p50 {control['p50']:.0f} p95 {control['p95']:.0f} ms · "
+        f"fps {result['fps']:.{1 if result['fps'] >= 1 else 3}f} · {_beyond_steady(result)}"
         f"deadline misses {late['misses']} / {late['chunks']} at {late['fps']:g} fps",
         f"constant: slope {trend['ms_per_chunk'] * 1e6:+.1f} ± {margin} µs / 1000 chunks "
         f"({'flat' if trend['flat'] else 'NOT flat'}, drift {trend['drift']:+.2%}) · p99/p50 "
         f"{result['stages']['chunk']['jitter']:.3f} (cpu time {result['cpu_ms']['jitter']:.3f})",
-        f"memory: {memory['device_bytes_per_chunk']:.0f} B allocated on the device a chunk · Python "
-        f"{memory['python_bytes_per_chunk']:+.0f} B a chunk · resident memory "
-        f"{memory['resident_growth_bytes'] / 2**20:+.1f} MiB",
+        f"memory: {memory['device_bytes_per_chunk']:.0f} B allocated on the device a chunk · "
+        + ("" if result["brief"] else f"Python {memory['python_bytes_per_chunk']:+.0f} B a chunk · ")
+        + f"resident memory {memory['resident_growth_bytes'] / 2**20:+.1f} MiB",
     ]
     roof = result.get("roofline")
     if roof:
@@ -136,6 +136,17 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"copy {roof['copy_bytes'] / 1e9:.1f} GB/s)"
         )
     return told
+
+
+def _beyond_steady(result: dict[str, Any]) -> str:
+    """What a brief measurement leaves out."""
+    if result["brief"]:
+        return ""
+    control = result["control_ms"]
+    return (
+        f"81-frame fps {result[f'fps_{OPENING_FRAMES}_frames']:.1f} · first frame {result['first_frame_ms']:.0f} ms · "
+        f"control latency p50 {control['p50']:.0f} p95 {control['p95']:.0f} ms · "
+    )
 
 
 def warnings(result: dict[str, Any]) -> list[str]:

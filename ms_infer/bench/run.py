@@ -41,6 +41,8 @@ class BenchPlan:
     """Control changes for the control latency; 0 leaves it out."""
     grid: int = 12
     """Rows and columns of the grid of tracks."""
+    brief: bool = False
+    """Only fill the context and measure: no run before it, no opening average, control latency or growth of Python."""
 
     def __post_init__(self) -> None:
         if (self.chunks is not None and self.chunks < 1) or not self.seconds > 0:
@@ -84,6 +86,8 @@ class Measurement:
 
 def measure(stream: Stream, plan: BenchPlan, *, progress: Progress = lambda step: None) -> Measurement:
     """Warm up, start anew (first frame, opening average), fill the context, measure, then controls and memory."""
+    if plan.brief:
+        return _measure_briefly(stream, plan, progress)
     progress("warm-up")
     start(stream, plan)
     _run(stream, _filling_chunks(stream) + 1)
@@ -98,6 +102,17 @@ def measure(stream: Stream, plan: BenchPlan, *, progress: Progress = lambda step
         progress("control latency")
         result.control_ms = control_latency(stream, plan, float(np.median(result.chunk_ms)))
     result.memory["python_bytes_per_chunk"] = python_growth(stream)
+    return result
+
+
+def _measure_briefly(stream: Stream, plan: BenchPlan, progress: Progress) -> Measurement:
+    """For models whose chunk takes long: the chunks that fill the context are all that comes before the measurement."""
+    progress("filling the context")
+    result = Measurement()
+    start(stream, plan)
+    _run(stream, _filling_chunks(stream) + plan.warm_up)
+    progress("steady state")
+    _steady(stream, plan, result)
     return result
 
 

@@ -71,7 +71,8 @@ def _projected(options: BenchOptions, measured: dict[str, float]) -> str:
 
 def measure_stream(options: BenchOptions, command: Sequence[str]) -> dict[str, Any]:
     """The whole measurement as one plain document."""
-    plan = BenchPlan(chunks=options.chunks, seconds=options.seconds, warm_up=options.warm_up, controls=options.controls)
+    names = ("chunks", "seconds", "warm_up", "controls", "brief")
+    plan = BenchPlan(**{name: getattr(options, name) for name in names})
     source = open_source(options)
     with Stream(source, engine=options.engine, device=options.device, precision=options.precision) as stream:
         random = options.random_weights
