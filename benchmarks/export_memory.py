@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = "wan2.1-1.3b"
 
@@ -28,28 +30,34 @@ def main() -> int:
     words = [str(root), "-o", f"{made}-{options.target}", "--target", options.target, "--size", options.size, "--force"]
     began = time.monotonic()
     program = "import sys; from ms_export.cli import main; sys.exit(main(sys.argv[1:]))"
-    peak = _peak([sys.executable, "-c", program, *words])
+    peak = peak_of([sys.executable, "-c", program, *words])
     ratio, seconds = peak / size, time.monotonic() - began
     print(f"{root}: {size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB = {ratio:.2f} times that, {seconds:.0f} s")
     return 0
 
 
-def _peak(command: list[str]) -> int:
+def peak_of(command: list[str]) -> int:
     """Largest resident set of a command in bytes: that of this child, not of all."""
-    child = subprocess.Popen(command)
-    _, status, usage = os.wait4(child.pid, 0)
+    status, usage = used_by(command)
     if status:
         raise SystemExit(f"{command[-1]} ended with the status {status}")
     return usage.ru_maxrss << 10
 
 
+def used_by(command: list[str], **options: Any) -> tuple[int, resource.struct_rusage]:
+    """Exit status of a command, and what it used: seconds of processor time, largest resident set."""
+    child = subprocess.Popen(command, **options)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode, usage
+
+
 def _checkpoint(folder: Path, layers: int) -> tuple[Path, int]:
     """The repository's folder and the bytes of its transformer; made in a process whose memory does not count."""
     if not folder.is_dir():
-        program = "import sys, tests.public_checkpoints as p; from pathlib import Path; "
-        program += f"p.make({REPOSITORY!r}, Path(sys.argv[1]), true_widths=True, layers=int(sys.argv[2]))"
         folder.mkdir(parents=True)
-        subprocess.run([sys.executable, "-c", program, str(folder), str(layers)], check=True)
+        words = [REPOSITORY, str(folder), "--true-widths", "--layers", str(layers)]
+        subprocess.run([sys.executable, "-m", "tests.public_checkpoints", *words], check=True)
     files = sorted(folder.rglob("diffusion_pytorch_model*.safetensors"))
     return files[0].parent, sum(file.stat().st_size for file in files)
 

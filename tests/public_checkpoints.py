@@ -13,10 +13,13 @@ asks for), and the tokenizer has a hundred pieces; `tiny_vae`, `light_tae` and `
 
     hub_cache(made.root, cache, "Wan-AI/Wan2.1-T2V-1.3B")    # the same as a hub cache holds it: blobs and links
     truncate(file), lfs_pointer(file), fp8_scaled(made)      # what goes wrong in practice
+
+From a shell: python -m tests.public_checkpoints krea FOLDER --true-widths --layers 2
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
@@ -343,3 +346,18 @@ def fp8_scaled(made: Published, file: Path) -> Path:
             tensors[f"model.diffusion_model.{name.removesuffix('.weight')}.scale_weight"] = torch.ones(())
     save_file(tensors, file)
     return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=FORMATS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--true-widths", action="store_true", help="the published widths of the transformer")
+    parser.add_argument("--layers", type=int, default=1)
+    options = parser.parse_args()
+    made = make(options.format, options.folder, true_widths=options.true_widths, layers=options.layers)
+    print(made.student)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,17 @@ def test_one_command_makes_a_video_of_every_published_repository(name: str, tmp_
     assert video.stat().st_size > 100
 
 
+def test_one_command_makes_a_video_at_the_published_widths(tmp_path: Path) -> None:
+    """Of all of them: `python -m benchmarks.public_folders`."""
+    made = make("self_forcing", tmp_path, true_widths=True)
+    assert made.widths == FORMATS["self_forcing"][1]
+
+    code, video = command(made.root, tmp_path)
+
+    assert code == 0
+    assert video.stat().st_size > 100
+
+
 def test_a_transformer_alone_takes_named_parts(tmp_path: Path) -> None:
     made = make(ALONE, tmp_path)
     other = make("wan2.1-1.3b", tmp_path / "other")
@@ -87,7 +98,9 @@ def test_a_hub_id_is_found_in_the_cache_and_lends_its_parts(tmp_path: Path, no_c
     assert lent.student.vae is not None
     assert "Wan-AI/Wan2.1-T2V-1.3B in the hub's cache" in lent.notes[1]
     root = no_cache / "models--Wan-AI--Wan2.1-T2V-1.3B"
-    assert student_path(root) == student_path("Wan-AI/Wan2.1-T2V-1.3B") != root
+    by_name = student_path("Wan-AI/Wan2.1-T2V-1.3B")
+    assert student_path(root) == by_name != root
+    assert open_complete(by_name).student.vae is not None, "snapshots/REVISION, whose files are links"
 
 
 def test_nothing_is_downloaded_that_was_not_asked_for(tmp_path: Path) -> None:

@@ -92,6 +92,19 @@ def test_a_published_folder_is_exported_and_its_bundle_streams(name: str, tmp_pa
     assert video.stat().st_size > 100
 
 
+def test_a_published_folder_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ms_infer.bench.cli import main as bench
+
+    made = make("self_forcing", tmp_path)
+    few = ["--brief", "--warm-up", "0", "--chunks", "1", "--set", "context.window_frames=3"]
+
+    assert bench([str(made.root), *SMALL, *few]) == 0
+
+    said = capsys.readouterr()
+    assert "latent frames: chunk 3, sink 0, window 3" in said.out
+    assert "autoencoder" in said.err
+
+
 def test_a_published_folder_is_served(tmp_path: Path) -> None:
     pytest.importorskip("starlette", reason="needs the extra [serve]")
     from ms_infer.serve.open import stream_opener

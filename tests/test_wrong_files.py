@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -16,7 +17,7 @@ from ms_infer import ConfigError, Stream
 from ms_infer.checkpoint import load_student, random_student, save_student
 from ms_infer.errors import CheckpointError
 from tests.checkpoints import TRACKED
-from tests.public_checkpoints import Published, fp8_scaled, lfs_pointer, lora, make, tiny_vae, truncate
+from tests.public_checkpoints import FORMATS, Published, fp8_scaled, lfs_pointer, lora, make, tiny_vae, truncate
 
 
 def refused(*arguments: object, **options: object) -> str:
@@ -27,7 +28,10 @@ def refused(*arguments: object, **options: object) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["wan2.2-5b", "diffusers", "wan2.1-1.3b", "self_forcing", "krea"])
+WHOLE = sorted(set(FORMATS) - {"wan2.2-a14b", "diffusers-a14b"})
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
     made = make(name, tmp_path)
     file = largest(made)
@@ -36,7 +40,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
     assert f"{file.name} is not a complete" in refused(made.student)
 
 
-@pytest.mark.parametrize("name", ["wan2.2-5b", "diffusers", "wan2.1-1.3b", "self_forcing"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_git_lfs_pointer_is_named(tmp_path: Path, name: str) -> None:
     made = make(name, tmp_path)
     file = largest(made)
@@ -97,6 +101,15 @@ def test_other_files_given_as_a_student_or_an_autoencoder_are_named(tmp_path: Pa
     assert "x.safetensors is no autoencoder (it holds anything)" in refused(
         made.student, vae=tmp_path / "x.safetensors"
     )
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_adapter_of_another_model_is_named(tmp_path: Path, name: str) -> None:
+    made = make(name, tmp_path)
+    other = dataclasses.replace(made, widths=dataclasses.replace(made.widths, dim=384))
+    wrong = lora(other, tmp_path / "wrong.safetensors", "comfyui")
+
+    assert "wrong.safetensors" in refused(made.student, lora=wrong)
 
 
 def test_a_pair_of_autoencoders_that_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -209,7 +222,7 @@ def test_a_full_disk_while_an_engine_is_written_is_one_line(tmp_path: Path) -> N
     assert "ms-export: failed: cannot write" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["self_forcing", "wan2.1-1.3b"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_missing_autoencoder_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"has no autoencoder; give one as vae= \(--vae\)") as caught:
         Stream(load_student(make(name, tmp_path).student))
