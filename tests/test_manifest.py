@@ -14,6 +14,9 @@ from ms_infer.bundle import manifest
 from ms_infer.bundle.digests import file_digest
 from ms_infer.bundle.manifest import EngineSpec, FileSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import stage_specs
+from ms_infer.config import preset
+from ms_infer.engines.host import HostArrays
+from ms_infer.engines.runner import named
 from ms_infer.environment import cache_folder
 from tests.public_checkpoints import hub_cache
 from tests.tiny import tiny_config
@@ -119,6 +122,21 @@ def test_every_tensor_has_a_role_and_its_bytes(folder: Path) -> None:
     assert {name: roles[name] for name in expected} == expected
     tensor = next(t for t in stages["decode"].tensors if t.name == "frames")
     assert tensor.nbytes == 12 * 32 * 32 * 3
+
+
+def test_what_a_further_stream_of_the_demo_holds_is_at_most_45_mb() -> None:
+    specs = stage_specs(preset("demo"))
+    arrays = HostArrays(specs)
+    for stage, tensor in ((stage, tensor) for stage, spec in specs.items() for tensor in spec.tensors):
+        if tensor.role != "cache":
+            arrays.of(stage, tensor, 0), arrays.of(stage, tensor, 1)
+    own = sum(array.nbytes for array in arrays._arrays.values())
+    caches = 2 * sum(tensor.nbytes for tensor in specs["denoise"].inputs if tensor.role == "cache")  # OpenVINO has two
+    kept_chunks = 4 * named(specs["decode"], "frames").nbytes  # of a C++ stream
+    assert own + caches + kept_chunks <= 45e6, (own, caches, kept_chunks)
+    opening, later = (arrays.named(stage, "moved") for stage in ("points_first", "points"))
+    assert opening.size < later.size
+    assert opening.ctypes.data == later.ctypes.data
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from ms_infer.engines.runner import (
     ChunkRunner,
     PassInputs,
     followers,
+    longest,
     named,
     rolling_caches,
     window_of,
@@ -29,13 +31,14 @@ from ms_infer.engines.runner import (
 class HostArrays:
     """The one host array behind every tensor of the stages, made when it is asked for first.
 
-    Stages that hand a tensor on share its array, by name and shape. Autoencoder states and what the host reads have
-    two sides: a stage reads the states of one side and writes those of the other, so a chunk can be made again.
+    Stages that hand a tensor on share its array, by name and shape; that of an opening chunk is the beginning of the
+    longest. Autoencoder states and what the host reads have two sides: a stage reads the states of one side and writes
+    those of the other, so a chunk can be made again.
     """
 
     def __init__(self, specs: Mapping[str, StageSpec]) -> None:
         self.specs = specs
-        self._followers = followers(specs)
+        self._followers, self._longest = followers(specs), longest(specs)
         self._arrays: dict[tuple[str, Shape, int], Array] = {}
         self._states: list[Array] = []
 
@@ -52,12 +55,13 @@ class HostArrays:
             side = 0 if STATEFUL.get(stage) == "grey" else side
         elif tensor.role != "state":
             side = 0
-        key = (name, tensor.shape, side)
+        room = self._longest[name] if tensor.role == "device" else tensor
+        key = (name, room.shape, side)
         if key not in self._arrays:
-            self._arrays[key] = np.zeros(tensor.shape, np.dtype(tensor.dtype))
+            self._arrays[key] = np.zeros(room.shape, np.dtype(tensor.dtype))
             if tensor.role == "state":
                 self._states.append(self._arrays[key])
-        return self._arrays[key]
+        return self._arrays[key].reshape(-1)[: math.prod(tensor.shape)].reshape(tensor.shape)
 
     def named(self, stage: str, name: str, side: int = 0) -> Array:
         """Array of a tensor of a stage, by name."""

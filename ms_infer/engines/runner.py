@@ -164,6 +164,12 @@ def window_of(specs: Mapping[str, StageSpec], stage: str, tensor: TensorSpec) ->
     return named(specs["denoise"], _WINDOWS[tensor.name])
 
 
+def longest(specs: Mapping[str, StageSpec]) -> dict[str, TensorSpec]:
+    """Name -> the longest tensor that stages hand on under it: no stream makes an opening chunk and another at once."""
+    handed = [tensor for spec in specs.values() for tensor in spec.tensors if tensor.role == "device"]
+    return {tensor.name: tensor for tensor in sorted(handed, key=lambda tensor: tensor.nbytes)}
+
+
 def rolling_caches(specs: Mapping[str, StageSpec]) -> list[TensorSpec]:
     """The caches that hold sink and ring: rotated keys, and values."""
     return [tensor for tensor in specs["denoise"].inputs if tensor.name.startswith(("k_cache_", "v_cache_"))]

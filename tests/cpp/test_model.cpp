@@ -45,6 +45,18 @@ TEST(streams_of_one_model_are_independent_and_load_it_once) {
   CHECK(made == wanted);
 }
 
+TEST(an_opening_chunk_has_no_memory_of_its_own) {
+  using ms_infer::Stage;
+  const auto manifest = ms_infer::Manifest::load(bundle);
+  ms_infer::HostArrays arrays(manifest.stages.at("fp32"));
+  for (const char* name : {"track_ids", "moved", "validity"}) {
+    const auto first = arrays.bytes(Stage::points_first, name), later = arrays.bytes(Stage::points, name);
+    CHECK(first.data() == later.data() && first.size() <= later.size());
+    CHECK_EQUAL(first.size(), arrays.tensor(Stage::points_first, name).bytes());
+  }
+  CHECK(arrays.bytes(Stage::points, "image").data() == arrays.bytes(Stage::encode, "image").data());
+}
+
 TEST(streams_keep_their_model) {
   StreamHolder stream;
   {

@@ -24,6 +24,12 @@ HostArrays::HostArrays(const std::map<std::string, StageSpec>& specs) {
     if (found == specs.end()) continue;
     specs_[i] = &found->second;
     for (const auto& [input, output] : found->second.states) followers_[output] = input;
+    for (const auto* tensors : {&found->second.inputs, &found->second.outputs})
+      for (const TensorSpec& tensor : *tensors)
+        if (tensor.role == Role::device) {
+          const TensorSpec*& longest = longest_[tensor.name];
+          if (!longest || longest->bytes() < tensor.bytes()) longest = &tensor;
+        }
   }
   for (const Stage needed : {Stage::condition, Stage::denoise, Stage::decode_first, Stage::decode})
     require(has(needed), MS_ERROR_BUNDLE, "the manifest describes no stage '", stage_name(needed), "'; export again");
@@ -47,7 +53,7 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor
             " ", shape_text(tensor.shape), ", more than 'denoise' takes");
     return whole.first(tensor.bytes());
   }
-  Key key{tensor.name, tensor.shape, side};
+  Key key{tensor.name, {}, side};
   const auto follower = followers_.find(tensor.name);
   if (tensor.role == Role::state && follower != followers_.end()) {
     key.name = follower->second, key.side = 1 - side;
@@ -57,11 +63,13 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor
   } else if (tensor.role != Role::state) {
     key.side = 0;
   }
+  const TensorSpec& room = tensor.role == Role::device ? *longest_.at(tensor.name) : tensor;
+  key.shape = room.shape;
   const std::lock_guard lock(lock_);
   Array& array = arrays_[key];
-  if (array.bytes.empty()) array.bytes.resize(tensor.bytes()), array.role = tensor.role;
-  require(array.bytes.size() == tensor.bytes(), MS_ERROR_BUNDLE, "the manifest gives ", tensor.name, " two types");
-  return array.bytes;
+  if (array.bytes.empty()) array.bytes.resize(room.bytes()), array.role = tensor.role;
+  require(array.bytes.size() == room.bytes(), MS_ERROR_BUNDLE, "the manifest gives ", tensor.name, " two types");
+  return std::span(array.bytes).first(tensor.bytes());
 }
 
 void HostArrays::clear_states() {

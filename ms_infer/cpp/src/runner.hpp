@@ -33,7 +33,8 @@ constexpr bool fills_image_slot(Stage stage) { return stage == Stage::encode || 
 // The host arrays behind the tensors of all stages, made once; stages that hand a tensor on share it.
 //
 // Arrays are shared by name and shape. `latents` are the first latent frames of `x`, and track latents land in the
-// input of `denoise`. Autoencoder states, and what the host reads, have two sides: a stage reads states of one side
+// input of `denoise`. What an opening chunk hands from stage to stage lies where longer chunks have it, for no stream
+// makes both at once. Autoencoder states, and what the host reads, have two sides: a stage reads states of one side
 // and writes those of the other, so a chunk that failed can be made again.
 class HostArrays {
  public:
@@ -69,6 +70,7 @@ class HostArrays {
 
   std::array<const StageSpec*, kStageNames.size()> specs_{};
   std::map<std::string, std::string> followers_;  // output -> the state that it becomes
+  std::map<std::string, const TensorSpec*> longest_;  // of what is handed from stage to stage, by name
   std::mutex lock_;
   std::map<Key, Array> arrays_;
 };

@@ -43,8 +43,8 @@ class TensorRtRunner final : public ChunkRunner {
     }
     for (std::size_t lane = 0; lane < kLanes; ++lane)
       scratch_[lane] = DeviceBuffer(std::max<std::size_t>(scratch[lane], 256));
-    bind(Stage::denoise);  // first: other stages lie in its inputs
-    for (std::size_t i = 0; i < kStageNames.size(); ++i)
+    bind(Stage::denoise);  // first: other stages lie in its inputs; then opening stages last: they lie in longer ones
+    for (std::size_t i = kStageNames.size(); i-- > 0;)
       if (static_cast<Stage>(i) != Stage::denoise && contexts_[i]) bind(static_cast<Stage>(i));
   }
 
