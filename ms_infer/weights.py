@@ -44,7 +44,8 @@ class Options(Parts, total=False):
 class Weights:
     """Lends engines to streams, from any thread; see `Model` and `Stream` for what the arguments mean.
 
-    The first engine is lent first, and again when it comes back; the others are twins of it.
+    The first engine is lent first, the others are twins of one that is out. What comes back is closed, for each engine
+    has contexts and caches of its own, but for the last one, which is lent again.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Weights:
         first = opened()
         self._open: Callable[[], Opened] | None = None if isinstance(source, Engine) else opened
         self._first, self._strengths, self._idle, self._closed = first.engine, first.engine.strengths, True, False
+        self._lent: list[Engine] = []
         self._lock = threading.Lock()
+        """Held while a twin is made: nobody closes what it is made from."""
         self.config, self.notes = first.engine.config, first.notes
         self.name = f"{first.engine.name} {first.engine.precision}"
         self.prompts = encoder or prompt_encoder(first.text_encoder)
@@ -86,23 +89,28 @@ class Weights:
         with self._lock:
             if self._closed:
                 raise StateError("the model is closed; open a new one")
-            if self._idle:
-                self._idle = False
-                return self._first
-        twin = self._first.twin()
-        if twin is not None:
-            return twin
+            lent = self._first if self._idle else self._first.twin()
+            self._idle = False
+            if lent is not None:
+                self._lent.append(lent)
+                return lent
         if self._open is None:
             raise ConfigError(
                 f"the {self.name} engine computes one stream at a time: close its stream first, or give it a twin()"
             )
-        return self._open().engine
+        opened = self._open().engine
+        with self._lock:
+            self._lent.append(opened)
+        return opened
 
     def give_back(self, engine: Engine) -> None:
         """What a stream does with its engine when it is closed."""
         with self._lock:
-            if engine is self._first and not self._closed:
-                with suppress(MotionStreamError):  # a device that failed: twins do without this engine
+            self._lent = [one for one in self._lent if one is not engine]
+            if engine is self._first and self._lent:
+                self._first = self._lent[0]
+            elif engine is self._first and not self._closed:
+                with suppress(MotionStreamError):  # a device that failed: the next stream opens another engine
                     engine.reset()
                     if engine.strengths != self._strengths:
                         engine.set_strengths(self._strengths)

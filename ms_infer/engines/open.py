@@ -164,7 +164,7 @@ def open_bundle(
     if engine == "tensorrt":
         from ms_infer.engines.tensorrt import open_tensorrt
 
-        chosen = open_tensorrt(manifest, device=device, precision=precision)
+        chosen = open_tensorrt(manifest, device=device, precision=precision, progress=progress)
     else:
         from ms_infer.engines.openvino import open_openvino
 

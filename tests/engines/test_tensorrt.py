@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
 pytest.importorskip("cuda.bindings.runtime", reason="needs the extra [rtx]")
 
-from ms_infer import ConfigError, ContextConfig, DeviceError, EngineMismatchError, Stream, Tracks
+from ms_infer import Cancelled, ConfigError, ContextConfig, DeviceError, EngineMismatchError, Stream, Tracks
 from ms_infer.checkpoint import Student
 from ms_infer.engines.base import STAGES
 from ms_infer.engines.staged import StagedEngine
@@ -59,6 +59,46 @@ class Machine:
 @pytest.fixture
 def machine(student: Student, tmp_path: Path) -> Machine:
     return Machine(student, tmp_path)
+
+
+def test_a_load_tells_its_parts_and_is_cancelled_in_any_of_them(machine: Machine) -> None:
+    told: list[tuple[str, float]] = []
+    machine.open(progress=lambda *step: told.append(step)).close()
+    shares = [done for _, done in told]
+    kinds = [doing.split()[0] for doing, _ in told]
+    assert shares == sorted(shares)
+    assert (shares[0], told[-1]) == (0.0, ("ready", 1.0))
+    assert list(dict.fromkeys(kinds)) == ["checking", "loading", "preparing", "ready"]
+    assert kinds.count("loading") == kinds.count("preparing") == len(machine.manifest.stages["fp32"])
+    for part in ("checking", "loading denoise", "preparing decode"):
+
+        def until(doing: str, _done: float, part: str = part) -> None:
+            if doing.startswith(part):
+                raise InterruptedError(doing)
+
+        with pytest.raises(InterruptedError, match=part):
+            machine.open(progress=until)
+        assert machine.cuda.blocks == {}, "all memory is free again"
+
+
+def test_a_step_is_cancelled_before_its_chunk_is_under_way(machine: Machine) -> None:
+    expected = chunks(Stream(machine.open(), seed=1), 4)
+    stream = Stream(machine.open(), seed=1)
+    stream.start()
+    made = []
+    for _ in expected:
+        prepare = stream._engine.runner.prepare
+
+        def cancelling(prepare: Any = prepare) -> None:
+            prepare()
+            stream.cancel()
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(stream._engine.runner, "prepare", cancelling)
+            with pytest.raises(Cancelled):
+                stream.step()
+        made.append(stream.step().frames)
+    np.testing.assert_array_equal(np.concatenate(made), np.concatenate(expected))
 
 
 def tracks() -> Tracks:

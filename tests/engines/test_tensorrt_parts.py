@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -54,6 +58,46 @@ def test_an_old_driver_is_told() -> None:
     cuda.fail["cudaGetDeviceCount"] = 1
     with pytest.raises(DeviceError, match="update the driver"):
         Cuda(cuda)
+
+
+IN_PYTHON = {
+    "enqueueV3": "execute_async_v3",
+    "setDeviceMemoryV2": "set_device_memory",
+    "getTensorDataType": "get_tensor_dtype",
+    "getDeviceMemorySizeV2": "device_memory_size_v2",
+}
+"""Functions of the C++ interface whose Python names are not just spelled otherwise."""
+
+
+def test_declarations_that_cpp_is_compiled_against_are_those_of_the_library() -> None:
+    """NVIDIA's wheels carry no headers; its Python modules have the same classes and numbers."""
+    import tensorrt_rtx as trt
+
+    header = (Path(__file__).parents[1] / "cpp" / "fake_tensorrt" / "NvInferRuntime.h").read_text()
+    compared = 0
+    for name, members in re.findall(r"enum class (\w+) : int32_t \{([^}]*)\}", header):
+        enum = trt.ILogger.Severity if name == "Severity" else getattr(trt, name)
+        for value, member in enumerate(part.strip().removeprefix("k") for part in members.split(",")):
+            assert int(enum.__members__[member]) == value, f"{name}.{member}"
+            compared += 1
+    for name, body in re.findall(r"^class I(\w+) \{(.*?)^\};", header, re.S | re.M):
+        owner = trt.Runtime if name == "Runtime" else getattr(trt, f"I{name}")
+        for function in re.findall(r"(\w+)\([^)]*\)(?: const)? noexcept", body):
+            spelled = IN_PYTHON.get(function, re.sub(r"(?<!^)([A-Z])", r"_\1", function).lower())
+            assert hasattr(owner, spelled), f"I{name}.{function}"
+            compared += 1
+    assert compared >= 26
+
+
+def test_the_library_tells_cpp_its_release() -> None:
+    libs = pytest.importorskip("tensorrt_rtx_libs")
+    import tensorrt_rtx as trt
+
+    library = ctypes.CDLL(str(next(Path(libs.__path__[0]).glob("libtensorrt_rtx.so*"))))
+    major, minor = (int(part) for part in trt.__version__.split(".")[:2])
+    found = int(library.getInferLibVersion())
+    assert (found // 10_000, found // 100 % 100) == (major, minor)
+    assert hasattr(library, "createInferRuntime_INTERNAL"), "what the headers' createInferRuntime calls"
 
 
 def test_every_member_that_is_used_exists_in_the_library() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 pytest.importorskip("tensorrt_rtx", reason="needs the extra [rtx]")
 pytest.importorskip("cuda.bindings.runtime", reason="needs the extra [rtx]")
 
-from ms_infer import DeviceError, Stream
+from ms_infer import DeviceError, Model, Stream
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt import TensorRtRunner
 from tests.engines.test_tensorrt import Machine, chunks
@@ -69,6 +69,25 @@ def test_a_twin_outlives_the_first(machine: Machine) -> None:
     assert first.twin() is None
     assert len(chunks(Stream(twin), 3)) == 3
     twin.close()
+    assert machine.cuda.blocks == {}
+
+
+def test_what_comes_back_while_others_are_out_holds_no_memory(machine: Machine) -> None:
+    model = Model(machine.open())
+    alone = len(machine.cuda.blocks)
+    first, second = model.stream(seed=1), model.stream(seed=1)
+    first.close()
+    assert len(machine.cuda.blocks) == alone
+    third = model.stream(seed=1)  # a twin of the twin
+    made, other = (np.concatenate(chunks(stream, 3)) for stream in (third, second))
+    np.testing.assert_array_equal(made, other)
+    second.close()
+    third.close()
+    assert len(machine.cuda.blocks) == alone, "the last one is kept"
+    again = model.stream(seed=1)
+    np.testing.assert_array_equal(np.concatenate(chunks(again, 3)), made)
+    model.close()
+    again.close()
     assert machine.cuda.blocks == {}
 
 

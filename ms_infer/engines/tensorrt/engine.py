@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import TensorSpec
-from ms_infer.engines.base import Array
+from ms_infer.engines.base import Array, raise_when
 from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named, rolling_caches
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
@@ -23,6 +24,7 @@ from ms_infer.engines.tensorrt.stage import LoadedStage, new_runtime
 from ms_infer.engines.tensorrt.timing import ChunkTimes
 from ms_infer.environment import cache_folder, env
 from ms_infer.errors import DeviceError
+from ms_infer.progress import Progress, part_of, silent
 
 logger = logging.getLogger(__name__)
 _LANES = {"text": "text", "decode_first": "decode", "decode_given": "decode", "decode": "decode"}
@@ -36,8 +38,9 @@ def open_tensorrt(
     precision: str | None = None,
     library: TensorRt | None = None,
     cuda: Cuda | None = None,
+    progress: Progress = silent,
 ) -> StagedEngine:
-    """The engine for a bundle folder.
+    """The engine for a bundle folder. All its files are checked before any is used.
 
     precision: bf16, fp16, fp8 or fp32; None takes the first of these that the bundle holds for this GPU.
     library, cuda: stand-ins for tests. MissingExtraError without TensorRT or cuda-python, DeviceError without a GPU,
@@ -50,7 +53,10 @@ def open_tensorrt(
     cuda = cuda or Cuda()
     try:
         engines = choose(manifest, library, cuda.arch, precision)
-        return StagedEngine(manifest, TensorRtRunner(manifest, engines, library, cuda))
+        manifest.check(list(engines.stages.values()), part_of(progress, 0.0, 0.3))
+        runner = TensorRtRunner(manifest, engines, library, cuda, progress=part_of(progress, 0.3, 1.0))
+        progress("ready", 1.0)
+        return StagedEngine(manifest, runner)
     except BaseException:
         cuda.close()
         raise
@@ -73,6 +79,8 @@ class TensorRtRunner(ChunkRunner):
         library: TensorRt,
         cuda: Cuda,
         stages: Mapping[str, LoadedStage] | None = None,
+        *,
+        progress: Progress = silent,
     ) -> None:
         """stages: those of another runner, whose engines this one shares."""
         self.precision, self.specs = engines.dtype, manifest.stages[str(engines.options["graphs"])]
@@ -85,35 +93,42 @@ class TensorRtRunner(ChunkRunner):
         self._frames = [cuda.allocate_host(largest) for _ in range(2)]
         self._frames_turn = 0
         self._opened = (manifest, engines, library)
-        self._stages = {name: stage.twin() for name, stage in (stages or self._loaded()).items()}
-        self._bind_stages()
+        self._stages = {name: stage.twin() for name, stage in (stages or self._loaded(progress)).items()}
+        self._bind_stages(part_of(progress, 0.5, 1.0))
         self._streams = {lane: cuda.new_stream() for lane in ("chunk", *sorted(set(_LANES.values())))}
         self._latents, self._decoded = cuda.new_event(), cuda.new_event()
         self._times = ChunkTimes(cuda)
         self._graph: int | None = None
+        self._cancelled: threading.Event | None = None
         self._captures = env("NO_CUDA_GRAPH", "0") != "1"
         self._opening = self._warm = self._in_flight = self._torn = False
         self.launches = 0
         """Graph launches so far."""
 
-    def _loaded(self) -> dict[str, LoadedStage]:
-        """The plans, deserialised."""
+    def _loaded(self, progress: Progress) -> dict[str, LoadedStage]:
+        """The plans, deserialised: half of the opening."""
         manifest, engines, library = self._opened
-        runtime, stages = new_runtime(library), {}
+        runtime = new_runtime(library)
+        stages: dict[str, LoadedStage] = {}
         for stage, file in engines.stages.items():
+            progress(f"loading {stage}", 0.5 * len(stages) / len(engines.stages))
             jit = cache_folder() / "jit" / f"{self._cuda.arch}-{manifest.files[file].sha256[:32]}.bin"
             stages[stage] = LoadedStage(library, runtime, self.specs[stage], manifest.path(file), jit)
         return stages
 
-    def _bind_stages(self) -> None:
+    def _bind_stages(self, progress: Progress) -> None:
+        """Contexts for all stages, which TensorRT-RTX compiles kernels for."""
         lanes: dict[str, list[LoadedStage]] = {}
+        bound = 0
         for stage, loaded in self._stages.items():
             lanes.setdefault(_LANES.get(stage, "chunk"), []).append(loaded)
         for lane in lanes.values():
             needed = max(one.scratch_bytes for one in lane)
             scratch = self._cuda.allocate(max(needed, 1))
             for one in lane:
+                progress(f"preparing {one.spec.name}", bound / len(self._stages))
                 self._bind(one, scratch, needed)
+                bound += 1
 
     def twin(self) -> TensorRtRunner | None:
         if not self._stages:  # closed
@@ -180,6 +195,7 @@ class TensorRtRunner(ChunkRunner):
         """Opening chunks and the first steady one run as they come, which warms every stage up; the next one is
         captured, and from then on replayed."""
         assert tracked == ("points" in self._stages), "a chunk has tracks where the model has a head"
+        raise_when(self._cancelled)
         self._opening, self._in_flight = opening, True
         main = self._streams["chunk"]
         if opening or not self._warm or not self._captures:
@@ -216,6 +232,8 @@ class TensorRtRunner(ChunkRunner):
             self._enqueue(stage, main)
         times.record("begun", main, inside=captured)
         for index in range(len(self.passes) - 1):
+            if not captured:
+                raise_when(self._cancelled)
             self._enqueue_pass(index)
             x = named(self.specs["denoise"], "x")
             cuda.copy(self._place_of("x"), self._place_of("x_next"), x.nbytes, main)
@@ -347,6 +365,10 @@ class TensorRtRunner(ChunkRunner):
     def write_history(self, history: Mapping[str, Array]) -> None:
         for slot, ring in history.items():
             self.memory.history.put(slot, ring, self._streams["chunk"])
+
+    def watch(self, cancelled: threading.Event) -> None:
+        """Looked at until a chunk is under way: nothing ends a graph that was launched."""
+        self._cancelled = cancelled
 
     def close(self) -> None:
         for stage in self._stages.values():
