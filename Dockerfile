@@ -7,6 +7,7 @@ ARG BASE=python:${PYTHON}-slim-bookworm
 FROM python:${PYTHON}-slim-bookworm AS build
 ARG TORCH_INDEX_URL=
 WORKDIR /src
+# hadolint ignore=DL3013
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch>=2.11,<2.14"
 COPY . .
@@ -20,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=build,sour
     pip install "$(echo /wheels/ms_infer-*.whl)[${EXTRAS}]"
 COPY --from=build /bundles /bundles
 RUN useradd --create-home --uid 1000 streamer
-USER streamer
+USER 1000
 ENV MS_INFER_CACHE=/home/streamer/cache
 EXPOSE 8600
 ENTRYPOINT ["ms-serve", "--host", "0.0.0.0", "--port", "8600"]

@@ -157,3 +157,24 @@ def test_the_image_is_made_of_what_is_there() -> None:
     assert set(re.findall(r"\bms-\w+", text)) - {"ms-infer"} <= set(project["scripts"])
     assert f'"{project["optional-dependencies"]["torch"][0]}"' in text
     assert not set((ROOT / ".dockerignore").read_text().split()) & {"ms_infer", "export", "kernels", "LICENSE"}
+
+
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    linter = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if linter is None:
+        pytest.skip("no hadolint")
+    found = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_what_the_image_is_built_from_makes_its_wheel(tmp_path: Path) -> None:
+    """The build's own command, over the files that `COPY . .` takes."""
+    ignored = {line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()}
+    shutil.copytree(ROOT, tmp_path / "src", ignore=shutil.ignore_patterns(*ignored))
+    command = re.search(r"pip wheel (.+?) \.", (ROOT / "Dockerfile").read_text())
+    assert command is not None
+    arguments = command[1].replace("/wheels", str(tmp_path / "wheels")).split()
+    call = [sys.executable, "-m", "pip", "wheel", *arguments, "--no-build-isolation", "-q", tmp_path / "src"]
+    subprocess.run(call, check=True, cwd=tmp_path)
+
+    assert [path.name.split("-")[0] for path in (tmp_path / "wheels").iterdir()] == ["ms_infer"]
