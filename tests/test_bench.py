@@ -89,8 +89,8 @@ def run() -> Measurement:
         return measure(stream, PLAN)
 
 
-def result_of(run: Measurement) -> dict[str, Any]:
-    floor = Floor(gemm_flops=1e9, attention_flops=1e9, copy_bytes=1e9, precision="fp32")
+def result_of(run: Measurement, rate: float = 1e14) -> dict[str, Any]:
+    floor = Floor(gemm_flops=rate, attention_flops=rate, copy_bytes=rate, precision="fp32")
     return document(run, tiny_config(), facts={**FACTS, "environment": environment()}, floor=floor)
 
 
@@ -144,6 +144,21 @@ def test_the_document_survives_json_and_tells_people_the_same(run: Measurement) 
         result["roofline"]["floor_ms"] / (result["stages"]["denoise"]["p50"] + result["stages"]["write_cache"]["p50"])
     )
     assert any("only 4 chunks" in warning for warning in warnings(result))
+
+
+def test_a_stream_faster_than_its_floor_is_an_error_of_the_floor(
+    run: Measurement, monkeypatch: pytest.MonkeyPatch, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads(json.dumps(result_of(run, rate=1e3), allow_nan=False))
+    assert result["roofline"]["share"] is None
+    assert "the floor is wrong: the stream was" in result["roofline"]["error"]
+    assert any("roofline: the floor is wrong" in line for line in lines(result))
+    assert result_of(run)["roofline"]["error"] is None
+
+    floor = Floor(gemm_flops=1e3, attention_flops=1e3, copy_bytes=1e3, precision="fp32")
+    monkeypatch.setattr("ms_infer.bench.work.measure_floor", lambda *_: floor)
+    assert cli(checkpoint, "--fps", "--floor") == 1
+    assert "the floor is wrong: the stream was" in capsys.readouterr().err
 
 
 def test_comparison_fails_on_a_slower_run_only(run: Measurement, tmp_path: Path) -> None:

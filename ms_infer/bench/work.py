@@ -171,4 +171,6 @@ def _verdict(result: dict[str, Any], options: BenchOptions, limit: float) -> str
         slower = compare(result, options.compare, limit)
         if slower:
             raise MotionStreamError(f"slower than {options.compare} by more than {limit:.0%}: {'; '.join(slower)}")
+    if (error := result.get("roofline", {}).get("error")) is not None:
+        raise MotionStreamError(f"{error}; measure again with --floor on an idle machine")
     return f"ok: {result['fps']:.1f} fps, chunk p50 {result['stages']['chunk']['p50']:.1f} ms"
