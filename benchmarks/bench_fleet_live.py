@@ -125,14 +125,15 @@ def family(process: int) -> list[int]:
     return found
 
 
-def processor_seconds(processes: list[int]) -> float:
-    """Time that they have taken, threads included."""
-    total = 0
+def processor_seconds(processes: list[int]) -> dict[str, float]:
+    """Time that they have taken, threads included, by the first word of what they are."""
+    taken: dict[str, float] = {}
     for process in processes:
         with suppress(OSError):
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+            name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0].rpartition("/")[2].split(".")[0]
+            taken[name] = taken.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
+    return taken
 
 
 def count(options: Options, port: int, processes: Callable[[], list[int]], name: str) -> Seen:
@@ -148,8 +149,11 @@ def count(options: Options, port: int, processes: Callable[[], list[int]], name:
         return now > options.warm_up + options.seconds
 
     asyncio.run(visit(port, over, seen))
-    taken = processor_seconds(processes()) - state["taken"]
-    print(f"{name}: {seen.told()} ms; {1e3 * taken / len(seen.frames):.2f} ms of processor time a frame", flush=True)
+    taken = {
+        n: 1e3 * (s - state["taken"].get(n, 0)) / len(seen.frames) for n, s in processor_seconds(processes()).items()
+    }
+    parts = ", ".join(f"{n} {ms:.2f}" for n, ms in sorted(taken.items(), key=lambda one: -one[1]) if ms >= 0.05)
+    print(f"{name}: {seen.told()} ms; {sum(taken.values()):.2f} ms of processor time a frame ({parts})", flush=True)
     return seen
 
 

@@ -19,6 +19,8 @@ logger = logging.getLogger("ray.serve")
 NAME, NAMESPACE = "ms-fleet-keeper", "ms-fleet"
 BEAT_SECONDS = 0.5
 """Time between two reports of an engine, and how long a gateway listens before it says again that it is there."""
+LOOK_SECONDS = 1.0
+"""Time between two looks at who was not heard of, and whom Ray Serve is stopping."""
 SILENT_SECONDS = 5.0
 """One that was not heard of for so long is gone."""
 HANDOVER_SECONDS = 10.0
@@ -246,7 +248,7 @@ class Keeper:
     async def _watch(self) -> None:
         """For ever: notice who is gone, and who is being stopped."""
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._look()
             except Exception as error:  # it must go on looking
