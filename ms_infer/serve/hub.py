@@ -23,6 +23,8 @@ from ms_infer.serve.wire.clients import Client
 
 logger = logging.getLogger(__name__)
 CLEANUP_SECONDS = 1.0
+FINISH_SECONDS = 2.0
+"""How long a session that moves may show what it has made."""
 GOING_AWAY, RESTART = 1001, 1012  # codes with which WebSockets end
 
 
@@ -257,12 +259,14 @@ class Hub:
     async def move(self, session: Session) -> None:
         """Save a session in the directory and say goodbye: it goes on elsewhere."""
         kept = False
+        await asyncio.to_thread(session.lane.worker.remove, session)  # what is saved is what follows what was shown
         try:
             saved = await session.save()
             data = await asyncio.to_thread(saved.pack)
             kept = await self.directory.save(session.id, session.key, data)
         except Exception as error:  # one that cannot be saved must not keep the others
             logger.error("session %s cannot be kept", session.id, exc_info=error)
+        await session.show.finish(FINISH_SECONDS)
         if kept:
             self.context.metrics.moved.inc()
             await self.end(session, "moved", "the server is restarted; the stream goes on in a moment", RESTART)

@@ -92,6 +92,12 @@ class Show:
         self._due = self.ends = 0.0
         self._wake.set()
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until all that was put is shown, unless it is paused or takes longer."""
+        end = time.monotonic() + seconds
+        while (self._ready or self.ends) and not self.paused and time.monotonic() < end:
+            await asyncio.sleep(LATE)
+
     async def close(self) -> None:
         self._player.cancel()
         await asyncio.gather(self._player, return_exceptions=True)

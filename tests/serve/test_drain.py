@@ -76,6 +76,23 @@ def test_session_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert made.app.state.hub.sessions[known["session"]].maker.seed == 7
 
 
+def test_what_was_made_is_shown_before_the_end_and_the_next_frame_follows(tmp_path: Path) -> None:
+    """A stream that moves while it plays loses no frame, and shows none twice."""
+    with running(fps=FPS, keep=tmp_path) as made:
+        page = Page(made)
+        page.send("start", example="kite", seed=7)
+        page.until(lambda: len(page.frames) >= 30)
+        reader = threading.Thread(target=ended, args=(page,))
+        reader.start()
+    reader.join()
+    assert page.byes[-1]["reason"] == "moved"
+    with running(fps=FPS, keep=tmp_path) as made, Page(made, join=False) as back:
+        back.join(session=page.hello["session"], key=page.hello["key"])
+        back.until(lambda: back.acks)
+    assert back.acks[0].first == page.frames[-1].index + 1
+    assert back.acks[0].chunk == page.acks[-1].chunk + 1
+
+
 def test_without_a_place_to_keep_it_the_session_ends() -> None:
     with running(fps=FPS) as made:
         page = busy(made)
