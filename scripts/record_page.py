@@ -165,10 +165,10 @@ def _example(name: str) -> Example:
 def write(film: Film, options: Options) -> int:
     """The animated picture, of the best quality that fits; returns its bytes."""
     frames = [_small(picture, options.width) for picture in film.at_rate(options.fps)]
-    for quality in (90, 80, 70, 60, 45):
+    for quality in (85, 70, 50):
         buffer = io.BytesIO()
         kind = options.out.suffix.lstrip(".")
-        own = {"quality": quality, "method": 4, "minimize_size": True} if kind == "webp" else {"optimize": True}
+        own = {"quality": quality, "method": 2} if kind == "webp" else {"optimize": True}
         frames[0].save(
             buffer, kind, save_all=True, append_images=frames[1:], duration=round(1000 / options.fps), loop=0, **own
         )

@@ -210,6 +210,8 @@ def test_full_server_lets_watch_or_wait(visit: Open) -> None:
         watcher, waiter = visit(address, greeted=False), visit(address, greeted=False)
         says(watcher, "full", line="")
         says(waiter, "full", line="")
+        watcher.until(lambda: "number 1 in line" in watcher.words())
+        waiter.until(lambda: "number 2 in line" in waiter.words())
         watcher.tab.click("#ways >> text=Watch")
         watcher.until(lambda: watcher.state("!!page.frame"))
         says(watcher, "watching")
