@@ -81,7 +81,7 @@ class Screen:
         self.page, self.film = page, Film()
         self._wire = page.context.new_cdp_session(page)
         self._wire.on("Page.screencastFrame", self._shown)
-        self._wire.send("Page.startScreencast", {"format": "png", "everyNthFrame": 1})
+        self._wire.send("Page.startScreencast", {"format": "jpeg", "quality": 95, "everyNthFrame": 3})
 
     def _shown(self, event: dict[str, Any]) -> None:
         self.film.take(event["metadata"]["timestamp"], base64.b64decode(event["data"]))
