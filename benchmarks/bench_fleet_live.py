@@ -54,7 +54,7 @@ class Options:
     warm_up: float = 5.0
     fps: float = 24.0
     kills: int = 0
-    """Engines that are killed, one every eight seconds, instead of counting what it costs."""
+    """Engines that are killed, each once the one before is back, instead of counting what it costs."""
     head: bool = False
     """Kill Ray's head instead, and see what goes on."""
     port: int = 8650
@@ -207,14 +207,18 @@ def kill_engines(options: Options, config: FleetConfig) -> None:
     from tests.fleet.live import Fleet
 
     found, seen, kills = Fleet(config, Path()), Seen(), list[float]()
-    begun = time.monotonic()
+    begun = looked = time.monotonic()
 
     def over() -> bool:
+        nonlocal looked
         now = time.monotonic()
-        due = begun + options.warm_up + 8 * len(kills)
-        if now > due and len(kills) < options.kills and seen.frames:
-            kills.append(now)
-            os.kill(found.busy_engine()[1], signal.SIGKILL)
+        due = (kills[-1] + 8 if kills else begun + options.warm_up) < now and looked + 1 < now
+        if due and len(kills) < options.kills and seen.frames:
+            looked = now
+            if len(found.status()["engines"]) == config.replicas:  # the one that was killed is back
+                pid = found.busy_engine()[1]
+                kills.append(time.monotonic())
+                os.kill(pid, signal.SIGKILL)
         return len(kills) == options.kills and now > kills[-1] + 8
 
     asyncio.run(visit(config.port, over, seen))

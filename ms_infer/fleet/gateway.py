@@ -109,6 +109,7 @@ class FleetLanes:
                 self.context.spawn(self.hub.drain())
 
     def _watch(self, order: Order) -> None:
+        self._watched = {n: task for n, task in self._watched.items() if n in order.engines or not task.done()}
         for engine in order.engines:
             if engine not in self._watched or self._watched[engine].done():
                 self._watched[engine] = asyncio.create_task(self._watch_one(engine))
