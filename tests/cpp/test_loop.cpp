@@ -212,6 +212,23 @@ TEST(prompts_come_as_words_embeddings_and_files) {
   expect(ms_stream_set_prompt(a.stream, &prompt, nullptr), MS_ERROR_CONFIG, "expected 0..6");
 }
 
+TEST(a_prompt_comes_over_chunks_and_at_once_for_an_older_header) {
+  StreamHolder a, b, older;
+  for (auto* holder : {&a, &b, &older}) must(open(bundle, *holder)), run(holder->stream, 2);
+  ms_prompt prompt = {};
+  prompt.struct_size = sizeof prompt, prompt.text = "night", prompt.over = 3;
+  must(ms_stream_set_prompt(a.stream, &prompt, nullptr));
+  prompt.struct_size = offsetof(ms_prompt, over);  // what it does not know is its default
+  must(ms_stream_set_prompt(older.stream, &prompt, nullptr));
+  prompt.struct_size = sizeof prompt, prompt.over = 0;
+  must(ms_stream_set_prompt(b.stream, &prompt, nullptr));
+  const std::string slowly = run(a.stream, 2), at_once = run(b.stream, 2);
+  CHECK(run(older.stream, 2) == at_once);
+  CHECK(slowly != at_once);
+  prompt.over = -1;
+  expect(ms_stream_set_prompt(a.stream, &prompt, nullptr), MS_ERROR_CONFIG, "takes 1 to");
+}
+
 TEST(a_paused_stream_refuses_steps_and_takes_controls) {
   StreamHolder holder;
   must(open(bundle, holder));

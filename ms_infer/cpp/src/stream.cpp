@@ -110,7 +110,7 @@ Chunk Stream::step(const FrameTarget& target) {
   Run& run = running();
   const auto began = Clock::now();
   TrackPlayer player = run.player;
-  Control control = apply_controls(run, player);
+  auto control = apply_controls(run, player);
   Chunk chunk;
   const ChunkPlan planned = plan(run, player);
   engine.generate(planned);
@@ -124,10 +124,10 @@ Chunk Stream::step(const FrameTarget& target) {
   chunk.times = {engine.times(), milliseconds_since(began)};
   chunk.index = run.index;
   chunk.first_rgb_frame = planned.first_rgb_frame;
-  chunk.control_id = control.id();
+  chunk.control_id = control->id();
   ++run.index;
   tell_next(run.index, run.given);
-  run.control = std::make_shared<const Control>(std::move(control));
+  run.control = std::move(control);
   run.player = std::move(player);
   return chunk;
 }
@@ -169,17 +169,17 @@ void Stream::run_unseen(int chunks, bool with_image) {
 }
 
 // The newest control, and `player` playing it; the current ones stay as they are.
-Control Stream::apply_controls(const Run& run, TrackPlayer& player) {
-  Control control = *controls_.newest();
-  if (control.tracks.id != run.control->tracks.id)
-    player.set(control.tracks.tracks.get(), next_rgb_frame(run.index, run.given));
+std::shared_ptr<const Control> Stream::apply_controls(const Run& run, TrackPlayer& player) {
+  const auto newest = controls_.newest();
+  const bool moves = newest->tracks.id != run.control->tracks.id;
+  if (moves) player.set(newest->tracks.tracks.get(), next_rgb_frame(run.index, run.given));
   const PromptControl& before = run.control->prompt;
-  const bool changes = before.changes(control.prompt);
-  control.prompt = before.followed_by(control.prompt, text_dim());
-  if (!changes) return control;
-  engine_->set_text(*control.prompt.shown(text_dim()));
-  if (control.prompt.recache && !control.prompt.origin) engine_->recache(control.prompt.replace_sink);
-  return control;
+  const bool changes = before.changes(newest->prompt);
+  if (!moves && !changes) return run.control;
+  const PromptControl prompt = before.followed_by(newest->prompt, text_dim());
+  if (changes) engine_->set_text(*prompt.shown(text_dim()));
+  if (changes && prompt.recache && !prompt.origin) engine_->recache(prompt.replace_sink);
+  return std::make_shared<const Control>(Control{newest->tracks, prompt});
 }
 
 ChunkPlan Stream::plan(const Run& run, const TrackPlayer& player) const {

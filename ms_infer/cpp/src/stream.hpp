@@ -107,7 +107,7 @@ class Stream {
   void give_up();
   void begin(const Control& control, Picture image, std::uint64_t seed);
   Run& running();
-  Control apply_controls(const Run& run, TrackPlayer& player);
+  std::shared_ptr<const Control> apply_controls(const Run& run, TrackPlayer& player);
   ChunkPlan plan(const Run& run, const TrackPlayer& player) const;
   void check(const StreamState& state) const;
   TrackPlayer new_player() const;
