@@ -11,20 +11,21 @@ import io
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tyro
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 from ms_infer.demo import Example, default_example, demo_examples
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-VIEWPORT = {"width": 1080, "height": 740}
+VIEWPORT = {"width": 1200, "height": 780}
 MOVE_MS = 25
 Place = tuple[float, float]
 
@@ -40,7 +41,9 @@ class Options:
     scene: str = default_example().image.stem
     """Example whose thing is dragged first."""
     photograph: str = "coffee"
-    """The same at last."""
+    """The one whose thing is dragged at last, from `grip` to `to`, in shares of the picture."""
+    grip: Place = (0.47, 0.37)
+    to: Place = (0.6, 0.3)
     width: int = 640
     fps: int = 12
     most_bytes: int = 3_000_000
@@ -92,12 +95,14 @@ class Screen:
         self._wire.send("Page.stopScreencast")
         self._wire.detach()
 
-    def until(self, wanted: str) -> None:
+    def until(self, wanted: str, seconds: float = 120) -> None:
         """Wait, without filming, for something of the page."""
         before, self.film.on = self.film.on, False
-        self.page.wait_for_function(wanted, timeout=120_000)
-        self.page.wait_for_timeout(300)
-        self.film.on = before
+        try:
+            self.page.wait_for_function(wanted, timeout=seconds * 1000)
+            self.page.wait_for_timeout(300)
+        finally:
+            self.film.on = before
 
     def at(self, place: Place) -> Place:
         box = self.page.locator("#canvas").bounding_box()
@@ -106,25 +111,27 @@ class Screen:
 
     def glide(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
         """Move the pointer, slowly at both ends; `during` is called half-way."""
-        steps = max(2, round(seconds * 1000 / MOVE_MS))
-        for step in range(1, steps + 1):
-            part = step / steps
+        begin, called = time.monotonic(), False
+        while (part := min((time.monotonic() - begin) / seconds, 1.0)) < 1:
             eased = part * part * (3 - 2 * part)
             self.page.mouse.move(
                 *self.at((start[0] + (end[0] - start[0]) * eased, start[1] + (end[1] - start[1]) * eased))
             )
             self.page.wait_for_timeout(MOVE_MS)
-            if step == steps // 2:
+            if part > 0.5 and not called:
                 during()
+                called = True
+        self.page.mouse.move(*self.at(end))
 
     def drag(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
         """Point at a thing until it is outlined, and carry it off."""
         self.page.mouse.move(*self.at(start))
-        self.until("page.thing || page.tool !== 'thing'")
+        with suppress(TimeoutError):  # without a thing the page takes what is near
+            self.until("!!page.thing", 10)
         self.page.wait_for_timeout(500)
         self.page.mouse.down()
         self.glide(start, end, seconds, during)
-        self.page.wait_for_timeout(700)
+        self.page.wait_for_timeout(500)
         self.page.mouse.up()
         self.page.wait_for_timeout(600)
 
@@ -140,7 +147,7 @@ def play(screen: Screen, options: Options) -> None:
     def shoot() -> None:
         page.screenshot(path=options.still)
 
-    screen.drag(start, end, 2.2, shoot)
+    screen.drag(start, end, 1.9, shoot)
     page.keyboard.down("Alt")
     page.mouse.move(*screen.at((0.5, 0.5)))
     page.mouse.down()
@@ -151,7 +158,7 @@ def play(screen: Screen, options: Options) -> None:
     before = page.evaluate("page.frame.index")
     page.click(f"[data-example={photograph.image.stem}]")
     screen.until(f"page.frame && page.frame.index < {before} && page.frame.index > 12")
-    screen.drag(*photograph.drags[0], 2.2)
+    screen.drag(options.grip, options.to, 1.9)
     screen.film.on = False
 
 
