@@ -19,9 +19,6 @@ from ms_infer.model.transformer import Transformer
 from tests.checkpoints import TRACKED, tiny96_config
 from tests.diffusers_names import to_diffusers
 
-SAME_TRANSFORMER = {"demo-256": "demo"}
-"""Presets whose transformer has the sizes of another one's: their files tell which they are."""
-
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_recognised_by_its_shapes(name: str) -> None:
@@ -29,7 +26,7 @@ def test_every_preset_is_recognised_by_its_shapes(name: str) -> None:
         tensors = Transformer(PRESETS[name].model).state_dict()
 
     found = stream_config(Sizes.of_tensors(tensors), {}, None)
-    assert found == PRESETS[SAME_TRANSFORMER.get(name, name)]
+    assert found == PRESETS[name]
     assert stream_config(Sizes.of_tensors(tensors), {}, name) == PRESETS[name]
 
 

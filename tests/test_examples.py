@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("student") / "tiny.safetensors"
-    save_student(tiny_student(track_head=TrackHeadConfig(content="warp", max_tracks=256, id_dim=8)), path)
+    save_student(tiny_student(track_head=TrackHeadConfig(content="layers", max_tracks=256, id_dim=8)), path)
     return str(path)
 
 

@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from ms_infer import ConfigError, ContextConfig, DeviceError, Stream, Tracks
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import changed
-from ms_infer.config import RefinerConfig, TrackHeadConfig
+from ms_infer.config import TrackHeadConfig
 from ms_infer.engines.open import open_torch_engine
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.engines.torch.captured import FusedEngine
 from ms_infer.engines.torch.layouts import channels_last_
 from ms_infer.model.context import ContextCache
-from tests.tiny import layered_student, tiny_student, without_tracks
+from tests.tiny import refined_student, tiny_student, without_tracks
 
 Frames = NDArray[np.uint8]
 
@@ -66,12 +66,11 @@ def rollout(stream: Stream) -> Frames:
 
 SHORT = ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1, rope="absolute")
 STUDENTS: dict[str, Callable[[], Student]] = {
-    "tracks and warp": tiny_student,
+    "tracks and layers": tiny_student,
     "paper's track head": lambda: tiny_student(track_head=TrackHeadConfig(max_tracks=24, id_dim=8), layout=PAPER),
     "given frame": without_tracks,
     "pinned image": lambda: without_tracks(image_input="pin"),
-    "refined frames": lambda: tiny_student(refiner=RefinerConfig(widths=(8, 8, 8))),
-    "layered frames": layered_student,
+    "refined frames": refined_student,
     "short first chunk, absolute": lambda: tiny_student(context=SHORT),
 }
 PAPER = (("noise", 16), ("track", 16), ("image", 16))
@@ -103,7 +102,7 @@ def test_one_graph_serves_filling_and_steady_state(over: Open) -> None:
     assert names(static).count("denoise") == names(static).count("write_cache") == levels
 
 
-@pytest.mark.parametrize("kind", ["tracks and warp", "refined frames", "layered frames"])
+@pytest.mark.parametrize("kind", ["tracks and layers", "refined frames"])
 def test_nothing_that_a_graph_reads_ever_moves(over: Open, tmp_path: Path, kind: str) -> None:
     stream = start(over(FusedEngine, STUDENTS[kind]()))
     engine = stream._engine

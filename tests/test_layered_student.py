@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ms_train.analytic import encode_directly, fit_encoder_, is_analytic
-from ms_train.codec import decode_clip, encode_clip
+from ms_train.codec import encode_clip
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.captions import vocabulary
 from ms_train.data.clips import ClipConfig, ClipMaker, ClipSource
@@ -20,13 +20,13 @@ from ms_train.stages.adapt import Adapt, AdaptConfig
 from ms_train.stages.distill import Distill, DistillConfig
 from ms_train.stages.layer_network import load_layers, save_layers
 from ms_train.stages.refine import Decoder, FrameSource, Refine, RefineConfig, make_frames
-from ms_train.students import Network, at_rest, enlarged, export
+from ms_train.students import Network, at_rest, export
 
 from ms_infer.checkpoint import Student, load_student
 from ms_infer.config import LayersConfig, RefinerConfig, StreamConfig, TrackHeadConfig, preset
 from ms_infer.errors import ConfigError
-from ms_infer.model.layer_refiner import LayerRefiner
-from ms_infer.model.layers import LayerNetwork
+from ms_infer.model.layers import LayerNetwork, move_first_frame
+from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 def tiny_stream(words: tuple[str, ...] = ("apple",)) -> StreamConfig:
-    base = preset("demo-256")
+    base = preset("demo")
     model = dataclasses.replace(
         base.model,
         dim=224,
@@ -60,7 +60,7 @@ class Tiny:
     network: Network
     vae: TinyVae
     layers: LayerNetwork
-    refiner: LayerRefiner
+    refiner: Refiner
 
     def maker(self, chunks: int = 2) -> ClipMaker:
         layout = TrackLayout(grid=4, ring=4, per_object=4)
@@ -84,37 +84,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     assert stream.model.layer_network is not None
     assert stream.model.refiner is not None
     layers = LayerNetwork(stream.model.layer_network.widths)
-    refiner = LayerRefiner(stream.model.refiner)
+    refiner = Refiner(stream.model.refiner)
     for module in (layers, refiner):
         torch.nn.init.normal_(module.leave.weight, std=0.05)  # type: ignore[union-attr,arg-type]
     return Tiny(assets, stream, network, vae, layers.requires_grad_(False), refiner.requires_grad_(False))
 
 
+def test_a_student_without_its_layer_network_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="no layer network"):
+        Stream(dataclasses.replace(tiny.student(), layer_network=None), engine="torch")
+
+
+def test_pictures_have_sides_that_the_layer_network_can_halve() -> None:
+    with pytest.raises(ConfigError, match="multiples of 32"):
+        dataclasses.replace(tiny_stream(), height=48)
+
+
 def test_a_layer_network_and_its_head_come_together() -> None:
-    model = preset("demo-256").model
+    model = preset("demo").model
     with pytest.raises(ConfigError, match="come together"):
         dataclasses.replace(model, layer_network=None)
     with pytest.raises(ConfigError, match="come together"):
-        dataclasses.replace(model, track_head=TrackHeadConfig(content="warp"))
+        dataclasses.replace(model, track_head=TrackHeadConfig())
 
 
 def test_settings_survive_json() -> None:
     stream = tiny_stream()
     assert StreamConfig.from_dict(stream.to_dict()) == stream
-
-
-def test_an_enlarged_autoencoder_sees_halves_and_repeats_pixels() -> None:
-    torch.manual_seed(1)
-    small = TinyVae(preset("demo").model.vae).eval().requires_grad_(False)
-    large = enlarged(small)
-    assert large.config == preset("demo-256").model.vae
-    frames = torch.rand(1, 9, 3, 64, 64)
-    halves = torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, (1, 9))
-    latents = encode_clip(large, frames)
-    torch.testing.assert_close(latents, encode_clip(small, halves), atol=1e-5, rtol=0)
-    decoded = decode_clip(small, latents)
-    twice = decoded.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    torch.testing.assert_close(decode_clip(large, latents), twice, atol=1e-5, rtol=0)
 
 
 def test_the_analytic_encoder_works_for_both_strides(tiny: Tiny) -> None:
@@ -176,22 +172,10 @@ def test_stages_learn_from_clips_that_rest(kind: str, tiny: Tiny) -> None:
     assert np.isfinite(stage.step()["loss"])
 
 
-def test_the_refiner_begins_as_the_moved_frame() -> None:
-    refiner = LayerRefiner(RefinerConfig(widths=(8, 8, 8)))
-    decoded, moved = torch.rand(1, 2, 3, 32, 32), torch.rand(1, 2, 3, 32, 32)
-    made = refiner(decoded, moved, torch.ones(1, 2, 1, 32, 32))
-    share = torch.sigmoid(torch.tensor(-3.0))
-    torch.testing.assert_close(made, share * decoded + (1 - share) * moved)
-    with pytest.raises(ConfigError, match="multiple of 16"):
-        refiner(decoded[..., :24], moved[..., :24], torch.ones(1, 2, 1, 32, 24))
-
-
 def test_the_refiners_stage_learns_on_layered_clips(tiny: Tiny) -> None:
     frames = make_frames(tiny.maker(), tiny.network, tiny.vae, 0, clips=2, each=3)
-    assert frames.layers.shape[1] == 0
-    assert len(frames.inputs()) == 3
     loop = LoopConfig(steps=20, learning_rate=3e-3, warmup=1, cooldown=1, sheet_steps=0)
-    config = RefineConfig(refiner=RefinerConfig(widths=(8, 8, 8)), loop=loop, batch=6, layered=True)
+    config = RefineConfig(refiner=RefinerConfig(widths=(8, 8, 8)), loop=loop, batch=6)
     stage = Refine(config, FrameSource(frames=frames), CPU)
     losses = [stage.step()["loss"] for _ in range(20)]
     assert sum(losses[-4:]) < sum(losses[:4])
@@ -206,7 +190,7 @@ def test_student_files_hold_the_layer_network(tiny: Tiny, tmp_path: Path) -> Non
     assert opened.layer_network is not None
     for name, value in tiny.layers.state_dict().items():
         assert torch.equal(opened.layer_network.state_dict()[name], value.bfloat16().float())
-    assert isinstance(opened.refiner, LayerRefiner)
+    assert isinstance(opened.refiner, Refiner)
 
 
 def test_the_stream_moves_the_first_frame_as_the_training_does(tiny: Tiny) -> None:
@@ -225,15 +209,12 @@ def test_the_stream_moves_the_first_frame_as_the_training_does(tiny: Tiny) -> No
 
 def test_a_resting_stream_stays_where_it_is_with_an_untrained_network(tiny: Tiny) -> None:
     """What the refiner is given of a picture at rest is the picture: layers cannot drift."""
-    from ms_infer.model.moving import move_image
-
     image = torch.rand(1, 3, SIZE, SIZE)
     points = torch.zeros(1, 100, 12, 2)
-    found = move_image(
-        tiny.stream.model, tiny.layers, image, points, torch.zeros(1, 100, 12, dtype=torch.bool), points[:, :, 0]
-    )
-    assert (found["moved"] - image[:, None]).abs().max() < 0.06
-    assert (found["moved"] - image[:, None]).abs().mean() < 2e-3
+    seen = torch.zeros(1, 100, 12, dtype=torch.bool)
+    moved, _ = move_first_frame(tiny.layers, image, points, seen, points[:, :, 0])
+    assert (moved - image[:, None]).abs().max() < 0.06
+    assert (moved - image[:, None]).abs().mean() < 2e-3
 
 
 def test_the_decoder_of_the_evaluation_refines_with_moved_layers(tiny: Tiny) -> None:

@@ -16,7 +16,7 @@ from ms_infer.checkpoint import Student
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.engines.torch.captured import FusedEngine
 from tests.quick import QuickEngine
-from tests.tiny import layered_student, tiny_student
+from tests.tiny import refined_student, tiny_student
 
 Frames = NDArray[np.uint8]
 MOVED = Tracks.grid(4, 4).grab((0.4, 0.5), (0.8, 0.5), seconds=1.0, radius=0.3)
@@ -46,7 +46,7 @@ def places(engine: TorchEngine) -> dict[str, int]:
     return {name: parameter.data_ptr() for name, parameter in named}
 
 
-@pytest.mark.parametrize("student", [tiny_student, layered_student])
+@pytest.mark.parametrize("student", [tiny_student, refined_student])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_streams_share_every_weight_and_nothing_else(student: Callable[[], Student], precision: str) -> None:
     made = student()

@@ -205,7 +205,7 @@ def test_a_state_holds_what_the_next_chunk_reads_and_no_more(student: Student, p
     size = {"fp32": 4, "bf16": 2}[precision]
     kept = sum(state.engine[name].nbytes for name in ("k", "v", "sink_k"))
     assert kept == 2 * config.model.layers * tokens * config.model.dim * size
-    others = sum(array.nbytes for name, array in state.engine.items() if name.startswith(("decoder", "warped")))
+    others = sum(array.nbytes for name, array in state.engine.items() if name.startswith(("decoder", "moved")))
     context, frame = config.context, size * config.model.in_channels * config.latent_height * config.latent_width
     latents = {"history": context.cache_frames * frame, "opening": (context.sink_frames + 2) * frame}
     assert {name: state.engine[name].nbytes for name in latents} == latents

@@ -1,4 +1,4 @@
-"""The track head: ids, cells, packing, the warped first frame, and chunk-by-chunk equality."""
+"""The track head: ids, cells, packing, the moved first frame, and chunk-by-chunk equality."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ms_infer.config import PRESETS, StreamConfig, TrackHeadConfig
 from ms_infer.errors import ConfigError, TrackShapeError
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.track_head import TrackHead
-from ms_infer.model.warp import warp_first_frame
 from ms_infer.model.word_encoder import WordEncoder
 
 DEMO = PRESETS["demo"]
@@ -21,7 +20,9 @@ def small(size: int = 32, **head: object) -> StreamConfig:
     model = DEMO.model
     assert model.track_head is not None
     track_head = dataclasses.replace(model.track_head, **head)  # type: ignore[arg-type]
-    model = dataclasses.replace(model, track_head=track_head, refiner=None)
+    layers = model.layer_network if track_head.content == "layers" else None
+    vae = dataclasses.replace(model.vae, spatial_stride=8)
+    model = dataclasses.replace(model, track_head=track_head, layer_network=layers, refiner=None, vae=vae)
     return dataclasses.replace(DEMO, model=model, height=size, width=size)
 
 
@@ -83,14 +84,13 @@ def test_chunks_equal_slices_of_the_whole_clip() -> None:
     stream = small()
     head, vae = TrackHead(stream), TinyVae(stream.model.vae)
     points, visible, ids = random_tracks(12, 21)
-    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    moved, valid = torch.rand(1, 21, 4, 32, 32, generator=generator).split([3, 1], dim=2)
 
     def encode(part: slice, state: list[torch.Tensor], opening: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        moved, valid = warp_first_frame(image, points[:, :, part], visible[:, :, part], points[:, :, 0])
-        content, state = vae.encode(moved, state, opening=opening)
-        return head(
-            points[:, :, part], visible[:, :, part], ids, opening=opening, content=content, validity=valid
-        ), state
+        content, state = vae.encode(moved[:, part], state, opening=opening)
+        tracks = points[:, :, part], visible[:, :, part], ids
+        return head(*tracks, opening=opening, content=content, validity=valid[:, part]), state
 
     with torch.no_grad():
         whole, _ = encode(slice(0, 21), vae.encoder_state(1, 32, 32), True)
@@ -120,46 +120,6 @@ def test_the_paper_head_has_two_convolutions_where_configured() -> None:
     assert len(head.convs) == 2
     assert head(points, visible, ids, opening=True).shape == (1, 3, 16, 4, 4)
     assert TrackHeadConfig().content == "none"
-
-
-def test_one_common_shift_moves_the_picture_by_it() -> None:
-    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    anchors = torch.rand(1, 9, 2, generator=torch.Generator().manual_seed(3)) * 32
-    points = (anchors + torch.tensor([4.0, 2.0]))[:, :, None]
-    frames, valid = warp_first_frame(image, points, torch.ones(1, 9, 1, dtype=torch.bool), anchors)
-    torch.testing.assert_close(frames[0, 0, :, 4:30, 6:30], image[0, :, 2:28, 2:26], atol=1e-4, rtol=0)
-    assert valid[0, 0, 0, 8:, 8:].min() > 0.99
-    assert valid[0, 0, 0, 0, 0] == 0
-
-
-def test_the_place_an_object_left_is_not_valid_and_filled_from_around() -> None:
-    image = torch.full((1, 3, 64, 64), 0.2)
-    image[:, :, 26:38, 10:22] = 0.9
-    grid = torch.cartesian_prod(torch.arange(4.0, 64, 8), torch.arange(4.0, 64, 8)).flip(-1)
-    on_object = ((grid - torch.tensor([16.0, 32.0])).abs() < 8).all(-1)
-    moved = grid + on_object[:, None] * torch.tensor([28.0, 0.0])
-    covered = ((grid - torch.tensor([44.0, 32.0])).abs() < 9).all(-1) & ~on_object
-    frames, valid = warp_first_frame(image, moved[None, :, None], ~covered[None, :, None], grid[None])
-    assert valid[0, 0, 0, 32, 16] < 0.05
-    assert frames[0, 0, 0, 32, 16] < 0.5
-    assert frames[0, 0, 0, 32, 44] > 0.8
-
-
-def test_without_a_visible_track_the_first_frame_stands_still() -> None:
-    image = torch.rand(1, 3, 32, 32)
-    points, visible, _ = random_tracks(5, 4)
-    frames, valid = warp_first_frame(image, points, torch.zeros_like(visible), points[:, :, 0])
-    torch.testing.assert_close(frames, image[:, None].expand(-1, 4, -1, -1, -1))
-    assert valid.abs().max() == 0
-
-
-def test_hidden_tracks_change_nothing() -> None:
-    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    points, visible, _ = random_tracks(6, 4)
-    visible[:, 4:] = False
-    some, _ = warp_first_frame(image, points[:, :4], visible[:, :4], points[:, :4, 0])
-    all_of_them, _ = warp_first_frame(image, points, visible, points[:, :, 0])
-    torch.testing.assert_close(some, all_of_them, atol=1e-5, rtol=0)
 
 
 def test_words_embed_in_order_and_padding_is_zero() -> None:

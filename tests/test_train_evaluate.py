@@ -17,19 +17,20 @@ from ms_train.data.scene import draw_scene
 from ms_train.evaluate.ablation import content_only, ids_only
 from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
 from ms_train.evaluate.evaluation import SETS, EvaluateConfig, evaluate, set_maker, student_file
-from ms_train.evaluate.measure import held_still, measure_rows, without_sink
+from ms_train.evaluate.measure import LAYERS_ALONE, held_still, measure_rows, without_sink
 from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip
 from ms_train.students import Network, as_student, export, warm_start_
 
 from ms_infer.config import RefinerConfig
+from ms_infer.engines.torch import TorchEngine
 from ms_infer.media import open_writer
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 
 from .test_train_data import write_assets
-from .test_train_stages import SIZE, tiny_stream
+from .test_train_stages import SIZE, tiny_layers, tiny_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def maker(folder: Path) -> ClipMaker:
     vae = TinyVae(stream.model.vae).requires_grad_(False)
     # Fast things for a small picture, that stay inside it
     scene = dataclasses.replace(SETS["object drags"], size=SIZE, object_speed=0.6, object_reach=8.0, max_objects=1)
-    return set_maker(stream, assets, vae, scene, 5)
+    return set_maker(stream, assets, vae, scene, 5, tiny_layers(stream))
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +161,10 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         write_clip(assets / "clips" / "wide.mp4", 12)
         write_clip(assets / "clips" / "short.mp4", 5)
     stream = tiny_stream(vocabulary(load_assets(folder, "all")))
-    network, widths = Network(stream), RefinerConfig(widths=(8, 8, 8))
+    network, refiner = Network(stream), Refiner(RefinerConfig(widths=(8, 8, 8)))
     warm_start_(network)
-    export(network, TinyVae(stream.model.vae), None, tmp_path / "student.safetensors", Refiner(widths))
+    vae, layers = TinyVae(stream.model.vae), tiny_layers(stream)
+    export(network, vae, None, tmp_path / "student.safetensors", refiner, layers)
     config = EvaluateConfig(
         json=tmp_path / "e.json",
         report=tmp_path / "e.md",
@@ -177,7 +179,14 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
     result = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)
     assert list(result["transfer"].get("clips", {})) == (["wide"] if real else [])
     assert set(result["ablation"]) == set(result["sets"]) == set(SETS)
-    assert set(result["swaps"]) == {"truth", "first frame warped", "student"}
+    assert set(result["swaps"]) == {"truth", LAYERS_ALONE, "student"}
+    tables = [
+        *result["sets"].values(),
+        result["regions"],
+        result["swaps"],
+        *result["transfer"].get("clips", {}).values(),
+    ]
+    assert all(LAYERS_ALONE in table for table in tables)
     report = (tmp_path / "e.md").read_text()
     for title, shown in (("Tracks swapped", True), ("inputs removed", True), ("Motion transfer", real)):
         assert (title in report) == shown
@@ -216,9 +225,10 @@ def test_without_sink_a_stream_differs_once_its_context_is_full(maker: ClipMaker
     torch.nn.init.constant_(vae.decoder[-1].bias, 0.5)
     scene = draw_scene(maker.assets, 1, torch.Generator().manual_seed(1), maker.config.scene)
     made = []
-    student = as_student(network, vae)
+    student = as_student(network, vae, layer_network=maker.layer_network)
     for context in (student.config, without_sink(student.config)):
-        chunks = stream_scene(dataclasses.replace(student, config=context), maker.assets, scene, 45, seed=2)
+        engine = TorchEngine(dataclasses.replace(student, config=context))
+        chunks = stream_scene(engine, maker.assets, scene, 45, seed=2)
         made.append(torch.cat([chunk[1] for chunk in chunks]))
     assert made[0].shape[0] == 45
     assert torch.equal(made[0][:33], made[1][:33])
@@ -227,17 +237,19 @@ def test_without_sink_a_stream_differs_once_its_context_is_full(maker: ClipMaker
 
 def test_a_long_stream_is_measured_with_and_without_sink(maker: ClipMaker, tmp_path: Path) -> None:
     network = Network(maker.stream).eval().requires_grad_(False)
-    drift = measure_drift(as_student(network, maker.vae), maker.assets, 100, 5, tmp_path)
-    assert [len(drift[name]) for name in ("truth", "student", "without sink")] == [1, 1, 1]
+    student = as_student(network, maker.vae, layer_network=maker.layer_network)
+    drift = measure_drift(student, maker.assets, 100, 5, tmp_path)
+    names = ("truth", "student", "without sink", LAYERS_ALONE)
+    assert [len(drift[name]) for name in names] == [1, 1, 1, 1]
     assert drift["truth"][0]["offset"] == 0
     assert drift["student"][0]["offset"] > 0
-    assert drift["summary"] == {"truth": {}, "student": {}, "without sink": {}}
+    assert drift["summary"] == {name: {} for name in names}
     assert (tmp_path / "drift_without_sink.png").exists()
 
 
 def test_the_report_sums_up_a_long_stream() -> None:
     row = {"offset": 1.0, "sharpness": 0.02, "colour": [0.5, 0.4, 0.2]}
-    names = ("truth", "student", "without sink")
+    names = ("truth", "student", "without sink", LAYERS_ALONE)
     drift = {name: [row] * 4 for name in names} | {"summary": {name: compare_ends([row] * 4) for name in names}}
     result = {"command": "", "tracker": "", "clips": 1, "sets": {}, "ablation": {}, "transfer": {}}
     result |= {"swaps": {"truth": {}}, "drift": drift | {"frames": 400, "segment": 100}}

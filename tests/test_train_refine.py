@@ -10,7 +10,7 @@ import pytest
 import torch
 from ms_train.data.assets import Assets, load_assets
 from ms_train.data.captions import vocabulary
-from ms_train.data.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, warp_frames, write_shards
+from ms_train.data.clips import ClipConfig, ClipMaker, Clips, ClipSource, Rendered, write_shards
 from ms_train.data.scene import SceneConfig
 from ms_train.data.scene_tracks import TrackLayout
 from ms_train.features import Features
@@ -21,15 +21,17 @@ from ms_train.students import Network, export, read_average
 from torch.nn import functional as F
 
 from ms_infer.checkpoint import Student, load_student
-from ms_infer.config import MOTION_LAYERS, RefinerConfig, StreamConfig
+from ms_infer.config import PRESETS, RefinerConfig, StreamConfig
+from ms_infer.engines.base import TrackChunk
 from ms_infer.errors import CheckpointError, ConfigError
+from ms_infer.model.layers import LayerNetwork, move_first_frame
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 
 from .test_train_data import write_assets
-from .test_train_stages import CPU, SIZE, tiny_stream
+from .test_train_stages import CPU, SIZE, tiny_layers, tiny_stream
 
 WIDTHS = RefinerConfig(widths=(8, 16, 16))
 
@@ -43,11 +45,12 @@ class Tiny:
     stream: StreamConfig
     network: Network
     vae: TinyVae
+    layers: LayerNetwork
 
     def maker(self, seed: int = 0) -> ClipMaker:
         layout = TrackLayout(grid=4, ring=4, per_object=4)
         config = ClipConfig(chunks=2, scene=SceneConfig(size=SIZE), layout=layout)
-        return ClipMaker(self.stream, self.assets, self.vae, config, seed)
+        return ClipMaker(self.stream, self.assets, self.vae, config, seed, self.layers)
 
     def frames(self, number: int, seed: int = 0) -> Frames:
         return make_frames(self.maker(seed), self.network, self.vae, number, clips=2, each=3)
@@ -58,19 +61,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = write_assets(tmp_path_factory.mktemp("assets"))
     assets = load_assets(folder, "all")
     stream = tiny_stream(vocabulary(assets))
-    stream = dataclasses.replace(stream, model=dataclasses.replace(stream.model, refiner=WIDTHS))
     torch.manual_seed(0)
-    return Tiny(folder, assets, stream, Network(stream).eval(), TinyVae(stream.model.vae).requires_grad_(False))
+    vae = TinyVae(stream.model.vae).requires_grad_(False)
+    return Tiny(folder, assets, stream, Network(stream).eval(), vae, tiny_layers(stream))
 
 
 def soft_frames(count: int = 8) -> Frames:
-    """Truth that the moved first frame shows whole, and that the decoder leaves soft."""
-    generator = torch.Generator().manual_seed(1)
-    truth = torch.rand(count, 3, SIZE, SIZE, generator=generator)
+    """Truth that the moved first frame shows in a darker light, and that the decoder leaves soft."""
+    truth = torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     soft = F.interpolate(F.avg_pool2d(truth, 4), scale_factor=4.0, mode="bilinear")
-    layers = torch.rand(count, 4 * MOTION_LAYERS, SIZE, SIZE, generator=generator)
     valid = torch.ones(count, 1, SIZE, SIZE)
-    return Frames(*(picture.mul(255).byte() for picture in (truth, soft, truth, valid, layers)))
+    return Frames(*(picture.mul(255).byte() for picture in (truth, soft, 0.8 * truth, valid)))
 
 
 def refining(steps: int) -> Refine:
@@ -95,10 +96,10 @@ def test_texture_is_compared_where_the_first_frame_shows_nothing() -> None:
 
 
 def random_refiner() -> Refiner:
-    """One that mixes all its sources."""
+    """One that mixes and relights its sources."""
     torch.manual_seed(2)
     refiner = Refiner(WIDTHS)
-    torch.nn.init.normal_(refiner.leave.weight, std=0.3)
+    torch.nn.init.normal_(refiner.leave.weight, std=0.1)
     return refiner.eval().requires_grad_(False)
 
 
@@ -155,7 +156,7 @@ def test_shards_are_written_whole_kept_and_half_written_ones_are_not_read(tiny: 
     source = FrameSource(tmp_path)
     source.refresh()
     drawn = source.draw(torch.Generator().manual_seed(0), 4)
-    assert drawn.layers.shape == (4, 4 * MOTION_LAYERS, SIZE, SIZE)
+    assert drawn.moved_valid.shape == (4, 1, SIZE, SIZE)
     write_frames(tiny.maker(), tiny.network, tiny.vae, tmp_path, iter(range(2)), clips=2, each=3)
     assert (tmp_path / "frames_00000.safetensors").stat().st_mtime_ns == written.st_mtime_ns
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frames_00000.safetensors", "frames_00001.safetensors"]
@@ -187,7 +188,8 @@ def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
 
 def test_the_decoder_on_whole_clips_makes_the_frames_of_a_stream(tiny: Tiny) -> None:
     network, stream, refiner = tiny.network, tiny.stream, random_refiner()
-    student = Student(stream, network.transformer, network.track_head, network.text_encoder, tiny.vae, refiner)
+    parts = (network.transformer, network.track_head, network.text_encoder, tiny.vae, refiner, tiny.layers)
+    student = Student(stream, *parts)
     image = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     tracks = Tracks.grid(4, 4, size=(SIZE, SIZE)).drag((12, 16), (20, 22), seconds=1.0, radius=9.0)
     with Stream(student, engine="torch", device="cpu", precision="fp32", seed=11) as live:
@@ -198,9 +200,7 @@ def test_the_decoder_on_whole_clips_makes_the_frames_of_a_stream(tiny: Tiny) -> 
             latents.append(engine._x.clone())  # type: ignore[attr-defined]
             played.append(engine._plan.tracks)  # type: ignore[attr-defined]
     streamed = torch.cat(frames).permute(0, 3, 1, 2).int()
-    points = torch.cat([torch.from_numpy(part.points) for part in played], dim=1)[None]
-    visible = torch.cat([torch.from_numpy(part.visible) for part in played], dim=1)[None]
-    rendered = rendered_by_hand(image, points, visible, torch.from_numpy(played[0].anchors)[None])
+    rendered = rendered_by_hand(tiny.layers, image, played)
     with torch.no_grad():
         made = Decoder(tiny.vae, refiner)(torch.cat(latents, dim=1), rendered)
         alone = Decoder(tiny.vae)(torch.cat(latents, dim=1), rendered)
@@ -211,21 +211,25 @@ def test_the_decoder_on_whole_clips_makes_the_frames_of_a_stream(tiny: Tiny) -> 
     assert (alone - made).abs().mean() > 0.02
 
 
-def rendered_by_hand(image: np.ndarray, points: torch.Tensor, visible: torch.Tensor, anchors: torch.Tensor) -> Rendered:
-    """What the decoder looks at of a clip whose first frame is `image` and whose tracks are these."""
+@torch.no_grad()
+def rendered_by_hand(layers: LayerNetwork, image: np.ndarray, played: list[TrackChunk]) -> Rendered:
+    """What the decoder looks at of a clip whose first frame is `image` and whose chunks have these tracks."""
     first = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    moved, valid = warp_frames(first, points, visible, anchors)
+    parts = []
+    for part in played:
+        tracks = (torch.from_numpy(array)[None] for array in (part.points, part.visible, part.anchors))
+        parts.append(move_first_frame(layers, first, *tracks))
+    moved, valid = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
     nothing = torch.zeros(1)
-    clips = Clips(nothing, nothing, nothing, nothing, points, visible, nothing)
-    frames = first[:, None].expand(-1, points.shape[2], -1, -1, -1)
-    return Rendered(clips, frames, moved, valid, anchors, torch.zeros(1))
+    clips = Clips(nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    return Rendered(clips, moved, moved, valid, nothing, nothing)
 
 
 def test_a_refiner_is_exported_and_read_back(tiny: Tiny, tmp_path: Path) -> None:
     stage = refining(2)
     run(stage, tmp_path / "refine")
     refiner = load_refiner(tmp_path / "refine", WIDTHS)
-    export(tiny.network, tiny.vae, None, tmp_path / "with.safetensors", refiner)
+    export(tiny.network, tiny.vae, None, tmp_path / "with.safetensors", refiner, tiny.layers)
     student = load_student(tmp_path / "with.safetensors", dtype=torch.float32)
     assert student.missing == student.unused == ()
     assert student.refiner is not None
@@ -234,7 +238,7 @@ def test_a_refiner_is_exported_and_read_back(tiny: Tiny, tmp_path: Path) -> None
         torch.testing.assert_close(value, stage.average.values[name].bfloat16().float(), atol=0, rtol=0)
     again = load_refiner(tmp_path / "with.safetensors", WIDTHS)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.refiner.state_dict().items())
-    export(tiny.network, tiny.vae, None, tmp_path / "without.safetensors")
+    export(tiny.network, tiny.vae, None, tmp_path / "without.safetensors", layer_network=tiny.layers)
     with pytest.raises(CheckpointError, match="holds no refiner"):
         load_refiner(tmp_path / "without.safetensors", WIDTHS)
     plain = load_student(tmp_path / "without.safetensors")
@@ -245,7 +249,7 @@ def test_a_refiner_is_exported_and_read_back(tiny: Tiny, tmp_path: Path) -> None
 
 def test_averages_and_autoencoders_are_also_read_from_student_files(tiny: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
-    export(tiny.network, tiny.vae, None, path, random_refiner())
+    export(tiny.network, tiny.vae, None, path, random_refiner(), tiny.layers)
     values = read_average(path)
     for name, value in tiny.network.state_dict().items():
         assert torch.equal(values[name], value.bfloat16().float()), name
@@ -257,7 +261,8 @@ def test_averages_and_autoencoders_are_also_read_from_student_files(tiny: Tiny, 
         read_average(tmp_path / "nowhere")
 
 
-def test_the_recipe_runs_to_its_end(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_recipe_runs_to_its_end(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "demo", dataclasses.replace(PRESETS["demo"], height=64, width=64))
     recipe(tiny.folder, tmp_path, scale="smoke", device="cpu")
     student = load_student(tmp_path / "demo.safetensors")
     assert student.missing == student.unused == ()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ms_train.data.assets import load_assets
+from ms_train.evaluate.measure import LAYERS_ALONE
 from ms_train.evaluate.rest import (
     DRAG_SECONDS,
     controls_of,
@@ -69,7 +70,8 @@ def test_the_least_and_the_last_are_of_the_frames_after_the_kept_one(monkeypatch
     monkeypatch.setattr(Stream, "step", step)
     image = np.zeros((32, 32, 3), np.uint8)
     drag = Tracks.grid(4, 4).grab((0.5, 0.5), (0.7, 0.5), radius=0.2, seconds=DRAG_SECONDS)
-    least, last = leave_alone(tiny_student(), image, "", drag, 60)
+    with Stream(tiny_student(), engine="torch") as stream:
+        least, last = leave_alone(stream, image, "", drag, 60)
     assert least == pytest.approx(psnr_of(np.full((1, 1, 3), 102, np.uint8), np.full((1, 1, 3), 100, np.uint8)))
     assert last == pytest.approx(psnr_of(np.full((1, 1, 3), 101, np.uint8), np.full((1, 1, 3), 100, np.uint8)))
 
@@ -84,6 +86,9 @@ def test_every_way_is_run_and_the_report_has_a_row_a_picture(tmp_path: Path) -> 
     assert "## Left alone for 40 frames" in report
     assert report.count("| scene 0 |") == 1
     assert "no tracks, empty prompt" in report
+    assert set(rest["layers"]) == {"no tracks", "standing grid", "drag that ended"}
+    assert min(rest["layers"].values()) > 40, "layers alone remember nothing"
+    assert report.count(f"| {LAYERS_ALONE}, least of all |") == 1
 
 
 def test_the_summary_counts_what_was_kept() -> None:

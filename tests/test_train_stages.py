@@ -21,10 +21,11 @@ from ms_train.stages.distill import Distill, DistillConfig
 from ms_train.stages.flow_matching import joint_guidance
 from ms_train.stages.rollout import rollout
 from ms_train.stages.teacher import FlowConfig, Teacher
-from ms_train.students import Network, export, image_slots, warm_start_
+from ms_train.students import Network, as_student, export, image_slots, warm_start_
 
-from ms_infer.checkpoint import Student, load_student
-from ms_infer.config import MODELS, StreamConfig, preset
+from ms_infer.checkpoint import load_student
+from ms_infer.config import MODELS, LayersConfig, RefinerConfig, StreamConfig, TrackHeadConfig, preset
+from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
 from ms_infer.numerics import noise
 from ms_infer.stream import Stream
@@ -38,9 +39,27 @@ SIZE = 32
 
 def tiny_stream(words: tuple[str, ...] = ("apple",)) -> StreamConfig:
     base = preset("demo")
-    text = dataclasses.replace(base.model.text, vocabulary=words, dim=16, tokens=4)
-    model = dataclasses.replace(base.model, dim=224, ffn_dim=64, heads=4, layers=1, freq_dim=32, text=text)
+    model = dataclasses.replace(
+        base.model,
+        dim=224,
+        ffn_dim=64,
+        layers=1,
+        freq_dim=32,
+        text=dataclasses.replace(base.model.text, vocabulary=words, dim=16, tokens=4),
+        vae=dataclasses.replace(base.model.vae, spatial_stride=8),
+        track_head=TrackHeadConfig(content="layers", max_tracks=100, id_dim=8),
+        layer_network=LayersConfig(widths=(4, 8, 8, 8, 8)),
+        refiner=RefinerConfig(widths=(8, 16, 16)),
+    )
     return dataclasses.replace(base, model=model, height=SIZE, width=SIZE)
+
+
+def tiny_layers(stream: StreamConfig) -> LayerNetwork:
+    """A layer network that finds something everywhere."""
+    assert stream.model.layer_network is not None
+    layers = LayerNetwork(stream.model.layer_network.widths)
+    torch.nn.init.normal_(layers.leave.weight, std=0.05)
+    return layers.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +70,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[StreamConfig, Clip
     vae = TinyVae(stream.model.vae).requires_grad_(False)
     layout = TrackLayout(grid=4, ring=4, per_object=4)
     config = ClipConfig(chunks=4, scene=SceneConfig(size=SIZE), layout=layout)
-    source = ClipSource(None, ClipMaker(stream, assets, vae, config), pool=1, batch=4)
+    source = ClipSource(
+        None, ClipMaker(stream, assets, vae, config, layer_network=tiny_layers(stream)), pool=1, batch=4
+    )
     made = source.maker.make(0, 4)  # type: ignore[union-attr]
     source.maker.make = lambda number, count: made  # type: ignore[method-assign,union-attr]
     return stream, source, vae
@@ -168,7 +189,7 @@ def test_the_rollout_of_training_is_the_stream_bit_for_bit(
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
     network.requires_grad_(False)
-    student = Student(stream, network.transformer, network.track_head, network.text_encoder, vae)
+    student = as_student(network, vae, layer_network=tiny_layers(stream))
     image = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     tracks = Tracks.grid(3, 3, size=(SIZE, SIZE)).drag((16, 16), (26, 20))
     with Stream(student, engine="torch", device="cpu", precision="fp32", seed=11) as live:
@@ -274,7 +295,7 @@ def test_an_exported_student_opens_and_streams(
 ) -> None:
     stream, _, vae = source
     network = Network(stream)
-    export(network, vae, None, tmp_path / "student.safetensors")
+    export(network, vae, None, tmp_path / "student.safetensors", layer_network=tiny_layers(stream))
     student = load_student(tmp_path / "student.safetensors", dtype=torch.float32)
     assert student.missing == ()
     assert student.unused == ()

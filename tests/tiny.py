@@ -22,7 +22,10 @@ WORDS = ("a", "cat", "dog", "night", "snow")
 
 
 def tiny_config(*, context: ContextConfig | None = None, size: int = 32, **model: Any) -> StreamConfig:
-    """Two narrow layers, three steps, 32 x 32 pixels; `model` overrides fields of the ModelConfig."""
+    """Two narrow layers, three steps, 32 x 32 pixels; `model` overrides fields of the ModelConfig.
+
+    The first frame moves in layers, unless a track head without content is given.
+    """
     fields: dict[str, Any] = {
         "name": "tiny",
         "dim": 24,
@@ -34,10 +37,14 @@ def tiny_config(*, context: ContextConfig | None = None, size: int = 32, **model
         "freq_dim": 16,
         "text": TextConfig(kind="words", tokens=6, dim=8, vocabulary=WORDS),
         "vae": VaeConfig(decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1),
-        "track_head": TrackHeadConfig(content="warp", max_tracks=24, id_dim=8),
+        "track_head": TrackHeadConfig(content="layers", max_tracks=24, id_dim=8),
+        **model,
     }
+    head = fields["track_head"]
+    if head is not None and head.content == "layers":
+        fields.setdefault("layer_network", LayersConfig(widths=(4, 4, 4, 4, 4)))
     return StreamConfig(
-        model=ModelConfig(**{**fields, **model}),
+        model=ModelConfig(**fields),
         context=context or ContextConfig(),
         schedule=ScheduleConfig(),
         height=size,
@@ -49,14 +56,12 @@ def tiny_student(*, seed: int = 0, **overrides: Any) -> Student:
     return random_student(tiny_config(**overrides), seed)
 
 
-def layered_student(**overrides: Any) -> Student:
-    """Its first frame moves in layers, at half the autoencoder's resolution; 64 x 64 pixels."""
+def refined_student(**overrides: Any) -> Student:
+    """With a refiner, and a latent pixel of 16 x 16 pixels as the demo has them; 64 x 64 pixels."""
     fields: dict[str, Any] = {
         "size": 64,
         "layers": 1,
         "vae": VaeConfig(decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1, spatial_stride=16),
-        "track_head": TrackHeadConfig(content="layers", max_tracks=24, id_dim=8),
-        "layer_network": LayersConfig(widths=(8, 8, 8, 8, 8)),
         "refiner": RefinerConfig(widths=(8, 8, 8)),
     }
     return tiny_student(**{**fields, **overrides})

@@ -12,9 +12,7 @@ from ms_infer.checkpoint import Student
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import StreamConfig
 from ms_infer.model.first_frame import GREY
-from ms_infer.model.layer_refiner import LayerRefiner
-from ms_infer.model.layers import LayerNetwork
-from ms_infer.model.moving import move_image, reference_names
+from ms_infer.model.layers import LayerNetwork, move_first_frame
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import Residual, SelfAttention, Transformer, merge_heads
@@ -149,11 +147,11 @@ class PointsStage(Stage):
         points, visible = inputs["points"], inputs["visible"]
         head = self.track_head
         outputs = {"track_ids": head.pack_ids(points, visible, inputs["ids"], opening=self.opening)}
-        if "image" in inputs:
-            model, tracks = self.config.model, (points, visible, inputs["anchors"])
-            found = move_image(model, self.layer_network, inputs["image"], *tracks)
-            outputs["validity"] = head.pool_validity(found["moved_valid"], opening=self.opening)
-            outputs |= {name: found[name] for name in ("moved", *reference_names(model))}
+        if self.layer_network is not None:
+            tracks = (points, visible, inputs["anchors"])
+            moved, valid = move_first_frame(self.layer_network, inputs["image"], *tracks)
+            validity = head.pool_validity(valid, opening=self.opening)
+            outputs |= {"moved": moved, "moved_valid": valid, "validity": validity}
         return outputs
 
 
@@ -185,7 +183,7 @@ class DecodeStage(Stage):
         spec: StageSpec,
         config: StreamConfig,
         vae: Vae,
-        refiner: Refiner | LayerRefiner | None,
+        refiner: Refiner | None,
         dtype: torch.dtype,
     ) -> None:
         super().__init__(spec, config)
@@ -197,8 +195,7 @@ class DecodeStage(Stage):
         old = _state(inputs, "decoder", self.vae.decoder_state, size, self.dtype)
         frames, state = self.vae.decode(inputs["latents"].to(self.dtype), old, opening=opening)
         if self.refiner is not None:
-            references = (inputs[name].to(self.dtype) for name in reference_names(self.config.model))
-            frames = self.refiner(frames, *references)
+            frames = self.refiner(frames, *(inputs[name].to(self.dtype) for name in ("moved", "moved_valid")))
         pixels = frames[0].permute(0, 2, 3, 1).float().mul(255).round().to(torch.uint8)
         return {"frames": pixels} | {f"decoder_{i}_out": tensor for i, tensor in enumerate(state)}
 

@@ -68,7 +68,7 @@ def staged_state(engine: TorchEngine, specs: Mapping[str, StageSpec]) -> dict[st
     state: dict[str, Array] = {"counters": np.array([made, sink_start, ring_start], np.int64)}
     for kind in ("k", "v", "sink_k") if relative_sink(config) else ("k", "v"):
         state |= {f"cache.{cache_name(kind, layer)}": found[kind][layer] for layer in range(config.model.layers)}
-    for ours, theirs in (("encoder", "warped"), ("decoder", "decoder")):
+    for ours, theirs in (("encoder", "moved"), ("decoder", "decoder")):
         stage = "tracks" if ours == "encoder" else "decode"
         count = len(specs[stage].states) if stage in specs else 0
         state |= {f"state.{ours}_{i}": found[f"{theirs}.{i}"] for i in range(count)}

@@ -135,7 +135,6 @@ def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator
         "image": lambda: _waves(spec.shape) if len(spec.shape) == 4 else random.random(spec.shape),  # 5: a latent
         "moved": lambda: random.random(spec.shape),
         "moved_valid": lambda: random.random(spec.shape),
-        "layers": lambda: random.random(spec.shape),
         "validity": lambda: random.random(spec.shape),
         "points": lambda: _paths(spec.shape, config),
         "anchors": lambda: _paths((*spec.shape[:2], 1, 2), config)[:, :, 0],

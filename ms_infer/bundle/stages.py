@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ms_infer.config import LAYER_CHANNELS, MOTION_LAYERS, RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
+from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
 
 Shape = tuple[int, ...]
 
@@ -138,13 +138,13 @@ class _Stages:
         self.frames = config.context.chunk_frames
         self.latent = (config.latent_height, config.latent_width)
         self.x = (1, self.frames, model.latent_channels, *self.latent)
-        self.warps = model.track_head is not None and model.track_head.content != "none"
+        self.moves = model.track_head is not None and model.track_head.content != "none"
 
     def all(self) -> list[StageSpec]:
         model = self.config.model
         stages = [self.text()] if model.text.kind == "words" else []
         stages.append(self.condition())
-        if model.vae.encodes and ("image" in dict(model.layout) or model.image_input != "slot" or self.warps):
+        if model.vae.encodes and ("image" in dict(model.layout) or model.image_input != "slot" or self.moves):
             stages.append(self.encode())
         if model.image_at == "grey":
             stages.append(self.encode_grey())
@@ -218,24 +218,17 @@ class _Stages:
         ]
         packed = RGB_FRAMES_PER_LATENT_FRAME * head.id_dim
         outputs = [TensorSpec("track_ids", (1, frames, packed, *self.latent), role="device")]
-        if self.warps:
+        if self.moves:
             inputs.append(TensorSpec("anchors", (1, head.max_tracks, 2)))
             inputs.append(TensorSpec("image", (1, 3, config.height, config.width), role="device"))  # that of `encode`
             outputs.append(self._picture("moved", count, 3))
             outputs.append(TensorSpec("validity", (1, frames, 1, *self.latent), role="device"))
         if config.model.refiner is not None:
-            outputs += self.references(count)
+            outputs.append(self._picture("moved_valid", count, 1))
         return StageSpec(f"points{suffix}", tuple(inputs), tuple(outputs), precise=True)
 
     def _picture(self, name: str, count: int, channels: int) -> TensorSpec:
         return TensorSpec(name, (1, count, channels, self.config.height, self.config.width), role="device")
-
-    def references(self, count: int) -> list[TensorSpec]:
-        """What the refiner sees beside the decoded and the moved frames."""
-        valid = [self._picture("moved_valid", count, 1)]
-        if self.config.model.layer_network is not None:
-            return valid
-        return [*valid, self._picture("layers", count, MOTION_LAYERS * LAYER_CHANNELS)]
 
     def tracks(self, opening: bool) -> StageSpec:
         """Maps to track latents."""
@@ -244,7 +237,7 @@ class _Stages:
         suffix, frames = self._opening(opening)
         inputs = [o for o in self.points(opening).outputs if o.name in ("track_ids", "moved", "validity")]
         outputs = [TensorSpec("track", (1, frames, head.channels, *self.latent), role="device")]
-        shapes = state_shapes(self.config, "encoder") if self.warps else []
+        shapes = state_shapes(self.config, "encoder") if self.moves else []
         return self._streaming(f"tracks{suffix}", inputs, outputs, "encoder", shapes, opening)
 
     def decode_first(self, name: str, frames: int) -> StageSpec:
@@ -258,7 +251,7 @@ class _Stages:
         count = rgb_frames(frames, first=opening)
         inputs = [latents]
         if self.config.model.refiner is not None:
-            inputs += [self._picture("moved", count, 3), *self.references(count)]
+            inputs += [self._picture("moved", count, 3), self._picture("moved_valid", count, 1)]
         pixels = TensorSpec("frames", (count, self.config.height, self.config.width, 3), "uint8")
         return self._streaming(name, inputs, [pixels], "decoder", state_shapes(self.config, "decoder"), opening)
 

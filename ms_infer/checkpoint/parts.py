@@ -159,10 +159,8 @@ def _layer_network(config: StreamConfig) -> nn.Module:
 
 
 def _refiner(config: StreamConfig) -> nn.Module:
-    from ms_infer.model.layer_refiner import LayerRefiner
-
     assert config.model.refiner is not None, "parts_of names no other parts"
-    return Refiner(config.model.refiner) if config.model.layer_network is None else LayerRefiner(config.model.refiner)
+    return Refiner(config.model.refiner)
 
 
 _BUILDERS = {

@@ -42,7 +42,6 @@ from ms_infer.config import StreamConfig
 from ms_infer.errors import CheckpointError
 from ms_infer.files import whole_file
 from ms_infer.model.image_encoder import ImageEncoder, image_encoder_of
-from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
@@ -65,7 +64,7 @@ class Student:
     track_head: TrackHead | None = None
     text_encoder: WordEncoder | None = None
     vae: Vae | None = None
-    refiner: Refiner | LayerRefiner | None = None
+    refiner: Refiner | None = None
     layer_network: LayerNetwork | None = None
     image_encoder: ImageEncoder | None = None
     source: str = "memory"

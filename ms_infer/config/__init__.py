@@ -10,8 +10,7 @@ from ms_infer.config.context import (
 )
 from ms_infer.config.model import (
     GREY_LATENT_FRAMES,
-    LAYER_CHANNELS,
-    MOTION_LAYERS,
+    LAYER_STRIDE,
     PATCH,
     ImageEncoderConfig,
     LayersConfig,
@@ -26,9 +25,8 @@ from ms_infer.config.stream import ScheduleConfig, StreamConfig
 
 __all__ = [
     "GREY_LATENT_FRAMES",
-    "LAYER_CHANNELS",
+    "LAYER_STRIDE",
     "MODELS",
-    "MOTION_LAYERS",
     "PATCH",
     "PRESETS",
     "RECIPES",

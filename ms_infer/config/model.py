@@ -39,9 +39,9 @@ class TrackHeadConfig:
     """Whether the 1x1x1 convolutions have a bias."""
     convs: int = 1
     """Number of 1x1x1 convolutions (2 in WanTrack)."""
-    content: Literal["none", "warp", "layers"] = "none"
-    """"warp" adds the first frame, moved along the nearest tracks and encoded, beside the ids; "layers" the same of
-    the layers that the model's layer network finds in it."""
+    content: Literal["none", "layers"] = "none"
+    """"layers" adds, beside the ids, the first frame moved along the tracks and encoded: its layers, which the model's
+    layer network finds."""
 
     def __post_init__(self) -> None:
         require(self.id_dim > 0 and self.id_dim % 2 == 0, f"id_dim must be even, not {self.id_dim}")
@@ -150,10 +150,8 @@ class ImageEncoderConfig:
         return 1 + (self.pixels // self.patch) ** 2
 
 
-MOTION_LAYERS = 3
-"""Motions of a track set that the refiner sees apart: the backdrop's, then those of two things."""
-LAYER_CHANNELS = 4
-"""A picture and a weight."""
+LAYER_STRIDE = 32
+"""Pixels that a side of the frame is a multiple of where a layer network sees it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +167,10 @@ class LayersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
-    """Sharpens decoded frames with what the first frame, moved along the tracks, still shows."""
+    """Adds the light and the new things of the decoded frame to the first frame, moved in layers."""
 
     widths: tuple[int, int, int] = (32, 56, 80)
-    """Channels at a half, a quarter and an eighth of the frame's size."""
+    """Channels at a quarter of the frame's size, an eighth and a sixteenth."""
 
     def __post_init__(self) -> None:
         require(len(self.widths) == 3 and min(self.widths) > 0, f"widths must be 3 positive sizes, not {self.widths}")
@@ -207,7 +205,7 @@ class ModelConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     track_head: TrackHeadConfig | None = None
     refiner: RefinerConfig | None = None
-    """Works on decoded frames; needs a track head with content."""
+    """Works on decoded frames; needs a track head with content="layers"."""
     layer_network: LayersConfig | None = None
     """Moves the first frame for a track head with content="layers"."""
     rests: bool = False
@@ -244,8 +242,8 @@ class ModelConfig:
             )
         content = self.track_head.content if self.track_head is not None else "none"
         require(
-            self.refiner is None or (content != "none" and self.image_input == "slot"),
-            "a refiner needs a track head with content and image_input='slot'",
+            self.refiner is None or (content == "layers" and self.image_input == "slot"),
+            "a refiner needs a track head with content='layers' and image_input='slot'",
         )
         require(
             (self.layer_network is not None) == (content == "layers"),

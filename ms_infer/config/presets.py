@@ -19,7 +19,7 @@ from ms_infer.errors import ConfigError
 
 _VAE_5B = VaeConfig(kind="wan2.2", latent_channels=48, spatial_stride=16, base_dim=160, decoder_dim=256)
 _DEMO_TEXT = TextConfig(kind="words", tokens=16, dim=128)
-_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 32, 32), encoder_width=32, blocks=1)
+_DEMO_VAE = VaeConfig(decoder_widths=(96, 64, 32, 32), encoder_width=32, blocks=1, spatial_stride=16)
 
 _DEMO = ModelConfig(
     name="demo",
@@ -31,16 +31,10 @@ _DEMO = ModelConfig(
     image_at="every",
     text=_DEMO_TEXT,
     vae=_DEMO_VAE,
-    track_head=TrackHeadConfig(content="warp", max_tracks=256),
-    refiner=RefinerConfig(),
-    rests=True,
-)
-_DEMO_256 = replace(
-    _DEMO,
-    name="demo-256",
-    vae=replace(_DEMO_VAE, spatial_stride=16),
     track_head=TrackHeadConfig(content="layers", max_tracks=256),
     layer_network=LayersConfig(),
+    refiner=RefinerConfig(),
+    rests=True,
 )
 
 MODELS: dict[str, ModelConfig] = {
@@ -81,7 +75,6 @@ MODELS: dict[str, ModelConfig] = {
             track_head=TrackHeadConfig(rounding="round", first_frame="zero_pad", bias=False, convs=2),
         ),
         _DEMO,
-        _DEMO_256,
     )
 }
 
@@ -98,8 +91,7 @@ PRESETS: dict[str, StreamConfig] = {
         context=ContextConfig(sink_frames=1, window_frames=2, first_chunk_frames=1),
         schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shifted_twice=True),
     ),
-    "demo": StreamConfig(model=MODELS["demo"], height=128, width=128),
-    "demo-256": StreamConfig(model=MODELS["demo-256"], height=256, width=256),
+    "demo": StreamConfig(model=MODELS["demo"], height=256, width=256),
 }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ms_infer.config.context import ContextConfig
 from ms_infer.config.model import (
+    LAYER_STRIDE,
     PATCH,
     ImageEncoderConfig,
     LayersConfig,
@@ -62,7 +64,8 @@ class StreamConfig:
     """Playback rate of the RGB frames."""
 
     def __post_init__(self) -> None:
-        unit = self.model.vae.spatial_stride * PATCH
+        layered = LAYER_STRIDE if self.model.layer_network is not None else 1
+        unit = math.lcm(self.model.vae.spatial_stride * PATCH, layered)
         require(
             self.height > 0 and self.width > 0 and self.height % unit == 0 and self.width % unit == 0,
             f"size {self.height}x{self.width} must be multiples of {unit}; nearest: "

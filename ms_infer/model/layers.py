@@ -20,7 +20,6 @@ from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, 
 THINGS = 3
 OUTPUTS = 1 + THINGS + 1 + 3  # logits of backdrop and things, gate and colours of the painted backdrop
 ASKED, KEYS = (1, 2), 32  # levels of the U-Net (1/4 and 1/8 of the picture) where tracks are asked; width of a key
-STRIDE = 32  # pictures are multiples of this
 
 PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
 PIN_REACH = 0.18  # of the width: how near a track is near

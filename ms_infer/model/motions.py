@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ms_infer.model.constants import numbers
 
-SHIFT_ROUNDS, FIT_ROUNDS = (16.0, 8.0), (4.0, 2.0)  # residuals in pixels at which a track counts a quarter
-COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # the same, beginning from the company of one track
+COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # residuals in pixels at which a track counts a quarter
 COMPANY = 8.0  # pixels within which tracks move alike
 NEIGHBOURS = 0.25  # deviation of the places that a map around one track is made of, in half widths
 NEAR, STRAIN = 1.0, 1.0  # by how many pixels, and what part of their distance, neighbours may move differently
@@ -23,30 +22,13 @@ LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin anot
 THING_TERMS, QUADRATIC_TERMS = 3, 6  # things move by an affine map, the backdrop by a quadratic one
 
 
-def shared_motion(basis: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Terms `[R, K, 2]` of the displacement that most tracks share, and each track's share `[R, N, 1]`.
-
-    basis: `[R, N, K]`, the first K of 1, x, y, x^2, x y, y^2 at the tracks; moved: `[R, N, 2]` pixels; weights:
-    `[R, N, 1]`, 0 for tracks that do not count; a share is at most the weight. Least squares, reweighted by
-    1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in rounds of falling width; the first rounds fit a
-    shift alone.
-    """
-    shares = weights
-    for width in SHIFT_ROUNDS:
-        fitted = (shares * moved).sum(1, keepdim=True) / (shares.sum(1, keepdim=True) + STIFFNESS[0])
-        shares = _shares(weights, fitted - moved, width)
-    for width in FIT_ROUNDS:
-        terms = _fit(basis, moved, shares, STIFFNESS)
-        shares = _shares(weights, basis @ terms - moved, width)
-    return terms, shares
-
-
 def backdrop_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> tuple[Tensor, Tensor]:
     """The motion that most tracks share: terms `[R, 6, 2 T]` at `places` `[R, N, 2]` in -1..1, and shares `[R, N, 1]`.
 
-    As `shared_motion`, over T RGB frames together: moved `[R, N, 2 T]`; widths are in units of `unit` pixels. Begins
-    with the track that most others move like, as the mean of two motions is neither, and fits an affine map before
-    a quadratic one, which bends to anything.
+    moved: `[R, N, 2 T]` pixels, of T RGB frames together; weights: `[R, N, 1]`, 0 for tracks that do not count: a share
+    is at most the weight. Least squares, reweighted by 1 / (1 + (residual / width)^2)^2 (Geman and McClure, 1985) in
+    rounds of falling width, in units of `unit` pixels. Begins with the track that most others move like, as the mean
+    of two motions is neither, and fits an affine map before a quadratic one, which bends to anything.
     """
     shares = _company(moved, weights, COMPANY * unit)
     for number, width in enumerate(COMPANY_ROUNDS):

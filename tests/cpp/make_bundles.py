@@ -54,9 +54,10 @@ def stand_in_config() -> StreamConfig:
         freq_dim=16,
         text=config.TextConfig(kind="words", tokens=6, dim=8, vocabulary=("a", "cat", "dog", "night", "snow")),
         vae=config.VaeConfig(latent_channels=4, decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1),
-        track_head=config.TrackHeadConfig(channels=4, content="warp", max_tracks=24, id_dim=8),
+        track_head=config.TrackHeadConfig(channels=4, content="layers", max_tracks=24, id_dim=8),
+        layer_network=config.LayersConfig(widths=(4, 4, 4, 4, 4)),
     )
-    return config.StreamConfig(model=model, height=32, width=48)
+    return config.StreamConfig(model=model, height=32, width=64)
 
 
 def make_openvino(folder: Path) -> None:
@@ -69,7 +70,7 @@ def make_openvino(folder: Path) -> None:
     from tests.tiny import tiny_student
 
     torch.set_num_threads(1)
-    student = tiny_student(track_head=TrackHeadConfig(content="warp", max_tracks=100, id_dim=8))
+    student = tiny_student(track_head=TrackHeadConfig(content="layers", max_tracks=100, id_dim=8))
     export_bundle(student, checkpoint_digest(student), folder, ExportOptions())
 
 

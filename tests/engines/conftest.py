@@ -11,7 +11,7 @@ import pytest
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.checkpoint import Student
 from ms_infer.config import ContextConfig, ImageEncoderConfig, TrackHeadConfig
-from tests.tiny import layered_student, tiny_student, without_tracks
+from tests.tiny import refined_student, tiny_student, without_tracks
 
 Made = tuple[Student, Manifest]
 
@@ -26,7 +26,7 @@ STUDENTS: dict[str, Callable[[], Student]] = {
         layers=1, context=ContextConfig(chunk_frames=2, sink_frames=0, window_frames=3, rope="absolute")
     ),
     "pin": lambda: without_tracks(layers=1, image_input="pin", context=ContextConfig(chunk_frames=2, window_frames=2)),
-    "layers": layered_student,
+    "refined": refined_student,
     "mask": lambda: tiny_student(
         layers=1,
         image_tokens=5,

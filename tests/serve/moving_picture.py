@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ms_infer.blend import Way
@@ -17,10 +16,25 @@ from ms_infer.config import StreamConfig, preset
 from ms_infer.controls import Control, PromptControl, TracksControl
 from ms_infer.errors import ConfigError
 from ms_infer.media import load_image
-from ms_infer.model.warp import warp_first_frame
 from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
+
+CELL = 4  # pixels that move together
+
+
+def moved(image: NDArray[np.uint8], points: NDArray[np.float32], anchors: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The picture `[S, S, 3]`, every cell gone with the point `[N, 2]` nearest to it, which came from its anchor."""
+    size = len(image)
+    if len(points) == 0:
+        return image
+    centres = np.arange(CELL / 2, size, CELL, dtype=np.float32)
+    cells = np.stack(np.meshgrid(centres, centres), -1)
+    nearest = np.square(cells[:, :, None] - points).sum(-1).argmin(-1)
+    shift = (points - anchors)[nearest].repeat(CELL, 0).repeat(CELL, 1)
+    pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
+    x, y = np.clip(np.rint(pixels - shift), 0, size - 1).astype(int).transpose(2, 0, 1)
+    return image[y, x]
 
 
 class MovingPicture:
@@ -87,12 +101,14 @@ class MovingPicture:
     def _moved(self, count: int) -> NDArray[np.uint8]:
         plan = self.player.chunk(self.frame, count)
         rows = np.flatnonzero(plan.visible.any(1))
-        image = torch.from_numpy(self.image.copy()).permute(2, 0, 1)[None].float() / 255
         if len(rows) == 0:
             return np.repeat(self.image[None], count, 0)
-        arrays = (plan.points[rows], plan.visible[rows], plan.anchors[rows])
-        frames, _ = warp_first_frame(image, *(torch.from_numpy(array)[None] for array in arrays))
-        return frames[0].permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
+        return np.stack(
+            [
+                moved(self.image, plan.points[rows, t][seen], plan.anchors[rows][seen])
+                for t, seen in enumerate(plan.visible[rows].T)
+            ]
+        )
 
     def state(self) -> StreamState:
         self.threads.add(threading.get_ident())

@@ -47,7 +47,6 @@ def flowing() -> MovingPicture:
 
 def test_only_the_demo_says_that_it_rests() -> None:
     assert preset("demo").model.rests
-    assert preset("demo-256").model.rests
     assert not preset("motionstream-1.3b").model.rests
 
 

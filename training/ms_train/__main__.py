@@ -19,7 +19,6 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     table: dict[str, Any] = {
         "layers": recipe.layers,
-        "enlarge": recipe.enlarge,
         "render": recipe.render_clips,
         "autoencoder": recipe.autoencoder,
         "teacher": recipe.teacher,

@@ -64,7 +64,7 @@ def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: fl
     """
     count = len(colours)
     latents = encode_directly(vae, frames)[:, 1:].permute(0, 1, 3, 4, 2).flatten(0, 3)
-    blocks = F.avg_pool2d(frames[:, 1:].unflatten(1, (-1, 4)).mean(2).flatten(0, 1), 8)
+    blocks = F.avg_pool2d(frames[:, 1:].unflatten(1, (-1, 4)).mean(2).flatten(0, 1), vae.config.spatial_stride)
     wanted = blocks.permute(0, 2, 3, 1).flatten(0, 2) @ colours.T
     inputs = torch.cat([3 * torch.tanh(latents / 3), torch.ones_like(latents[:, :1])], dim=1)  # SoftClamp
     solution = torch.linalg.lstsq(inputs, wanted).solution
@@ -94,7 +94,7 @@ def write_colour_path_(vae: TinyVae, frames: Tensor, colours: Tensor, offset: fl
             layer.weight[:count] = 0
             for channel in range(count):
                 layer.weight[channel, channel] = torch.outer(spread, spread)
-    back = torch.linalg.pinv(colours)
+    back = torch.linalg.pinv(colours).repeat_interleave(vae.patch**2, dim=0)
     final.weight[:, :count] = 0
     final.weight[:, :count, 1, 1] = back
     final.bias.sub_(back.sum(1) * offset)

@@ -14,7 +14,6 @@ from torch import Tensor
 from ms_infer.checkpoint import load_student
 from ms_infer.config import RefinerConfig, StreamConfig, preset
 from ms_infer.errors import CheckpointError, ConfigError
-from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_train import parallel
@@ -30,9 +29,11 @@ from ms_train.stages.distill import Distill, DistillConfig
 from ms_train.stages.layer_network import LayersConfig, LayerStage, load_layers, save_layers
 from ms_train.stages.refine import FrameSource, Refine, RefineConfig, write_frames
 from ms_train.stages.teacher import FlowConfig, FlowStage, Teacher
-from ms_train.students import Network, enlarged, export, is_student, read_average, read_networks
+from ms_train.students import Network, export, is_student, read_average, read_networks
 
-StageConfig = TypeVar("StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig)
+StageConfig = TypeVar(
+    "StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig, LayersConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +88,21 @@ RECIPES = {
         distill=DistillConfig(loop=_loop(150, 2e-4, 50), batch=4, regression_weight=1.0),
     ),
     "gpu": Recipe(
-        autoencoder=AutoencoderConfig(loop=_loop(6000, 2e-3, 1500), clips=16, crop=128, crops=1),
+        autoencoder=AutoencoderConfig(loop=_loop(6000, 2e-3, 1500), clips=16, crop=256, crops=1),
         teacher=FlowConfig(loop=_loop(8000, 1.2e-3, 1500), batch=64),
         adapt=AdaptConfig(loop=_loop(8000, 1e-3, 2000), batch=64),
         distill=DistillConfig(loop=_loop(600, 1e-4, 150), batch=32, regression_weight=0.5),
         pool=128,
     ),
     "smoke": Recipe(
-        autoencoder=AutoencoderConfig(loop=_loop(4, 2e-3, 2), clips=2, fit_clips=2),
+        autoencoder=AutoencoderConfig(
+            scene=SceneConfig().scaled(64), loop=_loop(4, 2e-3, 2), clips=2, crop=64, fit_clips=2
+        ),
         teacher=FlowConfig(loop=_loop(2, 1e-3, 1), batch=2),
         adapt=AdaptConfig(loop=_loop(2, 1e-3, 1), batch=2),
         distill=DistillConfig(loop=_loop(1, 1e-4, 1), batch=1, critic_updates=1),
         refine=RefineConfig(loop=_loop(2, 1e-3, 1), batch=2),
+        layers=LayersConfig(loop=_loop(2, 1e-3, 1), size=64, batch=2, fresh=2, pool=1),
         frames=1,
         pool=1,
         pool_clips=2,
@@ -130,7 +134,7 @@ def autoencoder(
 ) -> None:
     """Fit the encoder, train the decoder."""
     chosen = _start(device, threads)
-    stage = Autoencoder(config, load_assets(assets).to(chosen), chosen)
+    stage = Autoencoder(config, load_assets(assets, size=config.scene.size).to(chosen), chosen)
     run(stage, out)
     parallel.finish()
 
@@ -141,13 +145,15 @@ def layers(
     config: LayersConfig = DEFAULTS.layers,
     init: Path | None = None,
     save: Path | None = None,
-    threads: int = 1,
+    device: str = "cpu",
+    threads: int = 0,
 ) -> None:
     """Train the layer network: which pixels belong to which motion, and the backdrop behind the things.
 
-    --init begins with the weights of a file that --save wrote; --save writes them when the run ends or stops.
+    Scenes are drawn on the CPU. --init begins with the weights of a file that --save wrote; --save writes them when the
+    run ends or stops.
     """
-    place = _start("cpu", threads)
+    place = _start(device, threads)
     features = load_features(assets) if config.texture_weight else None
     stage = LayerStage(config, load_assets(assets, size=config.size), place, features)
     if init is not None:
@@ -167,13 +173,6 @@ def render_clips(
     stream = demo_stream(assets, common.preset)
     maker = _maker(stream, assets, load_vae(common.vae, stream, place), common.layers, seed, chunks)
     write_shards(maker, common.out, iter(range(first, last)), count)
-
-
-def enlarge(assets: Path, student: Path, layers: Path, out: Path, preset: str = "demo-256") -> None:
-    """Begin a student for pictures of twice the size: the weights of `student`, and a layer network."""
-    stream = demo_stream(load_assets(assets), preset)
-    values, vae = read_average(student), enlarged(read_networks(student)[1])
-    export(Network(stream), vae, values, out, layer_network=load_layers(layers))
 
 
 def teacher(common: Common, config: FlowConfig = DEFAULTS.teacher, init: Path | None = None) -> None:
@@ -251,9 +250,9 @@ def _refiner_weights(path: Path) -> dict[str, Tensor]:
     return dict(refiner.state_dict())
 
 
-def load_refiner(path: Path, config: RefinerConfig, *, layered: bool = False) -> Refiner | LayerRefiner:
-    """The averaged refiner of a stage checkpoint or of a student file, frozen; `layered` for a layer network's."""
-    refiner = LayerRefiner(config) if layered else Refiner(config)
+def load_refiner(path: Path, config: RefinerConfig) -> Refiner:
+    """The averaged refiner of a stage checkpoint or of a student file, frozen."""
+    refiner = Refiner(config)
     refiner.load_state_dict(_refiner_weights(path))
     return refiner.eval().requires_grad_(False)
 
@@ -275,7 +274,7 @@ def export_student(
     if refiner is not None:
         if stream.model.refiner is None:
             raise ConfigError(f"the preset {preset!r} has no refiner; leave --refiner out")
-        sharpener = load_refiner(refiner, stream.model.refiner, layered=layers is not None)
+        sharpener = load_refiner(refiner, stream.model.refiner)
     decoder = load_vae(vae, stream, torch.device("cpu"))
     network = None if layers is None else load_layers(layers)
     export(Network(stream), decoder, read_average(stage), out, sharpener, network)
@@ -291,24 +290,27 @@ def recipe(
     """All stages one after the other within `minutes`, clips rendered on the device; resumes like its stages."""
     began = time.monotonic()
     sizes = RECIPES[scale]
-    autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.2), device)
+    layers(assets, out / "layers", _within(sizes.layers, minutes * 0.25), device=device)
+    autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.15), device)
     common = Common(
         assets=assets,
         out=out / "teacher",
         vae=out / "autoencoder",
+        layers=out / "layers",
         device=device,
         pool=sizes.pool,
         pool_clips=sizes.pool_clips,
     )
-    teacher(common, _within(sizes.teacher, minutes * 0.25))
+    teacher(common, _within(sizes.teacher, minutes * 0.15))
     common = dataclasses.replace(common, out=out / "adapt")
-    adapt(common, _within(sizes.adapt, minutes * 0.3), init=out / "teacher")
+    adapt(common, _within(sizes.adapt, minutes * 0.2), init=out / "teacher")
     common = dataclasses.replace(common, out=out / "distill")
     distill(common, out / "adapt", out / "teacher", _within(sizes.distill, _left(began, 0.85 * minutes)))
     common = dataclasses.replace(common, out=out / "frames")
     stream_frames(common, out / "distill", last=sizes.frames)
     refine(out / "frames", out / "refine", _within(sizes.refine, _left(began, 0.98 * minutes)), device=device)
-    export_student(assets, out / "distill", out / "autoencoder", out / "demo.safetensors", out / "refine")
+    parts = (out / "autoencoder", out / "demo.safetensors", out / "refine", out / "layers")
+    export_student(assets, out / "distill", *parts)
 
 
 def _left(began: float, minutes: float) -> float:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ms_infer.checkpoint import Student, load_student, save_student
 from ms_infer.config import PATCH, StreamConfig
 from ms_infer.errors import CheckpointError, ConfigError
-from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
@@ -213,24 +212,12 @@ def track_inputs(head: TrackHead, clips: Clips, generator: torch.Generator) -> T
     return TrackInputs(volume, clips.content.float(), clips.validity.float())
 
 
-def enlarged(vae: TinyVae) -> TinyVae:
-    """The same autoencoder for pictures of twice the size: it sees their halves, and repeats every pixel it makes."""
-    twin = TinyVae(replace(vae.config, spatial_stride=2 * vae.config.spatial_stride))
-    values = dict(vae.state_dict())
-    enter, leave = "encoder.0.weight", f"decoder.{len(vae.decoder) - 1}"
-    values[enter] = values[enter].repeat_interleave(4, dim=1) / 4
-    for kind in ("weight", "bias"):
-        values[f"{leave}.{kind}"] = values[f"{leave}.{kind}"].repeat_interleave(4, dim=0)
-    twin.load_state_dict(values)
-    return twin.eval().requires_grad_(False)
-
-
 def export(
     network: Network,
     vae: TinyVae,
     values: dict[str, Tensor] | None,
     path: Path,
-    refiner: Refiner | LayerRefiner | None = None,
+    refiner: Refiner | None = None,
     layer_network: LayerNetwork | None = None,
 ) -> None:
     """Write a student file in bf16, with averaged weights `values` where given; without a refiner it names none."""
@@ -244,7 +231,7 @@ def export(
 def as_student(
     network: Network,
     vae: TinyVae,
-    refiner: Refiner | LayerRefiner | None = None,
+    refiner: Refiner | None = None,
     layer_network: LayerNetwork | None = None,
 ) -> Student:
     """The parts of a student, not copied; without a refiner its settings name none."""

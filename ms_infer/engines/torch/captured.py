@@ -171,13 +171,13 @@ class FusedEngine(CapturedTracks):
         with on_stream(self._main), self._changing("stream"):
             super().reset()
             if self.device.type == "cuda":  # as the convolutions read and write them
-                self._decoder, self._warped = (
-                    [as_channels_last(tensor) for tensor in state] for state in (self._decoder, self._warped)
+                self._decoder, self._moved = (
+                    [as_channels_last(tensor) for tensor in state] for state in (self._decoder, self._moved)
                 )
             self._decoder = self._static("decoder", self._decoder)
-            self._warped = self._static("warped", self._warped)
+            self._moved = self._static("moved", self._moved)
             self._staged_decoder = self._static("staged decoder", self._decoder)
-            self._staged_warped = self._static("staged warped", self._warped)
+            self._staged_moved = self._static("staged moved", self._moved)
             if self._moves_image:
                 self._first_picture()
         self._synchronize()
@@ -347,7 +347,7 @@ class FusedEngine(CapturedTracks):
         tensors = {name: self._buffers[name] for name in ("latents", "noise", "frames", "state", "counters")}
         tensors |= {"input": self._input, "k": self.cache.k, "v": self.cache.v, "sink_k": self.cache.sink_k}
         tensors |= {f"decoder {i}": tensor for i, tensor in enumerate(self._decoder)}
-        tensors |= {f"warped {i}": tensor for i, tensor in enumerate(self._warped)}
+        tensors |= {f"moved {i}": tensor for i, tensor in enumerate(self._moved)}
         if name == "decode":
             tensors |= {f"reference {len(picture[0])} {i}": picture for i, picture in enumerate(self._references)}
         if name in ("denoise", "write_cache"):
@@ -363,7 +363,7 @@ class FusedEngine(CapturedTracks):
                     kept.copy_(staged)
             placement = self._plan.placement
             with on_stream(self._main):
-                for kept, staged in zip(self._warped, self._staged_warped, strict=True):
+                for kept, staged in zip(self._moved, self._staged_moved, strict=True):
                     kept.copy_(staged)
                 self._remember(placement.start, placement.frames)
             self._made = placement.start + placement.frames
@@ -384,7 +384,7 @@ class FusedEngine(CapturedTracks):
         with on_stream(self._main), self._changing("stream"):
             super().restore(state)
             self._decoder = self._static("decoder", self._decoder)
-            self._warped = self._static("warped", self._warped)
+            self._moved = self._static("moved", self._moved)
         self._synchronize()
 
     def close(self) -> None:

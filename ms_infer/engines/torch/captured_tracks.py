@@ -84,14 +84,12 @@ class CapturedTracks(TorchEngine):
         content = validity = None
         if self._moves_image:
             content, validity = self._moved_image(points, visible, anchors)
-            self._staged_warped = self._static("staged warped", self._staged_warped)
+            self._staged_moved = self._static("staged moved", self._staged_moved)
         latents = head(points, visible, ids, opening=self._opening, content=content, validity=validity)
         self._input[:, : self._x.shape[1], self._slots["track"]] = latents
 
     def _keep_references(self, *references: Tensor) -> None:
-        pictures = [picture.to(self.dtype) for picture in references]
-        if pictures:  # without a refiner there are none
-            self._static(f"references {len(pictures[0][0])}", pictures)
+        self._static(f"references {references[0].shape[1]}", [picture.to(self.dtype) for picture in references])
 
     def _first_picture(self) -> Tensor:
         """Where it always lies."""

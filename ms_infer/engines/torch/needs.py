@@ -59,7 +59,7 @@ def set_threads(threads: int) -> None:
 
 
 def check_parts(student: Student) -> Vae:
-    """The student's autoencoder; ConfigError when it has none, or lacks the image encoder that its settings ask for."""
+    """The student's autoencoder; ConfigError when it has none, or lacks another part that its settings ask for."""
     if student.vae is None:
         raise ConfigError(
             f"the checkpoint ({student.source}) has no autoencoder; give one as vae= (--vae), for example "
@@ -69,5 +69,10 @@ def check_parts(student: Student) -> Vae:
         raise ConfigError(
             f"the checkpoint ({student.source}) has no image encoder; give one with "
             "load_student(..., image_encoder=PATH): Wan's CLIP file, or the folder image_encoder/ of a repository"
+        )
+    if student.config.model.layer_network is not None and student.layer_network is None:
+        raise ConfigError(
+            f"the checkpoint ({student.source}) has no layer network, which its track head needs; export it again "
+            "with --layers"
         )
     return student.vae

@@ -28,6 +28,7 @@ from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
 from ms_infer.model.denoise import next_latents
 from ms_infer.model.first_frame import GreyTail
+from ms_infer.model.layers import move_first_frame
 from ms_infer.model.transformer import PLAIN, ContextAttend, CrossKeys, Operations
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt
@@ -101,8 +102,8 @@ class TorchEngine(Engine):
         self._decoder = self.vae.decoder_state(
             1, config.latent_height, config.latent_width, device=self.device, dtype=self.dtype
         )
-        self._warped = self.vae.encoder_state(1, config.height, config.width, device=self.device, dtype=self.dtype)
-        self._staged_decoder, self._staged_warped = self._decoder, self._warped
+        self._moved = self.vae.encoder_state(1, config.height, config.width, device=self.device, dtype=self.dtype)
+        self._staged_decoder, self._staged_moved = self._decoder, self._moved
         self._image: Tensor | None = None
         self._image_latent: Tensor | None = None
         self._grey_tail: GreyTail | None = None
@@ -232,15 +233,13 @@ class TorchEngine(Engine):
 
     def _moved_image(self, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The first frame moved along the tracks, encoded; and where it is valid."""
-        from ms_infer.model.moving import move_image, reference_names
-
-        config = self.config
-        image = self._first_picture()
-        found = move_image(config.model, self.layer_network, image.float(), points, visible, anchors)
-        self._keep_references(*(found[name] for name in reference_names(config.model)))
-        moved = found["moved"].to(self.dtype)
-        latents, self._staged_warped = self.vae.encode(moved, self._warped, opening=self._opening)
-        return latents, found["moved_valid"]
+        assert self.layer_network is not None, "a head with content comes with a layer network"
+        image = self._first_picture().float()
+        moved, valid = move_first_frame(self.layer_network, image, points, visible, anchors)
+        if self.refiner is not None:
+            self._keep_references(moved, valid)
+        latents, self._staged_moved = self.vae.encode(moved.to(self.dtype), self._moved, opening=self._opening)
+        return latents, valid
 
     def _first_picture(self) -> Tensor:
         """What moves along the tracks, `[1, 3, height, width]`: the first frame, grey without one."""
@@ -248,7 +247,7 @@ class TorchEngine(Engine):
         return self._zeros(1, 3, *size) + 0.5 if self._image is None else self._image
 
     def _keep_references(self, *references: Tensor) -> None:
-        """What the refiner sees of this chunk: moved frames, where they are valid, and more where it mixes more."""
+        """What the refiner sees of this chunk: moved frames, and where they are valid."""
         self._references = tuple(picture.to(self.dtype) for picture in references)
 
     def _noise(self, denoise_pass: int) -> Tensor:
@@ -313,7 +312,7 @@ class TorchEngine(Engine):
     def _adopt(self) -> None:
         """What the chunk staged becomes what the next one reads."""
         placement = self._plan.placement
-        self._decoder, self._warped = self._staged_decoder, self._staged_warped
+        self._decoder, self._moved = self._staged_decoder, self._staged_moved
         self._remember(placement.start, placement.frames)
         self._made = placement.start + placement.frames
 
@@ -368,7 +367,7 @@ class TorchEngine(Engine):
         caches = kept_caches(self.config, self.cache, made, sink_start)
         self._remembered.restore(state, made, sink_start)
         self._decoder = [from_host(state[f"decoder.{i}"], t) for i, t in enumerate(self._decoder)]
-        self._warped = [from_host(state[f"warped.{i}"], t) for i, t in enumerate(self._warped)]
+        self._moved = [from_host(state[f"moved.{i}"], t) for i, t in enumerate(self._moved)]
         if caches.keys().isdisjoint(state):
             for run in rebuilding_runs(self.config.context, made, sink_start):
                 self._encode_again(self._remembered.inputs(run, sink_start), run.start)
@@ -397,4 +396,4 @@ class TorchEngine(Engine):
 
     def _states(self) -> dict[str, Tensor]:
         states = {f"decoder.{i}": tensor for i, tensor in enumerate(self._decoder)}
-        return states | {f"warped.{i}": tensor for i, tensor in enumerate(self._warped)}
+        return states | {f"moved.{i}": tensor for i, tensor in enumerate(self._moved)}

@@ -15,7 +15,6 @@ from ms_infer.errors import ConfigError
 from ms_infer.model.layers import LayerNetwork, move_first_frame
 from ms_infer.model.taehv import TinyVae
 from ms_infer.model.track_head import TrackHead
-from ms_infer.model.warp import warp_first_frame
 from ms_infer.model.word_encoder import WordEncoder
 from ms_train.analytic import encode_directly, is_analytic
 from ms_train.codec import encode_clip
@@ -199,8 +198,9 @@ class ClipMaker:
 
     def _moved(self, image: Tensor, tracks: SceneTracks, *, opening: bool = True) -> tuple[Tensor, Tensor]:
         """The first frame `[B, 3, H, W]` moved along the tracks of a clip, or of a later chunk of it."""
-        if self.layer_network is None:
-            return warp_frames(image, tracks.points, tracks.visible, tracks.anchors)
+        if self.layer_network is None:  # no track head asks for it
+            still = image[:, None].expand(-1, tracks.points.shape[2], -1, -1, -1)
+            return still, torch.zeros_like(still[:, :, :1])
         start, parts = 0, []
         while start < tracks.points.shape[2]:
             length = rgb_frames(self.stream.context.chunk_frames, first=opening and start == 0)
@@ -230,23 +230,6 @@ class ClipMaker:
             object_share = torch.ones_like(object_share)
         own = object_share.gather(1, tracks.owner.clamp(min=0))
         return draw < torch.where(tracks.owner == BACKGROUND, share, own)
-
-
-def warp_frames(image: Tensor, points: Tensor, visible: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """`warp_first_frame`; on a CPU frame by frame and without the hidden tracks, which fits its cache."""
-    if image.is_cuda:
-        return warp_first_frame(image, points, visible, anchors)
-    clips = []
-    for row in range(len(image)):
-        seen = visible[row].any(-1)
-        path, shown, start = points[row, seen][None], visible[row, seen][None], anchors[row, seen][None]
-        parts = [
-            warp_first_frame(image[row : row + 1], path[:, :, t : t + 1], shown[:, :, t : t + 1], start)
-            for t in range(points.shape[2])
-        ]
-        clips.append([torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
-    moved, valid = zip(*clips, strict=True)
-    return torch.cat(moved), torch.cat(valid)
 
 
 def write_shards(maker: ClipMaker, folder: Path, numbers: Iterator[int], count: int) -> None:

@@ -16,12 +16,14 @@ from torch import Tensor
 from ms_infer import Stream, Tracks
 from ms_infer.checkpoint import Student
 from ms_infer.config import StreamConfig
+from ms_infer.engines.torch import TorchEngine
 from ms_train.data.assets import Assets
 from ms_train.data.captions import captions
 from ms_train.data.render import render
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.data.scene_tracks import draw_tracks
-from ms_train.evaluate.measure import without_sink
+from ms_train.evaluate.layers_alone import LayersAlone
+from ms_train.evaluate.measure import LAYERS_ALONE, without_sink
 from ms_train.evaluate.point_errors import FlowTracker, offset_errors
 from ms_train.quality import sharpness
 from ms_train.sheets import save_sheet, to_bytes
@@ -32,7 +34,8 @@ ENDS = 2  # segments at either end that are compared
 
 
 def measure_drift(student: Student, assets: Assets, frames: int, seed: int, sheets: Path | None) -> dict[str, Any]:
-    """Per 100 frames: offset from the truth at the tracks, sharpness and mean colour; with and without the sink.
+    """Per 100 frames: offset from the truth at the tracks, sharpness and mean colour; with and without the sink, and of
+    the layers alone.
 
     The scene has waves only, so that objects and camera stay near for ever. The offset is the optical flow from the
     true to the made picture at visible track points (0 on the truth itself). "truth" has no offset; "summary" holds
@@ -42,10 +45,13 @@ def measure_drift(student: Student, assets: Assets, frames: int, seed: int, shee
     config = SceneConfig(size=student.config.height, drag_share=0.0, look_share=0.0, solid_share=0.0)
     scene = draw_scene(assets, 1, generator, config)
     result: dict[str, Any] = {"frames": frames, "segment": SEGMENT}
+    device = str(assets.device)
     bare = dataclasses.replace(student, config=without_sink(student.config))
-    for name, streamed in (("student", student), ("without sink", bare)):
+    engines = {"student": TorchEngine(student, device=device), "without sink": TorchEngine(bare, device=device)}
+    engines[LAYERS_ALONE] = LayersAlone(student, device=device)
+    for name, engine in engines.items():
         tracker, looks, true_looks, kept = FlowTracker(), [], [], []
-        for first, made, truth, points, visible in stream_scene(streamed, assets, scene, frames, seed):
+        for first, made, truth, points, visible in stream_scene(engine, assets, scene, frames, seed):
             for t in range((-first) % EVERY, made.shape[0], EVERY):
                 pictures = to_bytes(made[t]), to_bytes(truth[t])
                 offset = offset_errors(tracker, *pictures, points[:, t].numpy(), visible[:, t].numpy())
@@ -56,7 +62,7 @@ def measure_drift(student: Student, assets: Assets, frames: int, seed: int, shee
         result[name], result["truth"] = segments(looks), segments(true_looks)
         if sheets is not None:
             save_sheet(sheets / f"drift_{name.replace(' ', '_')}.png", torch.stack(kept[:9], dim=1))
-    result["summary"] = {name: compare_ends(result[name]) for name in ("truth", "student", "without sink")}
+    result["summary"] = {name: compare_ends(result[name]) for name in ("truth", *engines)}
     return result
 
 
@@ -110,17 +116,17 @@ def compare_ends(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def stream_scene(
-    student: Student, assets: Assets, scene: Scene, frames: int, seed: int
+    engine: TorchEngine, assets: Assets, scene: Scene, frames: int, seed: int
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Stream one scene as a user would: a picture, a caption, and tracks that are set anew for every chunk.
 
     Yields (first frame, made [T, 3, H, W], truth [T, 3, H, W], points [N, T, 2], visible [N, T]).
     """
-    config = student.config
+    config = engine.config
     image = render(assets, scene, torch.zeros(1, 1))[0, 0]
     limit, ids = _limits(config, seed)
     layout = torch.Generator(device=assets.device)
-    with Stream(student, engine="torch", device=str(assets.device), seed=seed) as stream:
+    with Stream(engine, seed=seed) as stream:
         stream.start(to_bytes(image), captions(assets, scene, 57)[0])
         time = chunk = 0
         while time < frames:

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from ms_infer.checkpoint import load_student
-from ms_infer.config import StreamConfig, preset
+from ms_infer.config import StreamConfig
 from ms_infer.demo import demo_checkpoint
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
@@ -23,7 +23,7 @@ from ms_train.data.clips import ClipConfig, ClipMaker, Rendered
 from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.evaluate.ablation import ablated_rows
 from ms_train.evaluate.drift import measure_drift
-from ms_train.evaluate.measure import held_still, measure_rows, stream_clips, without_tracks
+from ms_train.evaluate.measure import LAYERS_ALONE, held_still, measure_rows, stream_clips, without_tracks
 from ms_train.evaluate.regions import baselines, measure_regions, region_clips, summarise
 from ms_train.evaluate.rest import measure_rest, photographs_at_rest, scenes_at_rest
 from ms_train.evaluate.swaps import make_swaps, measure_swaps
@@ -33,7 +33,6 @@ from ms_train.evaluate.transfer import measure_transfer
 from ms_train.features import Features, load_features
 from ms_train.loop import write_json
 from ms_train.sheets import save_sheet
-from ms_train.stages.layer_network import load_layers
 from ms_train.stages.refine import Decoder
 from ms_train.stages.teacher import sample_teacher
 from ms_train.students import Network, networks, read_average
@@ -63,8 +62,6 @@ class EvaluateConfig:
     """Clips a set."""
     region_clips: int = 32
     """Clips whose things and uncovered ground are measured; 0 leaves them out."""
-    layers: Path | None = None
-    """Layer network (`ms_train layers`), to measure alone."""
     rest_frames: int = 1000
     """RGB frames for which pictures are left alone; 0 leaves it out."""
     rest_scenes: int = 6
@@ -109,7 +106,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         logger.info("%s: %s", name, result["sets"][name])
     drags = makers["object drags"]
     if config.region_clips:
-        result["regions"] = _region_tables(drags, network, decoder, assets, config)
+        result["regions"] = _regions(drags, network, decoder, assets, config)
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
     if config.rest_frames:
@@ -126,23 +123,15 @@ def student_file(checkpoint: Path) -> Path:
     return demo_checkpoint() if checkpoint == Path("demo") else checkpoint
 
 
-def _region_tables(
+def _regions(
     maker: ClipMaker, network: Network, decoder: Decoder, assets: Path, config: EvaluateConfig
-) -> dict[str, Any]:
-    """Numbers of regions: of the student at its size, and of a layer network alone at the size it is trained for."""
-    features = load_features(assets)
+) -> dict[str, dict[str, Any]]:
+    """Numbers of regions: baselines, the layers alone and the student."""
 
-    def student_rows(data: Rendered) -> dict[str, Tensor]:
-        return {"first frame moved": data.moved, "student": decoder(stream_clips(network, data.clips), data)}
+    def methods(data: Rendered) -> dict[str, Tensor]:
+        return {LAYERS_ALONE: data.moved, "student": decoder(stream_clips(network, data.clips), data)}
 
-    tables = {f"student, {maker.stream.height} pixels": measure_set(maker, student_rows, features, config)}
-    if config.layers is not None:
-        large = preset("demo-256")
-        held_out, vae = load_assets(assets, "held_out", size=large.height), TinyVae(large.model.vae)
-        maker = set_maker(large, held_out, vae, SETS["object drags"], config.seed, load_layers(config.layers))
-        rows = measure_set(maker, lambda data: {"layers alone, no student": data.moved}, features, config)
-        tables[f"layers, {large.height} pixels"] = rows
-    return tables
+    return measure_set(maker, methods, load_features(assets), config)
 
 
 def measure_set(
@@ -162,7 +151,7 @@ def measure_set(
         parts.append(measure_regions(rows, clips, features))
         if config.sheets is not None and number == 0:
             columns = [data.frames[:, 0], data.frames[:, -1], *(frames[:, -1] for frames in rows.values())]
-            save_sheet(config.sheets / f"regions_{maker.stream.height}.png", torch.stack(columns, dim=1))
+            save_sheet(config.sheets / "regions.png", torch.stack(columns, dim=1))
     return summarise(parts)
 
 
@@ -208,7 +197,7 @@ def _methods(
         "truth": data.frames,
         "truth through the autoencoder": decoder.alone(clips.latents.float()),
         "first frame held still": held_still(data),
-        "first frame warped": data.moved,
+        LAYERS_ALONE: data.moved,
         "student": decoder(made, data),
         "student, decoder alone": decoder.alone(made),
         "student without sink": decoder(stream_clips(network, clips, sink=False), data),
@@ -221,9 +210,9 @@ def _methods(
 
 
 def _contact_sheet(path: Path, data: Rendered, rows: dict[str, Tensor]) -> None:
-    """Per clip: first frame, then truth, warped, student and student without tracks at the last frame, and midway."""
+    """Per clip: first frame, then truth, layers alone and student, midway and at the last frame."""
     last = data.frames.shape[1] - 1
-    names = ("truth", "first frame warped", "student")
+    names = ("truth", LAYERS_ALONE, "student")
     columns = [data.frames[:, 0]]
     for time in (last // 2, last):
         columns += [rows[name][:, time] for name in names]

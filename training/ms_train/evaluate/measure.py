@@ -19,6 +19,7 @@ from ms_train.stages.rollout import generator_noise, rollout
 from ms_train.students import Network, silence, track_inputs
 
 TRUSTED_PIXELS = 1.0  # a point counts at a frame where the tracker's own error on the true video is below this
+LAYERS_ALONE = "layers alone, no student"  # the first frame as its layers move: what a student adds to
 Row = dict[str, float]
 Table = dict[str, Row]
 

@@ -20,11 +20,13 @@ from ms_train.data.assets import IMAGE_SUFFIXES, Assets
 from ms_train.data.captions import captions
 from ms_train.data.render import render
 from ms_train.data.scene import SceneConfig, draw_scene
+from ms_train.evaluate.layers_alone import LayersAlone
 
 Picture = NDArray[np.uint8]
 
 GRID = 10  # points a side
 DRAG_SECONDS = 1.5
+LAYER_FRAMES = 60  # for which layers alone are looked at: they remember nothing
 SETTLED = 8  # RGB frames after a drag has ended at which its picture is the one to keep
 LOW, HIGH = 28.0, 34.0  # dB that all, and that nine in ten, have to keep
 
@@ -88,42 +90,49 @@ def measure_rest(
 ) -> dict[str, Any]:
     """PSNR in dB to the picture at rest, over `frames` RGB frames, for every picture, control and prompt.
 
-    "runs": least and last PSNR of each; "kept": share of runs whose least is at least HIGH; "least": of all.
+    "runs": least and last PSNR of each; "kept": share of runs whose least is at least HIGH; "least": of all;
+    "layers": least PSNR by control of the layers alone, for which no prompt and no frame before counts.
     """
-    head = student.config.model.track_head
-    assert head is not None, "a student in training has a track head"
-    runs = []
+    most, runs = student.config.model.require_track_head().max_tracks, []
     for number, picture in enumerate(pictures):
-        for control, tracks in controls_of(picture, head.max_tracks).items():
+        for control, tracks in controls_of(picture, most).items():
             for prompt, text in prompts_of(pictures, number).items():
-                least, last = leave_alone(student, picture.image, text, tracks, frames)
+                with Stream(student, engine="torch", precision="fp32") as stream:
+                    least, last = leave_alone(stream, picture.image, text, tracks, frames)
                 run = {"picture": picture.name, "control": control, "prompt": prompt}
                 runs.append({**run, "least": round(least, 2), "last": round(last, 2)})
                 tell(f"{picture.name}, {control}, {prompt} prompt: least {least:.1f} dB, last {last:.1f} dB")
-    return {"frames": frames, **summary(runs), "runs": runs}
+    layers = _layers_at_rest(student, pictures, min(frames, LAYER_FRAMES))
+    return {"frames": frames, **summary(runs), "layers": layers, "runs": runs}
 
 
-def leave_alone(
-    student: Student, image: Picture, prompt: str, tracks: Tracks | None, frames: int
-) -> tuple[float, float]:
+def _layers_at_rest(student: Student, pictures: Sequence[Resting], frames: int) -> dict[str, float]:
+    """Least PSNR over all pictures by control."""
+    least: dict[str, float] = {}
+    for picture in pictures if student.layer_network is not None else ():
+        for control, tracks in controls_of(picture, student.config.model.require_track_head().max_tracks).items():
+            with Stream(LayersAlone(student)) as stream:
+                value, _ = leave_alone(stream, picture.image, "", tracks, frames)
+            least[control] = min(least.get(control, value), round(value, 2))
+    return least
+
+
+def leave_alone(stream: Stream, image: Picture, prompt: str, tracks: Tracks | None, frames: int) -> tuple[float, float]:
     """Least and last PSNR over `frames` RGB frames, to the first frame or to the one when `tracks` have ended."""
     values, kept = [], None
-    with Stream(student, engine="torch", precision="fp32") as stream:
-        stream.start(image, prompt, tracks)
-        ends = 0 if tracks is None or tracks.rgb_frames == 1 else round(tracks.seconds * stream.config.fps) + SETTLED
-        if ends + 1 >= frames:
-            raise ConfigError(
-                f"{frames} RGB frames are over before {ends + 2}, when the drag has ended; leave it longer"
-            )
-        made = 0
-        while made < frames:
-            chunk = stream.step()
-            made = chunk.first_rgb_frame + len(chunk.frames)
-            for number, frame in enumerate(chunk.frames, start=chunk.first_rgb_frame):
-                if kept is None and number >= ends:
-                    kept = frame.copy()
-                elif kept is not None:
-                    values.append(psnr_of(frame, kept))
+    stream.start(image, prompt, tracks)
+    ends = 0 if tracks is None or tracks.rgb_frames == 1 else round(tracks.seconds * stream.config.fps) + SETTLED
+    if ends + 1 >= frames:
+        raise ConfigError(f"{frames} RGB frames are over before {ends + 2}, when the drag has ended; leave it longer")
+    made = 0
+    while made < frames:
+        chunk = stream.step()
+        made = chunk.first_rgb_frame + len(chunk.frames)
+        for number, frame in enumerate(chunk.frames, start=chunk.first_rgb_frame):
+            if kept is None and number >= ends:
+                kept = frame.copy()
+            elif kept is not None:
+                values.append(psnr_of(frame, kept))
     return min(values), values[-1]
 
 

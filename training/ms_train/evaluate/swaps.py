@@ -13,6 +13,7 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.paths import scaled
 from ms_train.data.scene import Scene, draw_scene
 from ms_train.evaluate.measure import (
+    LAYERS_ALONE,
     TRUSTED_PIXELS,
     Table,
     error_numbers,
@@ -57,7 +58,7 @@ def measure_swaps(
     """Per method: EPE of object points against the tracks it was given ("own") and against the swapped ("other")."""
     rows = {
         "truth": [data.frames for data in pair],
-        "first frame warped": [data.moved for data in pair],
+        LAYERS_ALONE: [data.moved for data in pair],
         "student": [decoder(stream_clips(network, data.clips), data) for data in pair],
     }
     if sheets is not None:

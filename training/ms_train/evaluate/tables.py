@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ms_train.evaluate.measure import LAYERS_ALONE
+
 Columns = Sequence[tuple[str, str]]
 Table = Mapping[str, Mapping[str, float]]
 
@@ -52,8 +54,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [f"Command: `{result['command']}`", "", f"Tracker: {result['tracker']}; {result['clips']} clips a set.", ""]
     for name, table in result["sets"].items():
         lines += [f"## {name[0].upper()}{name[1:]}", "", *_table(table, SETS), "", _points(table), ""]
-    for name, table in result.get("regions", {}).items():
-        lines += [f"## Where a person looks: {name}", "", REGION_WORDS, "", *_table(table, REGIONS), ""]
+    if "regions" in result:
+        lines += ["## Where a person looks", "", REGION_WORDS, "", *_table(result["regions"], REGIONS), ""]
     lines += ["## Tracks swapped", "", SWAPPED, "", *_table(result["swaps"], SWAPS), "", _points(result["swaps"]), ""]
     lines += ["## Track head with inputs removed", "", ABLATION, ""]
     for name, table in result["ablation"].items():
@@ -101,6 +103,8 @@ def _rest(rest: Mapping[str, Any]) -> list[str]:
     table: dict[str, dict[str, float]] = {}
     for run in rest["runs"]:
         table.setdefault(run["picture"], {})[f"{run['control']}/{run['prompt']}"] = run["least"]
+    if rest.get("layers"):
+        table[f"{LAYERS_ALONE}, least of all"] = {f"{c}/{p}": rest["layers"][c] for c, p in ways if c in rest["layers"]}
     total = f"Kept at 34 dB or more: {100 * rest['kept']:.0f} % of the runs; least of all {rest['least']} dB."
     head = [f"## Left alone for {rest['frames']} frames", "", RESTED, "", total, ""]
     return [*head, *_table(table, columns, "picture"), ""]
@@ -110,14 +114,17 @@ def _drift(drift: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## {drift['frames']} frames in one stream",
         "",
-        "| frames | offset px | sharpness | red | green | blue | offset, no sink | sharpness, no sink |",
+        "| frames | offset px | sharpness | red | green | blue | offset, no sink | sharpness, no sink "
+        f"| offset, {LAYERS_ALONE} | sharpness |",
     ]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for number, (row, other) in enumerate(zip(drift["student"], drift["without sink"], strict=True)):
+    lines += ["|---" * 10 + "|"]
+    parts = (drift["student"], drift["without sink"], drift[LAYERS_ALONE])
+    for number, (row, other, moved) in enumerate(zip(*parts, strict=True)):
         span = f"{number * drift['segment']}-{(number + 1) * drift['segment'] - 1}"
         colour = " | ".join(str(value) for value in row["colour"])
         lines.append(
-            f"| {span} | {row['offset']} | {row['sharpness']} | {colour} | {other['offset']} | {other['sharpness']} |"
+            f"| {span} | {row['offset']} | {row['sharpness']} | {colour} | {other['offset']} | {other['sharpness']} "
+            f"| {moved['offset']} | {moved['sharpness']} |"
         )
     lines.append("")
     for name, numbers in drift["summary"].items():

@@ -16,7 +16,7 @@ from ms_infer.media import read_video
 from ms_infer.tracks import Tracks
 from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.data.scene_tracks import BACKGROUND, SceneTracks
-from ms_train.evaluate.measure import Table, held_still, measure_rows, stream_clips
+from ms_train.evaluate.measure import LAYERS_ALONE, Table, held_still, measure_rows, stream_clips
 from ms_train.evaluate.trackers import Tracker
 from ms_train.sheets import save_sheet
 from ms_train.stages.refine import Decoder
@@ -44,7 +44,7 @@ def measure_transfer(
         rows = {
             "truth": data.frames,
             "first frame held still": held_still(data),
-            "first frame warped": data.moved,
+            LAYERS_ALONE: data.moved,
             "student": decoder(stream_clips(network, data.clips), data),
         }
         tables[path.stem] = measure_rows(rows, data, tracker)

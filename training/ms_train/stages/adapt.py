@@ -1,6 +1,6 @@
 """Stage 3: causal adaptation: the teacher's weights learn to make one chunk out of a clean past.
 
-Regression onto rendered clips instead of ODE trajectories of a guided teacher: the warped first frame leaves
+Regression onto rendered clips instead of ODE trajectories of a guided teacher: the moved first frame leaves
 little to guess, and trajectories would cost 150 passes a clip. `targets="teacher"` regresses onto teacher samples.
 """
 

@@ -29,13 +29,13 @@ class AutoencoderConfig:
     """Sizes and weights of the autoencoder's training."""
 
     vae: tyro.conf.Suppress[VaeConfig] = field(default_factory=lambda: preset("demo").model.vae)
-    scene: SceneConfig = field(default_factory=SceneConfig)
+    scene: SceneConfig = field(default_factory=lambda: SceneConfig().scaled(preset("demo").height))
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=2e-3, cooldown=400))
     clips: int = 4
     """Clips rendered per step; each gives `crops` crops."""
     rgb_frames: int = 9
     crops: int = 4
-    crop: int = 64
+    crop: int = 128
     latent_noise: float = 0.05
     """Noise on the latents before they are decoded, so that close latents mean close pictures."""
     edge_weight: float = 1.0

@@ -79,7 +79,7 @@ class LayerStage(Stage):
             raise ConfigError("texture_weight needs weights/taef2_encoder.pth in the assets; set it to 0 without it")
         torch.manual_seed(config.loop.seed)
         self.config, self.assets, self.scenes = config, assets, scene_config(config.size)
-        self.features = features
+        self.features = None if features is None else features.to(device)
         self.network = LayerNetwork().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained = list(self.network.parameters())
         groups = matrix_groups(self.network.named_parameters(), config.loop.weight_decay, ("leave", "enter"))
@@ -111,13 +111,16 @@ class LayerStage(Stage):
         steps = sorted(self._pool)
         parts = []
         for _ in range(self.config.batch):
-            step = steps[int(torch.randint(len(steps), (), generator=self.generator))]
-            row = int(torch.randint(self.config.fresh, (), generator=self.generator))
-            scenes = _map(self._pool[step], lambda t, row=row: t[row : row + 1].float())
-            if torch.rand((), generator=self.generator).item() < 0.5:
+            step = steps[self._draw(len(steps))]
+            row = self._draw(self.config.fresh)
+            scenes = _map(self._pool[step], lambda t, row=row: t[row : row + 1].to(self.device).float())
+            if torch.rand((), generator=self.generator, device=self.device).item() < 0.5:
                 scenes = _mirrored(scenes, self.config.size)
             parts.append(scenes)
         return LayerScenes(*(torch.cat(ts) for ts in zip(*(vars(p).values() for p in parts), strict=True)))
+
+    def _draw(self, count: int) -> int:
+        return int(torch.randint(count, (), generator=self.generator, device=self.device))
 
     def step(self) -> dict[str, float]:
         config, scenes = self.config, self._batch()
@@ -181,7 +184,7 @@ class LayerStage(Stage):
     def sheet(self, path: Path) -> None:
         """First frame, true and found things, true and painted backdrop."""
         network = LayerNetwork()
-        network.load_state_dict(self.average.values)
+        network.load_state_dict(self.average.values)  # on the CPU, where scenes are drawn
         generator = torch.Generator().manual_seed(7)
         scenes = draw_layer_scenes(self.assets, 10, generator, self.scenes)
         found: Layers = network(scenes.image, scenes.shares, scenes.anchors)

@@ -1,4 +1,4 @@
-"""Stage 5: the refiner learns, on what the student streams, which pixels the first frame still shows."""
+"""Stage 5: the refiner learns, on what the student streams, what the moved first frame lacks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ms_infer.config import MOTION_LAYERS, RefinerConfig
+from ms_infer.config import RefinerConfig
 from ms_infer.errors import ConfigError
-from ms_infer.model.layer_refiner import LayerRefiner
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
-from ms_infer.model.warp import motion_layers
 from ms_train import parallel
 from ms_train.codec import decode_clip
 from ms_train.data.clips import ClipMaker, Rendered
@@ -36,8 +34,6 @@ class RefineConfig:
     """Sizes and weights of the refiner's training."""
 
     refiner: tyro.conf.Suppress[RefinerConfig] = field(default_factory=RefinerConfig)
-    layered: bool = False
-    """For a model with a layer network."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, learning_rate=1e-3, cooldown=1500))
     batch: int = 8
     """RGB frames a step and process."""
@@ -61,8 +57,6 @@ class Frames:
     """[B, 3, H, W]."""
     moved_valid: Tensor
     """[B, 1, H, W]."""
-    layers: Tensor
-    """[B, 4 MOTION_LAYERS, H, W]; no channels where the model has a layer network."""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -73,8 +67,7 @@ class Frames:
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Arguments of the refiner: float32 `[B, 1, C, H, W]`."""
-        parts = tuple(as_float(getattr(self, name)) for name in ("decoded", "moved", "moved_valid", "layers"))
-        return parts if self.layers.shape[1] else parts[:3]
+        return as_float(self.decoded), as_float(self.moved), as_float(self.moved_valid)
 
 
 def as_float(frames: Tensor) -> Tensor:
@@ -87,23 +80,12 @@ def as_bytes(frames: Tensor) -> Tensor:
     return frames.clamp(0, 1).mul(255).round().byte()
 
 
-def layers_of(rendered: Rendered, picked: Tensor) -> Tensor:
-    """Motion layers `[B, K, 4 MOTION_LAYERS, H, W]` of RGB frames `picked` [B, K] of rendered clips."""
-    clips = rendered.clips
-    rows = torch.arange(len(picked), device=picked.device)[:, None]
-    points = clips.points.transpose(1, 2)[rows, picked].transpose(1, 2).float()
-    visible = clips.visible.transpose(1, 2)[rows, picked].transpose(1, 2)
-    image, anchors = rendered.frames[:, 0], rendered.anchors
-    parts = zip(points.split(1, dim=2), visible.split(1, dim=2), strict=True)  # one frame fits the cache of a CPU
-    return torch.cat([motion_layers(image, *part, anchors) for part in parts], dim=1)
-
-
 @dataclass(frozen=True)
 class Decoder:
     """From latents to frames as a stream shows them: decoder and, where there is one, refiner."""
 
     vae: TinyVae
-    refiner: Refiner | LayerRefiner | None = None
+    refiner: Refiner | None = None
 
     @torch.no_grad()
     def alone(self, latents: Tensor) -> Tensor:
@@ -116,10 +98,7 @@ class Decoder:
         decoded = self.alone(latents)
         if self.refiner is None:
             return decoded
-        sources: tuple[Tensor, ...] = (decoded, rendered.moved, rendered.moved_valid)
-        if isinstance(self.refiner, Refiner):
-            everything = torch.arange(decoded.shape[1], device=decoded.device).expand(len(decoded), -1)
-            sources = (*sources, layers_of(rendered, everything))
+        sources = (decoded, rendered.moved, rendered.moved_valid)
         parts = [self.refiner(*part) for part in zip(*(source.split(4, dim=1) for source in sources), strict=True)]
         return torch.cat(parts, dim=1)
 
@@ -139,10 +118,7 @@ def make_frames(maker: ClipMaker, network: Network, vae: TinyVae, number: int, c
     picked = draw.argsort(1)[:, :each]
     rows = torch.arange(clips, device=device)[:, None]
     whole = (rendered.frames, decoded, rendered.moved, rendered.moved_valid)
-    parts = [source[rows, picked] for source in whole]
-    layered = maker.layer_network is not None
-    sources = (*parts, parts[0][:, :, :0] if layered else layers_of(rendered, picked))
-    return Frames(*(as_bytes(source.flatten(0, 1)) for source in sources))
+    return Frames(*(as_bytes(source[rows, picked].flatten(0, 1)) for source in whole))
 
 
 def write_frames(
@@ -196,15 +172,12 @@ class Refine(Stage):
         self.features = features
         torch.manual_seed(config.loop.seed)
         self.config, self.source = config, source
-        self.refiner = self._new().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.refiner = Refiner(config.refiner).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parallel.broadcast_(self.refiner)
         self.trained = list(self.refiner.parameters())
         groups = matrix_groups(self.refiner.named_parameters(), config.loop.weight_decay, ("leave",))
         self.optimizer = Muon(groups, config.loop.learning_rate)
         self.average = Average(self.refiner, config.loop.ema)
-
-    def _new(self) -> Refiner | LayerRefiner:
-        return LayerRefiner(self.config.refiner) if self.config.layered else Refiner(self.config.refiner)
 
     def start_from_average(self, values: dict[str, Tensor]) -> None:
         """Begin with the averaged weights of another run."""
@@ -250,11 +223,10 @@ class Refine(Stage):
 
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
-        """Truth, decoded, moved, motion layers and refined, from the averaged weights."""
-        refiner = self._new()
+        """Truth, decoded, moved and refined, from the averaged weights."""
+        refiner = Refiner(self.config.refiner)
         refiner.load_state_dict(self.average.values)
         frames = self.source.draw(torch.Generator().manual_seed(7), 8)
         refined = refiner(*frames.inputs())[:, 0]
-        layers = [layer[:, :3] for layer in frames.layers.chunk(MOTION_LAYERS, dim=1)]
-        shown = [frames.truth, frames.decoded, frames.moved, *layers]
+        shown = (frames.truth, frames.decoded, frames.moved)
         save_sheet(path, torch.stack([*(picture.float() / 255 for picture in shown), refined.float()], dim=1))
