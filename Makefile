@@ -9,7 +9,7 @@ OUT ?= demo.mp4
 .PHONY: demo live test docs dist install clean
 
 demo: $(VENV)/.installed-torch,video
-	$(BIN)/ms-stream demo --seconds 4 --show-tracks -o $(OUT)
+	$(BIN)/ms-stream demo --tour --sheet $(basename $(OUT)).jpg -o $(OUT)
 
 live: $(VENV)/.installed-cpu,export,serve
 	$(BIN)/ms-export demo

@@ -105,7 +105,7 @@ def test_a_layer_network_and_its_head_come_together() -> None:
     with pytest.raises(ConfigError, match="come together"):
         dataclasses.replace(model, layer_network=None)
     with pytest.raises(ConfigError, match="come together"):
-        dataclasses.replace(model, track_head=TrackHeadConfig())
+        dataclasses.replace(model, track_head=TrackHeadConfig(), refiner=None)
 
 
 def test_settings_survive_json() -> None:

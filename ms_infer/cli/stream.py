@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from ms_infer.blend import Blend
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ms_infer.media.writer import VideoWriter
     from ms_infer.stream import Stream
     from ms_infer.tracks import Tracks
+
+
+SECONDS = 5.0
+SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,19 @@ class StreamOptions(ModelOptions):
     """The prompt, embedded elsewhere: .npy, .safetensors or .pt with [tokens, dim]."""
     grid: int = 12
     """Rows and columns of the grid of points that drags and camera move."""
-    seconds: float = 5.0
-    """Length of the video."""
+    tour: bool = False
+    """Show what the model does, in three scenes of the demo: a thing dragged on a path, the camera moved, a photograph
+    whose main thing is dragged."""
+    seconds: float | None = None
+    """Length of the video; by default 5, and of a tour 6."""
     motion_seconds: float = 2.0
     """How long a drag or camera move takes."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "out.mp4"
     """NAME.mp4, NAME.gif, NAME.y4m, FOLDER/ for PNG files; on stdout - for raw rgb24, -.y4m for other programs."""
     show_tracks: bool = False
     """Draw the points that move into the video."""
+    sheet: str | None = None
+    """NAME.jpg, NAME.png or NAME.webp: eight frames of the video in a row as one picture; of a tour a row a scene."""
     seed: int = 0
     """Seed of the noise: same seed, same video."""
     engine: str = "auto"
@@ -88,26 +98,95 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def stream_to_file(options: StreamOptions) -> str:
     """Run the stream; returns the closing message."""
-    from ms_infer.demo import default_example
+    from ms_infer.media.sheet import write_sheet
     from ms_infer.media.writers import open_writer
 
     set_logging(verbose=options.verbose, quiet=options.quiet)
+    _check(options)
+    times: list[float] = []
+    with open_stream(options) as stream:
+        config, scenes = stream.config, plan_scenes(options, stream.config)
+        frames = sum(round(scene.seconds * config.fps) for scene in scenes)
+        scenes[0].start(stream)
+        writing = open_writer(options.output, height=config.height, width=config.width, fps=config.fps)
+        with writing as writer, _progress_bar(options, frames) as advance:
+            for scene in scenes:
+                if scene is not scenes[0]:
+                    scene.start(stream)
+                times += _write(stream, scene, writer, options.show_tracks, advance)
+        if options.sheet is not None:
+            write_sheet(options.sheet, np.stack([scene.kept for scene in scenes]))
+    return _report(stream, frames, times, options)
+
+
+def _check(options: StreamOptions) -> None:
+    """ConfigError for what cannot be, before a model is opened."""
+    from ms_infer.media.sheet import check_sheet
+
     if options.json and options.output in ("-", "-.y4m"):
         raise ConfigError(f"--json and -o {options.output} both want stdout; write the video to a file")
-    if not options.seconds > 0:
+    if options.seconds is not None and not options.seconds > 0:
         raise ConfigError(f"--seconds must be positive, not {options.seconds}")
-    with open_stream(options) as stream:
-        config = stream.config
-        example = default_example() if options.source == "demo" and options.image is None else None
-        if example is not None:
-            options = replace(options, image=str(example.image), prompt=options.prompt or (example.prompt,))
-        tracks = make_tracks(options, config, example) if can_follow(options, config) else None
-        cues = parse_prompts(options.prompt, config.fps)
-        schedule = PromptSchedule(cues[1:], Blend(options.prompt_over, options.prompt_way), recache=options.recache)
-        stream.start(options.image, prompt_of(options, cues[0].prompt), tracks)
-        with open_writer(options.output, height=config.height, width=config.width, fps=config.fps) as writer:
-            timings = _write(stream, writer, options, tracks, schedule)
-    return _report(stream, timings, options)
+    if options.sheet is not None:
+        check_sheet(options.sheet)
+    own = ("image", "tracks", "drag", "camera", "prompt", "prompt_embeds")
+    given = [name for name in own if getattr(options, name)]
+    if options.tour and given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--tour brings pictures, prompts and motions of its own; leave {names} out")
+
+
+@dataclass
+class Scene:
+    """A picture and what happens to it, as one stream."""
+
+    image: Any
+    prompt: Any
+    tracks: Tracks | None
+    seconds: float
+    schedule: PromptSchedule
+    kept: list[Any] = field(default_factory=list)
+    """The frames for the sheet."""
+
+    def start(self, stream: Stream) -> None:
+        """Begin the stream anew with it."""
+        stream.start(self.image, self.prompt, self.tracks)
+
+
+def plan_scenes(options: StreamOptions, config: StreamConfig) -> list[Scene]:
+    """What the video shows: the scenes of the tour, said on stderr, or the one that the options ask for."""
+    from ms_infer.cli.tour import SECONDS as TOUR_SECONDS
+    from ms_infer.cli.tour import tour_scenes
+    from ms_infer.tracks import Tracks
+
+    follows = can_follow(options, config)
+    if not options.tour:
+        return [_scene(options, config, follows)]
+    length = (options.seconds or TOUR_SECONDS) / 3
+    scenes = tour_scenes(Tracks.grid(options.grid, options.grid), length)
+    if not options.quiet:
+        for number, scene in enumerate(scenes):
+            span = f"{number * length:.1f}-{(number + 1) * length:.1f} s"
+            print(f"ms-stream: {span}: {scene.words} ({scene.example.image.name})", file=sys.stderr)
+    return [
+        Scene(
+            scene.example.image, scene.example.prompt, scene.tracks, length, PromptSchedule([], Blend(1), recache=False)
+        )
+        for scene in scenes
+    ]
+
+
+def _scene(options: StreamOptions, config: StreamConfig, follows: bool) -> Scene:
+    from ms_infer.demo import default_example
+
+    example = default_example() if options.source == "demo" and options.image is None else None
+    if example is not None:
+        options = replace(options, image=str(example.image), prompt=options.prompt or (example.prompt,))
+    tracks = make_tracks(options, config, example) if follows else None
+    cues = parse_prompts(options.prompt, config.fps)
+    schedule = PromptSchedule(cues[1:], Blend(options.prompt_over, options.prompt_way), recache=options.recache)
+    seconds = SECONDS if options.seconds is None else options.seconds
+    return Scene(options.image, prompt_of(options, cues[0].prompt), tracks, seconds, schedule)
 
 
 def open_stream(options: StreamOptions) -> Stream:
@@ -142,7 +221,7 @@ def can_follow(options: StreamOptions, config: StreamConfig) -> bool:
     """Whether the model has a track head; ConfigError where motion was asked of one without."""
     if config.model.track_head is not None:
         return True
-    asked = [f"--{name}" for name in ("tracks", "drag", "camera") if getattr(options, name)]
+    asked = [f"--{name}" for name in ("tracks", "drag", "camera", "tour") if getattr(options, name)]
     if asked:
         raise ConfigError(f"the model {config.model.name!r} has no track head; it cannot follow {', '.join(asked)}")
     return False
@@ -207,16 +286,20 @@ def parse_camera(text: str) -> dict[str, Any]:
 
 
 def _write(
-    stream: Stream, writer: VideoWriter, options: StreamOptions, tracks: Tracks | None, schedule: PromptSchedule
+    stream: Stream, scene: Scene, writer: VideoWriter, show_tracks: bool, advance: Callable[[int, float], None]
 ) -> list[float]:
-    """Make and write every chunk, changing the prompt on the way; returns the chunk times in ms."""
+    """Make and write every chunk of a scene, changing the prompt on the way; returns the chunk times in ms."""
+    last = round(scene.seconds * stream.config.fps) - 1
+    wanted = [round(number * last / (SHEET_COLUMNS - 1)) for number in range(SHEET_COLUMNS)]
     times = []
-    with _progress_bar(options, round(options.seconds * stream.config.fps)) as advance:
-        for chunk in stream.take(seconds=options.seconds):
-            writer.write(_with_tracks(chunk, stream, tracks) if options.show_tracks else chunk.frames)
-            schedule.after(stream, chunk)
-            times.append(chunk.timings["chunk"])
-            advance(len(chunk.frames), times[-1])
+    for chunk in stream.take(seconds=scene.seconds):
+        frames = _with_tracks(chunk, stream, scene.tracks) if show_tracks else chunk.frames
+        writer.write(frames)
+        span = range(chunk.first_rgb_frame, chunk.first_rgb_frame + len(frames))
+        scene.kept += [frames[number - span.start] for number in wanted if number in span]
+        scene.schedule.after(stream, chunk)
+        times.append(chunk.timings["chunk"])
+        advance(len(chunk.frames), times[-1])
     return times
 
 
@@ -252,9 +335,8 @@ def _progress_bar(options: StreamOptions, frames: int) -> Iterator[Callable[[int
         )
 
 
-def _report(stream: Stream, times: list[float], options: StreamOptions) -> str:
+def _report(stream: Stream, frames: int, times: list[float], options: StreamOptions) -> str:
     config = stream.config
-    frames = round(options.seconds * config.fps)
     fps = frames / (sum(times) / 1e3)
     middle = sorted(times)[len(times) // 2]
     if options.json:
@@ -266,9 +348,11 @@ def _report(stream: Stream, times: list[float], options: StreamOptions) -> str:
             "chunk_ms": times,
             "engine": stream.engine,
             "size": [config.height, config.width],
+            "sheet": options.sheet,
         }
         print(json.dumps(document))
-    return f"done: {frames} frames at {fps:.1f} FPS ({middle:.0f} ms a chunk, {stream.engine}) → {options.output}"
+    written = options.output if options.sheet is None else f"{options.output}, {options.sheet}"
+    return f"done: {frames} frames at {fps:.1f} FPS ({middle:.0f} ms a chunk, {stream.engine}) → {written}"
 
 
 if __name__ == "__main__":

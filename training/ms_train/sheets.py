@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from ms_infer.media.sheet import write_sheet
 from ms_train import parallel
 
 
@@ -17,16 +17,8 @@ def to_bytes(frames: Tensor) -> np.ndarray:
     return np.moveaxis(pixels, -3, -1)
 
 
-def save_sheet(path: Path, rows: Tensor, *, gap: int = 2) -> None:
+def save_sheet(path: Path, rows: Tensor) -> None:
     """Write float [rows, columns, 3, H, W] as a grid; a white gap parts the pictures. Process 0 writes."""
-    if parallel.rank() > 0:
-        return
-    pixels = to_bytes(rows)
-    count, columns, height, width, _ = pixels.shape
-    sheet = np.full((count * (height + gap), columns * (width + gap), 3), 255, np.uint8)
-    for row in range(count):
-        for column in range(columns):
-            top, left = row * (height + gap), column * (width + gap)
-            sheet[top : top + height, left : left + width] = pixels[row, column]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    if parallel.rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sheet(path, to_bytes(rows))
