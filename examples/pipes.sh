@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A stream into other programs, without a file in between: pipes.sh [SOURCE] [FOLDER] [SIZE] [OPTION of ms-stream]...
 set -euo pipefail
-source=${1:-demo} folder=${2:-.} size=${3:-128x128} # WIDTHxHEIGHT
+source=${1:-demo} folder=${2:-.} size=${3:-256x256} # WIDTHxHEIGHT
 stream=(ms-stream "$source" --seconds 2 --quiet "${@:4}")
 
 # y4m says its size and rate itself. In the place of the file, "-f flv rtmp://..." goes live and "-f sdl -" opens a window.

@@ -41,7 +41,7 @@ def test_the_readme_program_runs(checkpoint: str, tmp_path: Path) -> None:
     assert program is not None
     config = tiny_config()
     text = program[1].replace('"demo"', repr(checkpoint)).replace("rows=12, cols=12", "rows=4, cols=4")
-    text = text.replace("height=128, width=128", f"height={config.height}, width={config.width}")
+    text = text.replace("height=256, width=256", f"height={config.height}, width={config.width}")
     Image.new("RGB", (64, 48), "teal").save(tmp_path / "photo.jpg")
 
     subprocess.run([sys.executable, "-c", text], check=True, cwd=tmp_path)

@@ -95,6 +95,13 @@ def test_a_student_without_its_layer_network_is_refused(tiny: Tiny) -> None:
         Stream(dataclasses.replace(tiny.student(), layer_network=None), engine="torch")
 
 
+def test_content_of_another_kind_is_refused() -> None:
+    values = tiny_stream().to_dict()
+    values["model"] |= {"track_head": values["model"]["track_head"] | {"content": "warp"}, "layer_network": None}
+    with pytest.raises(ConfigError, match="content must be 'none' or 'layers', not 'warp'"):
+        StreamConfig.from_dict(values)
+
+
 def test_pictures_have_sides_that_the_layer_network_can_halve() -> None:
     with pytest.raises(ConfigError, match="multiples of 32"):
         dataclasses.replace(tiny_stream(), height=48)

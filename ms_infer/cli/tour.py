@@ -34,7 +34,7 @@ def tour_scenes(grid: Tracks, seconds: float) -> list[TourScene]:
     moves: dict[str, tuple[str, Callable[[Example, Tracks, float], Tracks]]] = {
         "football": ("a ball is dragged on a path", _on_a_path),
         "kite": ("the camera moves", lambda _, points, time: points.camera(pan=PAN, zoom=ZOOM, seconds=time)),
-        "rocket": ("a photograph: its rocket is dragged", lambda example, points, time: example.moved(points, time)),
+        "coffee": ("a photograph: its cup is dragged", lambda example, points, time: example.moved(points, time)),
     }
     return [
         TourScene(words, examples[name], move(examples[name], grid, MOVING * seconds))

@@ -45,6 +45,11 @@ class TrackHeadConfig:
 
     def __post_init__(self) -> None:
         require(self.id_dim > 0 and self.id_dim % 2 == 0, f"id_dim must be even, not {self.id_dim}")
+        require(
+            self.content in ("none", "layers"),
+            f"content must be 'none' or 'layers', not {self.content!r}; a student that was trained with another one "
+            "has to be trained again",
+        )
         require(self.convs in (1, 2), f"convs must be 1 or 2, not {self.convs}")
         require(self.channels > 0, f"channels must be positive, not {self.channels}")
         require(0 < self.id_range <= 1 << 24, f"id_range must be within 1..2^24, not {self.id_range}")
