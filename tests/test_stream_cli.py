@@ -13,6 +13,7 @@ from PIL import Image
 
 from ms_infer.checkpoint import save_student
 from ms_infer.cli.stream import load_tracks, main, parse_camera, parse_drag
+from ms_infer.cli.tour import ARCH, tour_scenes
 from ms_infer.errors import ConfigError
 from ms_infer.media import read_video
 from ms_infer.tracks import Tracks
@@ -77,6 +78,8 @@ def test_raw_frames_go_to_a_pipe(checkpoint: Path, photo: Path) -> None:
         (["-o", "video.xyz"], ".mp4"),
         (["-o", "-", "--json"], "stdout"),
         (["--seconds", "0"], "positive"),
+        (["--sheet", "frames.txt"], "NAME.jpg"),
+        (["--tour", "--image", "photo.png", "--drag", "0,0:1,1"], "leave --image, --drag out"),
         (["--engine", "warp"], "one of auto"),
         (["--grid", "20"], "at most 24"),
     ],
@@ -91,6 +94,59 @@ def test_mistakes_get_one_line_and_status_one(
     assert len(lines) == 1
     assert lines[0].startswith("ms-stream: failed: ")
     assert words in lines[0]
+
+
+def test_a_tour_has_three_scenes_and_a_row_for_each(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet = tmp_path / "tour.mp4", tmp_path / "tour.png"
+
+    status = main([str(checkpoint), "--tour", "--grid", "4", "--seconds", "1.5", "--sheet", str(sheet), "-o", str(out)])
+
+    lines = capsys.readouterr().err.strip().splitlines()
+    frames, _ = read_video(out)
+    assert status == 0
+    assert len(frames) == 24
+    assert [line.partition(":")[2].partition(" s:")[0].strip() for line in lines[:3]] == [
+        "0.0-0.5",
+        "0.5-1.0",
+        "1.0-1.5",
+    ]
+    assert lines[3].endswith(f"→ {out}, {sheet}")
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 34 - 2, 3 * 34 - 2)
+        shown = np.asarray(picture)
+    for row in range(3):
+        first = shown[34 * row : 34 * row + 32, :32].astype(np.int16)
+        assert np.abs(first - frames[8 * row]).mean() < 8  # the codec's error
+
+
+def test_a_sheet_of_one_scene_is_one_row(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.webp"
+    options = ["--grid", "4", "--seconds", "0.5", "--sheet", str(sheet), "-o", f"{tmp_path / 'frames'}/", "-q"]
+
+    assert main([str(checkpoint), "--image", str(photo), *options]) == 0
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 34 - 2, 32)
+
+
+def test_the_tour_drags_on_a_path_moves_the_camera_and_drags_in_a_photograph() -> None:
+    path, camera, photograph = tour_scenes(Tracks.grid(12, 12), 2.0)
+    grip = path.example.drags[0][0]
+    ball = np.linalg.norm(path.tracks.points[:, 0] - grip, axis=-1) < 0.05
+    way = path.tracks.points[ball].mean(0) - path.tracks.points[ball, 0].mean(0) + grip
+    corners = [np.linalg.norm(way - corner, axis=-1).min() for corner in ARCH]
+    ends = [scene.tracks.points[:, -1] - scene.tracks.points[:, 0] for scene in (path, camera, photograph)]
+    moved = [np.linalg.norm(end, axis=-1) > 0.01 for end in ends]
+
+    assert ball.any()
+    assert max(corners) < 0.02
+    np.testing.assert_allclose(way[-1], ARCH[-1], atol=0.01)
+    assert moved[0].mean() < 0.2
+    assert moved[1].mean() > 0.9, "the camera takes the whole picture along"
+    assert 0 < moved[2].mean() < 0.4
+    assert all(scene.tracks.seconds <= 2.0 for scene in (path, camera, photograph))
+    assert photograph.example.image.suffix == ".jpg"
 
 
 def test_usage_errors_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ TEST(controls_take_effect_at_the_next_chunk_and_newest_wins) {
   must(open(bundle, a)), must(open(bundle, b));
   run(a.stream, 2), run(b.stream, 2);
   TracksHolder grid;
-  must(ms_tracks_grid(2, 2, 48, 32, 16.0, &grid.tracks));
+  must(ms_tracks_grid(2, 2, 64, 32, 16.0, &grid.tracks));
   int64_t id = 0;
   must(ms_stream_set_tracks(a.stream, nullptr, &id));
   must(ms_stream_set_tracks(a.stream, grid.tracks, &id));

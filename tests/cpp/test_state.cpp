@@ -38,9 +38,9 @@ std::string run(ms::Stream& stream, int chunks) {
 ms::Tracks moved(int number) { return ms::Tracks::grid(2, 2).drag({0.3, 0.3}, {0.3 + 0.01 * number, 0.6}); }
 
 void start(ms::Stream& stream, int number = 20) {
-  std::vector<std::uint8_t> image(3 * 48 * 32);
+  std::vector<std::uint8_t> image(3 * 64 * 32);
   for (std::size_t i = 0; i < image.size(); ++i) image[i] = static_cast<std::uint8_t>(i * 7);
-  stream.start({.image = {image, 48, 32}, .prompt = {.text = "a cat"}, .tracks = moved(number), .seed = 5});
+  stream.start({.image = {image, 64, 32}, .prompt = {.text = "a cat"}, .tracks = moved(number), .seed = 5});
 }
 
 void expect(ms_status status, const std::string& words, const auto& work) {
