@@ -16,6 +16,7 @@ from torch import Tensor
 from ms_infer.checkpoint import load_student
 from ms_infer.config import StreamConfig
 from ms_infer.demo import demo_checkpoint
+from ms_infer.errors import ConfigError
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
 from ms_train.data.assets import Assets, load_assets
@@ -80,6 +81,8 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     if config.threads:
         torch.set_num_threads(config.threads)
     student = load_student(student_file(checkpoint), dtype=torch.float32)
+    if student.layer_network is None:
+        raise ConfigError(f"{checkpoint} has no layer network; the tables compare a student with its layers alone")
     network, vae = networks(student)
     decoder = Decoder(vae, student.refiner)
     held_out = load_assets(assets, "held_out", size=student.config.height)

@@ -109,7 +109,7 @@ def measure_rest(
 def _layers_at_rest(student: Student, pictures: Sequence[Resting], frames: int) -> dict[str, float]:
     """Least PSNR over all pictures by control."""
     least: dict[str, float] = {}
-    for picture in pictures if student.layer_network is not None else ():
+    for picture in pictures:
         for control, tracks in controls_of(picture, student.config.model.require_track_head().max_tracks).items():
             with Stream(LayersAlone(student)) as stream:
                 value, _ = leave_alone(stream, picture.image, "", tracks, frames)

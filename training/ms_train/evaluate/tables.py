@@ -103,8 +103,9 @@ def _rest(rest: Mapping[str, Any]) -> list[str]:
     table: dict[str, dict[str, float]] = {}
     for run in rest["runs"]:
         table.setdefault(run["picture"], {})[f"{run['control']}/{run['prompt']}"] = run["least"]
-    if rest.get("layers"):
-        table[f"{LAYERS_ALONE}, least of all"] = {f"{c}/{p}": rest["layers"][c] for c, p in ways if c in rest["layers"]}
+    table[f"{LAYERS_ALONE}, least of all"] = {
+        f"{control}/{prompt}": rest["layers"][control] for control, prompt in ways
+    }
     total = f"Kept at 34 dB or more: {100 * rest['kept']:.0f} % of the runs; least of all {rest['least']} dB."
     head = [f"## Left alone for {rest['frames']} frames", "", RESTED, "", total, ""]
     return [*head, *_table(table, columns, "picture"), ""]
