@@ -23,8 +23,9 @@ from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip
 from ms_train.students import Network, as_student, export, warm_start_
 
-from ms_infer.config import RefinerConfig
+from ms_infer.config import RefinerConfig, TrackHeadConfig
 from ms_infer.engines.torch import TorchEngine
+from ms_infer.errors import ConfigError
 from ms_infer.media import open_writer
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
@@ -192,6 +193,16 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         assert (title in report) == shown
     assert (tmp_path / "sheets" / "tracks_swapped.png").exists()
     assert (tmp_path / "sheets" / "transfer_wide.png").exists() == real
+
+
+def test_a_student_without_layers_is_not_compared_with_them(folder: Path, tmp_path: Path) -> None:
+    stream = tiny_stream()
+    plain = TrackHeadConfig(max_tracks=100, id_dim=8)
+    model = dataclasses.replace(stream.model, track_head=plain, layer_network=None, refiner=None)
+    stream = dataclasses.replace(stream, model=model)
+    export(Network(stream), TinyVae(model.vae), None, tmp_path / "plain.safetensors")
+    with pytest.raises(ConfigError, match="has no layer network"):
+        evaluate(tmp_path / "plain.safetensors", folder)
 
 
 def test_the_demo_is_evaluated_by_its_name() -> None:

@@ -144,7 +144,7 @@ class LayerNetwork(nn.Module):
         """`[B, OUTPUTS, H, W]`."""
         height, width = image.shape[-2:]
         maps = track_maps(shares, anchors, height, width).to(image.dtype)
-        places = anchors * (2 / anchors.new_tensor([width, height])) - 1
+        places = anchors * (2 / numbers([width, height], anchors)) - 1
         x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), maps], dim=1)
         x = self.first(F.relu(self.enter(x)))
         kept = []
