@@ -18,7 +18,7 @@ from ms_infer.serve.pictures.thing import Mask, find_thing
 from tests.serve.live import Page, running
 from tests.serve.moving_picture import MovingPicture
 from tests.serve.test_thing import two_balls
-from tests.tiny import layered_student, tiny_student
+from tests.tiny import tiny_student, without_tracks
 
 
 def ball(column: int, radius: int = 35) -> NDArray[np.bool_]:
@@ -129,7 +129,7 @@ def test_points_are_spread_over_a_mask_and_parts_are_told_apart() -> None:
 
 
 def test_weights_are_read_from_a_checkpoint_that_has_them(tmp_path: Path) -> None:
-    student = layered_student()
+    student = tiny_student()
     path = tmp_path / "layered.safetensors"
     save_student(student, path)
     picker = open_layers(str(path), student.config)
@@ -140,9 +140,9 @@ def test_weights_are_read_from_a_checkpoint_that_has_them(tmp_path: Path) -> Non
 
 
 def test_sources_without_the_weights_have_no_picker(tmp_path: Path) -> None:
-    student = layered_student()
+    student = tiny_student()
     assert open_layers(str(tmp_path / "elsewhere"), student.config) is None
-    assert open_layers("demo", tiny_student().config) is None
+    assert open_layers("demo", without_tracks().config) is None
 
 
 def test_server_asks_the_network_too() -> None:
