@@ -40,7 +40,7 @@ def test_every_line_of_code_runs_as_it_stands(clone: Path) -> None:
 
     assert len(found) >= 3
     assert not [block.line for block in found if block.language not in RUN or block.not_run]
-    for made in ("demo.mp4", "out.mp4", "stream.safetensors"):
+    for made in ("demo.mp4", "demo.jpg", "out.mp4", "stream.safetensors"):
         assert (clone / made).stat().st_size > 1_000, made
 
 
