@@ -25,7 +25,7 @@ def code(*args: str | Path) -> int:
     [
         (("--preset", "wan9"), "unknown preset 'wan9'; known: wan2.1-1.3b"),
         (("--preset", "wan2.1-1.3b"), "dim 24 (wanted 1536)"),
-        (("--size", "33x32"), "multiples of 16"),
+        (("--size", "33x32"), "multiples of 32; nearest: 32x32"),
         (("--size", "big"), "is not HEIGHTxWIDTH"),
         (("--context", "c0"), "chunk_frames must be at least 1"),
     ],
