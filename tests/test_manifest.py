@@ -124,7 +124,8 @@ def test_every_tensor_has_a_role_and_its_bytes(folder: Path) -> None:
     assert tensor.nbytes == 12 * 32 * 32 * 3
 
 
-def test_what_a_further_stream_of_the_demo_holds_is_at_most_45_mb() -> None:
+def test_what_a_further_stream_of_the_demo_holds_is_at_most_60_mb() -> None:
+    """At 256 pixels: 35 MB of it are pictures, which are a quarter as large at 128."""
     specs = stage_specs(preset("demo"))
     arrays = HostArrays(specs)
     for stage, tensor in ((stage, tensor) for stage, spec in specs.items() for tensor in spec.tensors):
@@ -133,7 +134,7 @@ def test_what_a_further_stream_of_the_demo_holds_is_at_most_45_mb() -> None:
     own = sum(array.nbytes for array in arrays._arrays.values())
     caches = 2 * sum(tensor.nbytes for tensor in specs["denoise"].inputs if tensor.role == "cache")  # OpenVINO has two
     kept_chunks = 4 * named(specs["decode"], "frames").nbytes  # of a C++ stream
-    assert own + caches + kept_chunks <= 45e6, (own, caches, kept_chunks)
+    assert own + caches + kept_chunks <= 60e6, (own, caches, kept_chunks)
     opening, later = (arrays.named(stage, "moved") for stage in ("points_first", "points"))
     assert opening.size < later.size
     assert opening.ctypes.data == later.ctypes.data
