@@ -316,6 +316,7 @@ def test_undo_of_a_circle_takes_back_what_it_took_and_nothing_else(visit: Open, 
     choose(page, "a")
     page.drag((0.3, 0.3), (0.46, 0.36))
     page.until(lambda: page.acks and len(dragged(page)) and abs(dragged(page)[:, -1, 0].mean() - 0.46) < 0.03)
+    page.until(lambda: np.ptp(dragged(page), axis=1).max() < 1e-6)  # it has arrived
     began, count = dragged(page)[:, -1] - (0.16, 0.06), len(dragged(page))
     page.tab.keyboard.press("Control+z")
     page.until(lambda: (page.acks[-1].kinds == Kind.PATH).sum() == count and at_rest(page))
