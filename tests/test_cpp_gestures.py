@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from ms_infer import Stream, Tracks
 from ms_infer.hand import Hand
 from tests.cpp.building import build, bundle, library, needs_compiler
-from tests.cpp.native import Camera, Library, NativeError, NativeTracks, corners_of
+from tests.cpp.native import Camera, Library, NativeError, NativeHand, NativeTracks, corners_of
 
 pytestmark = needs_compiler
 
@@ -194,6 +195,59 @@ def test_what_cannot_work_is_refused(library: Library) -> None:
             setattr(changed, name, value)
         with pytest.raises(NativeError, match=words):
             library.tracks("ms_tracks_camera", native.handle, byref(changed))
+
+
+THING = corners_of([(0.42, 0.42), (0.47, 0.47), (0.52, 0.52)])
+
+
+def gestures(hand: Hand) -> None:
+    """Things that are pressed and led, what was painted, what is taken away, tracks that are played."""
+    hand.press(1, 0.45, 0.45, at=0.1, reach=0.1, thing=THING)
+    hand.move(1, 0.55, 0.45, at=0.4)
+    hand.path(THING[:2] + 0.3, seconds=1.5, reach=0.1, thing=THING + 0.2)
+    hand.brush(THING * 0.5)
+    hand.static(THING - 0.3)
+    hand.remove(THING[:1] - 0.3)
+    hand.steer(x=0.5, y=0.0, zoom=-0.25, roll=0.125)
+    hand.carry(x=0.0, y=0.1, zoom=0.0, roll=0.0)
+
+
+def same_gestures(hand: NativeHand) -> None:
+    def places(array: NDArray[np.float64]) -> tuple[Any, int]:
+        kept = np.ascontiguousarray(array)
+        kept_alive.append(kept)
+        return ctypes.c_void_p(kept.ctypes.data), len(kept)
+
+    kept_alive: list[Any] = []
+    hand.call("press", 1, 0.45, 0.45, 0.1, 0.1, *places(THING))
+    hand.call("move", 1, 0.55, 0.45, 0.4)
+    hand.call("path", *places(THING[:2] + 0.3), 1.5, 0.1, *places(THING + 0.2))
+    hand.call("brush", *places(THING * 0.5))
+    hand.call("static", *places(THING - 0.3))
+    hand.call("remove", *places(THING[:1] - 0.3))
+    hand.call("steer", 0.5, 0.0, -0.25, 0.125)
+    hand.call("carry", 0.0, 0.1, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("played", [False, True])
+def test_a_hand_goes_on_from_python_to_c_and_back(library: Library, played: bool) -> None:
+    tracks = some_tracks(3, None, 20)
+    ours, theirs, native = Hand(), NativeHand(library), library.from_python(tracks)
+    if played:
+        ours.play(tracks, loop=True)
+        theirs.call("play", native.handle, 1)
+    gestures(ours)
+    same_gestures(theirs)
+    for now in (0.5, 1.0):
+        assert_same(theirs.tracks(now), ours.tracks(now))
+    as_python, as_c = Hand(), NativeHand(library)
+    as_python.load_state(load(theirs.save(1.0)), 1.0)
+    as_c.load(1.0, save({name: np.ascontiguousarray(one) for name, one in ours.state(1.0).items()}))
+    assert load(as_c.save(1.0)).keys() == ours.state(1.0).keys()
+    for now in (1.5, 2.0, 5.0):
+        expected = ours.tracks(now)
+        assert_same(as_c.tracks(now), expected)
+        assert_same(library.from_python(as_python.tracks(now)), expected)
 
 
 class Script:

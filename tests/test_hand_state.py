@@ -86,6 +86,7 @@ def broken(name: str, array: Any) -> dict[str, Any]:
         ("hold0.numbers", np.zeros(2)),
         ("hold1.places", np.zeros((1, 2))),
         ("playing.points", np.zeros((3, 3), np.float32)),
+        ("field", np.zeros((0, 3, 2))),
     ],
 )
 def test_what_no_hand_saved_changes_nothing(name: str, array: Any) -> None:

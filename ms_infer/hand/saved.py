@@ -142,7 +142,9 @@ def load(hand: Any, arrays: Mapping[str, NDArray[Any]], now: float) -> None:
     playing, holds = _load_playing(under("playing.", arrays), hand), _load_holds(arrays, now)
     field = Field() if numbers[7] else None
     if field is not None and "field" in arrays:
-        field.add(checked(arrays, "field", np.float64, (None, None, 2), most=256))
+        pushed = checked(arrays, "field", np.float64, (None, None, 2), most=256)
+        require(pushed.size > 0, "a saved hand holds an empty field")
+        field.add(pushed)
     hand._dots, hand._playing, hand._holds, hand._field = dots, playing, holds, field
     hand._rows, hand._cols, hand._played = (int(number) for number in numbers[:3])
     hand.loop, hand.hold_rest, hand.hold_released = (bool(number) for number in numbers[3:6])

@@ -227,3 +227,36 @@ class NativeStream:
 def corners_of(points: Sequence[tuple[float, float]]) -> Array:
     """Corners of a path as the float64 array that `ms_tracks_path` reads."""
     return np.ascontiguousarray(points, np.float64)
+
+
+class NativeHand:
+    """A hand with Python's method names."""
+
+    def __init__(self, library: Library, rows: int = 10, cols: int = 10, capacity: int = 256) -> None:
+        self.library, self.handle = library, c_void_p()
+        library.handle.ms_hand_create.argtypes = [c_int32, c_int32, c_double, c_double, c_int32, c_void_p]
+        library.call("ms_hand_create", rows, cols, 1.0, 16.0, capacity, byref(self.handle))
+
+    def __del__(self) -> None:
+        self.library.handle.ms_hand_destroy(self.handle)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """A function of the hand: whole numbers, floats and arrays as they come."""
+        kinds = {int: c_int64, float: c_double}
+        converted = [kinds[type(one)](one) if type(one) in kinds else one for one in arguments]
+        self.library.call(f"ms_hand_{name}", self.handle, *converted)
+
+    def tracks(self, now: float, frames: int = 12) -> NativeTracks:
+        made = c_void_p()
+        self.call("tracks", now, frames, byref(made))
+        return NativeTracks(self.library, made)
+
+    def save(self, now: float) -> bytes:
+        size = c_size_t()
+        self.call("save", now, None, byref(size))
+        room = ctypes.create_string_buffer(size.value)
+        self.call("save", now, room, byref(size))
+        return room.raw[: size.value]
+
+    def load(self, now: float, saved: bytes) -> None:
+        self.call("load", now, saved, c_size_t(len(saved)))

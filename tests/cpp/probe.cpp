@@ -1,13 +1,13 @@
 // Host logic for tests/test_cpp.py, which compares it with Python's through ctypes. Never installed.
 #include <cstring>
 
-#include "angles.hpp"
 #include "blend.hpp"
-#include "manifest.hpp"
-#include "noise.hpp"
-#include "picture.hpp"
-#include "schedule.hpp"
-#include "sha256.hpp"
+#include "bundle/manifest.hpp"
+#include "bundle/sha256.hpp"
+#include "media/picture.hpp"
+#include "numerics/angles.hpp"
+#include "numerics/noise.hpp"
+#include "numerics/schedule.hpp"
 #include "tracks/tracks.hpp"
 #include "words.hpp"
 

@@ -10,7 +10,7 @@ list(TRANSFORM base PREPEND ${library_folder}/)
 list(TRANSFORM rest PREPEND ${library_folder}/)
 
 function(add_sanitized_library name sanitizers)
-  add_library(${name} STATIC ${base} ${rest} ${library_folder}/src/engines.cpp stand_in.cpp)
+  add_library(${name} STATIC ${base} ${rest} ${library_folder}/src/engines/open.cpp stand_in.cpp)
   target_include_directories(${name} PUBLIC ${library_folder}/include ${library_folder}/src ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_compile_definitions(${name} PUBLIC MS_INFER_VERSION="${PROJECT_VERSION}" MS_INFER_WITH_STAND_IN)

@@ -1,12 +1,12 @@
 #include "stand_in.hpp"
 
-#include "host_runner.hpp"
+#include "engines/host_runner.hpp"
 
 #include <atomic>
 #include <algorithm>
 #include <cstring>
 
-#include "noise.hpp"
+#include "numerics/noise.hpp"
 
 namespace ms_infer {
 

@@ -1,7 +1,7 @@
 // A deterministic engine for tests: every output is a mix of everything that the stage reads.
 #pragma once
 
-#include "engines.hpp"
+#include "engines/open.hpp"
 
 namespace ms_infer {
 

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <sstream>
 #include <thread>
 
@@ -45,8 +46,16 @@ std::vector<Point> pairs(const std::vector<double>& numbers, std::size_t from) {
   return points;
 }
 
+std::vector<float> places(const ms::Tracks& tracks) {
+  std::int32_t count = 0, frames = 0;
+  CHECK_EQUAL(ms_tracks_size(tracks.get(), &count, &frames), MS_OK);
+  std::vector<float> points(2 * std::size_t(count) * std::size_t(frames));
+  CHECK_EQUAL(ms_tracks_read(tracks.get(), points.data(), nullptr, nullptr), MS_OK);
+  return points;
+}
+
 // One line of the script, as tests/hand_script.py plays it.
-void play(Hand& hand, const std::string& word, const std::vector<double>& n) {
+void play(Hand& hand, double fps, const std::string& word, const std::vector<double>& n) {
   const auto number = [&] { return static_cast<std::int64_t>(n.at(0)); };
   const std::map<std::string, std::function<void()>> words{
       {"press", [&] { hand.press(number(), {n.at(1), n.at(2)}, n.at(3), n.at(4), pairs(n, 5)); }},
@@ -56,6 +65,23 @@ void play(Hand& hand, const std::string& word, const std::vector<double>& n) {
       {"brush", [&] { hand.brush(pairs(n, 0)); }},
       {"remove", [&] { hand.remove(pairs(n, 0)); }},
       {"path", [&] { hand.path(pairs(n, 2), n.at(0), n.at(1)); }},
+      {"lead",
+       [&] {
+         const auto all = pairs(n, 2);
+         const auto corners = static_cast<std::size_t>(n.at(1));
+         hand.path(std::span(all).first(corners), n.at(0), 0.1, std::span(all).subspan(corners));
+       }},
+      {"play",
+       [&] {
+         const auto frames = static_cast<int>(n.at(2));
+         const std::size_t count = static_cast<std::size_t>(n.at(1));
+         std::vector<std::int64_t> ids(count);
+         std::iota(ids.begin(), ids.end(), 0);
+         std::vector<std::uint8_t> visible(count * static_cast<std::size_t>(frames), 1);
+         const Tracks tracks = Tracks::make({n.begin() + 3, n.end()}, std::move(visible), std::move(ids), frames,
+                                            std::nullopt, fps);
+         hand.play(&tracks, n.at(0) != 0);
+       }},
       {"steer", [&] { hand.steer({{n.at(0), n.at(1), n.at(2), n.at(3)}}); }},
       {"carry", [&] { hand.carry({{n.at(0), n.at(1), n.at(2), n.at(3)}}); }},
       {"push", [&] { hand.push(std::span(n).subspan(2), int(n.at(0)), int(n.at(1))); }},
@@ -70,7 +96,8 @@ void play(Hand& hand, const std::string& word, const std::vector<double>& n) {
 TEST(the_script_of_pythons_hand_makes_the_same_tracks) {
   std::ifstream file(golden);
   CHECK(file.good());
-  auto hand = std::make_unique<Hand>(Hand::Options{});
+  Hand::Options options;
+  auto hand = std::make_unique<Hand>(options);
   std::string line;
   int number = 0, compared = 0;
   while (std::getline(file, line)) {
@@ -90,13 +117,59 @@ TEST(the_script_of_pythons_hand_makes_the_same_tracks) {
       continue;
     }
     for (double value; words >> value;) numbers.push_back(value);
-    if (word == "hand")
-      hand = std::make_unique<Hand>(Hand::Options{int(numbers.at(0)), int(numbers.at(1)), numbers.at(2), numbers.at(3),
-                                                  static_cast<std::int64_t>(numbers.at(4))});
-    else
-      play(*hand, word, numbers);
+    if (word == "hand") {
+      options = {int(numbers.at(0)), int(numbers.at(1)), numbers.at(2), numbers.at(3),
+                 static_cast<std::int64_t>(numbers.at(4))};
+      hand = std::make_unique<Hand>(options);
+    } else if (word == "saved") {
+      const Bytes saved = hand->save(numbers.at(0));
+      hand = std::make_unique<Hand>(options);
+      hand->load(numbers.at(0), saved);
+    } else {
+      play(*hand, options.fps, word, numbers);
+    }
   }
-  CHECK(compared > 100);
+  CHECK(compared > 300);
+}
+
+TEST(a_saved_hand_goes_on_at_another_time_and_what_no_hand_saved_changes_nothing) {
+  ms::Hand hand, other({.rows = 2, .cols = 2});
+  hand.press(1, 0.4, 0.5, 100.0), hand.steer(0.5, 0), hand.move(1, 0.6, 0.5, 100.5);
+  hand.tracks(101.0, 9);
+  const auto saved = hand.save(101.0);
+  other.load(1.0, saved);
+  CHECK(places(hand.tracks(102.0, 12)) == places(other.tracks(2.0, 12)));
+  const auto before = other.save(2.0);
+  const auto refused = [&](std::vector<unsigned char> broken, const char* words) {
+    try {
+      other.load(3.0, broken);
+      check::failed(__FILE__, __LINE__, "a broken state was taken");
+    } catch (const ms::Error& error) {
+      CHECK_EQUAL(error.status(), MS_ERROR_CONFIG);
+      CHECK_CONTAINS(error.what(), words);
+    }
+    CHECK(other.save(2.0) == before);
+  };
+  refused({1, 2, 3}, "the saved hand is not a readable snapshot");
+  refused({saved.begin(), saved.end() - 8}, "outside of the file");
+  std::vector<unsigned char> changed = saved;
+  const std::string text(changed.begin(), changed.end());
+  changed[text.find("dots.marks") + 5] = 'x';
+  refused(changed, "a saved hand holds no dots.marks of the shape");
+  ms::Hand small({.rows = 2, .cols = 2, .capacity = 40});
+  try {
+    small.load(0, saved);
+    check::failed(__FILE__, __LINE__, "more points than fit were taken");
+  } catch (const ms::Error& error) {
+    CHECK_CONTAINS(error.what(), "a saved hand holds no dots.ids");
+  }
+  ms_hand* plain = nullptr;
+  CHECK_EQUAL(ms_hand_create(2, 2, 1.0, 16.0, 64, &plain), MS_OK);
+  std::size_t room = 3;
+  CHECK_EQUAL(ms_hand_save(plain, 0, changed.data(), &room), MS_ERROR_CONFIG);
+  CHECK(room > 3);
+  CHECK_EQUAL(ms_hand_load(plain, 0, nullptr, 0), MS_ERROR_CONFIG);
+  ms_hand_destroy(plain);
 }
 
 TEST(a_hand_takes_calls_from_many_threads) {

@@ -7,16 +7,16 @@
 
 #include <unistd.h>
 
-#include "angles.hpp"
+#include "numerics/angles.hpp"
 #include "check.hpp"
 #include "config.hpp"
-#include "json.hpp"
-#include "noise.hpp"
-#include "picture.hpp"
-#include "ring.hpp"
-#include "schedule.hpp"
-#include "sha256.hpp"
-#include "tensors.hpp"
+#include "files/json.hpp"
+#include "numerics/noise.hpp"
+#include "media/picture.hpp"
+#include "engines/ring.hpp"
+#include "numerics/schedule.hpp"
+#include "bundle/sha256.hpp"
+#include "files/tensors.hpp"
 #include "tracks/tracks.hpp"
 #include "words.hpp"
 

@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "check.hpp"
-#include "kernels.hpp"
+#include "cuda/kernels.hpp"
 
 namespace fs = std::filesystem;
 using namespace ms_infer;

@@ -1,5 +1,5 @@
 // The TensorRT engine where there is neither TensorRT nor a device: it compiles, links, and says what is missing.
-#include "tensorrt.hpp"
+#include "engines/tensorrt/tensorrt.hpp"
 
 #include <filesystem>
 

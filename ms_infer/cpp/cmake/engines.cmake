@@ -50,8 +50,8 @@ if(MS_INFER_WITH_TENSORRT)
     target_include_directories(ms_infer_nvinfer SYSTEM INTERFACE ${TensorRT_INCLUDE_DIR})
     target_link_libraries(ms_infer_nvinfer INTERFACE ${TensorRT_LIBRARY} CUDA::cudart_static ${CMAKE_DL_LIBS})
     list(APPEND ms_infer_engines tensorrt)
-    set(ms_infer_tensorrt_sources src/engines/tensorrt.cpp src/engines/tensorrt_choose.cpp
-      src/engines/tensorrt_model.cpp)
+    set(ms_infer_tensorrt_sources src/engines/tensorrt/choose.cpp src/engines/tensorrt/model.cpp
+      src/engines/tensorrt/runner.cpp)
     set(ms_infer_tensorrt_libraries ms_infer_nvinfer)
     set(ms_infer_tensorrt_definitions MS_INFER_TENSORRT_LIBRARY="${ms_infer_tensorrt_kind}")
     cmake_path(GET TensorRT_LIBRARY PARENT_PATH ms_infer_tensorrt_folder)

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "json.hpp"
+#include "files/json.hpp"
 
 namespace ms_infer {
 

@@ -3,7 +3,7 @@
 #include <chrono>
 
 #include "log.hpp"
-#include "sha256.hpp"
+#include "bundle/sha256.hpp"
 
 namespace ms_infer {
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "engines.hpp"
+#include "engines/open.hpp"
 
 namespace ms_infer {
 

@@ -9,7 +9,7 @@
 
 #include "config.hpp"
 #include "controls.hpp"
-#include "tensors.hpp"
+#include "files/tensors.hpp"
 
 namespace ms_infer {
 

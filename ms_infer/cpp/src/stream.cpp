@@ -2,8 +2,8 @@
 
 #include <chrono>
 
-#include "picture.hpp"
-#include "sha256.hpp"
+#include "media/picture.hpp"
+#include "bundle/sha256.hpp"
 
 namespace ms_infer {
 

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "controls.hpp"
-#include "frames.hpp"
-#include "staged.hpp"
+#include "media/frames.hpp"
+#include "engines/staged.hpp"
 #include "state.hpp"
 
 namespace ms_infer {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "npy.hpp"
+#include "files/npy.hpp"
 
 namespace ms_infer {
 

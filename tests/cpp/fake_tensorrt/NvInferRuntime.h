@@ -1,5 +1,6 @@
-// Declarations of the few TensorRT 11 interfaces that src/engines/tensorrt.cpp calls, so that it is compiled and linked
-// where the vendor's headers are not installed. Never shipped; it makes nothing: every factory gives nullptr.
+// Declarations of the few TensorRT 11 interfaces that src/engines/tensorrt/ calls, so that it is compiled and linked where
+// the vendor's headers are not installed. Never shipped; it makes nothing: every factory gives nullptr. Names and numbers
+// are held against the vendor's library by tests/engines/test_tensorrt_parts.py.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -27,7 +27,6 @@
 #define MS_INFER_H
 #include <stddef.h>
 #include <stdint.h>
-
 #define MS_VERSION_MAJOR 0
 #define MS_VERSION_MINOR 1
 #define MS_VERSION_PATCH 0
@@ -41,7 +40,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
 typedef enum ms_status {
     MS_OK = 0,
     MS_ERROR_CONFIG = 1,    /* a setting or an input that cannot work, also NULL and a wrong struct_size */
@@ -82,7 +80,6 @@ typedef struct ms_model_params {
     int (*progress)(void *user, const char *what, double done); /* told each part and 0..1; not 0: cancel the load */
     void *user;            /* for `progress` */
 } ms_model_params;
-
 /* Open a bundle: check its files, load and compile its stages, once for all streams. */
 MS_API ms_status ms_model_open(const ms_model_params *params, ms_model **model);
 MS_API void ms_model_close(ms_model *model); /* streams keep what they need */
@@ -90,7 +87,6 @@ MS_API void ms_model_close(ms_model *model); /* streams keep what they need */
 /* ---- stream */
 /* Rows of R G B; of B G R 255; or of Y, then half as many of Cb Cr (BT.601, limited range). */
 typedef enum ms_format { MS_RGB24 = 0, MS_BGRA = 1, MS_NV12 = 2 } ms_format;
-
 typedef struct ms_stream_params {
     size_t struct_size;
     int32_t format;    /* an ms_format */
@@ -207,7 +203,6 @@ typedef struct ms_camera {
     int32_t depth_height, depth_width;
     const float *depth;    /* [depth_height, depth_width] positive distances over the picture, NULL: 1 everywhere */
 } ms_camera;
-
 /* Move every point as a moving camera would, about the centre of the picture, and hold it there. */
 MS_API ms_status ms_tracks_camera(const ms_tracks *tracks, const ms_camera *camera, ms_tracks **moved);
 /* Add points [count, 2] that must not move; or other tracks, in these units and fps, with new ids where some clash. */
@@ -238,11 +233,12 @@ MS_API ms_status ms_hand_press(ms_hand *hand, int64_t pointer, double x, double 
                                const double *thing, int32_t count);
 MS_API ms_status ms_hand_move(ms_hand *hand, int64_t pointer, double x, double y, double at);
 MS_API ms_status ms_hand_release(ms_hand *hand, int64_t pointer);
-/* Add points [count, 2] that stay, or move together; take such away; take what is near the first along the others. */
+/* Add points [count, 2] that stay, or move together; take such away; move what is near the first, or a thing, along. */
 MS_API ms_status ms_hand_static(ms_hand *hand, const double *points, int32_t count);
 MS_API ms_status ms_hand_brush(ms_hand *hand, const double *points, int32_t count);
 MS_API ms_status ms_hand_remove(ms_hand *hand, const double *points, int32_t count);
-MS_API ms_status ms_hand_path(ms_hand *hand, const double *points, int32_t count, double seconds, double reach);
+MS_API ms_status ms_hand_path(ms_hand *hand, const double *points, int32_t count, double seconds, double reach,
+                              const double *thing, int32_t thing_count);
 /* The camera's speed from now on, -1..1 to the right, down, in, clockwise; or a way: pictures, e-folds, radians. */
 MS_API ms_status ms_hand_steer(ms_hand *hand, double x, double y, double zoom, double roll);
 MS_API ms_status ms_hand_carry(ms_hand *hand, double x, double y, double zoom, double roll);
@@ -253,6 +249,10 @@ MS_API ms_status ms_hand_play(ms_hand *hand, const ms_tracks *tracks, int32_t lo
 MS_API ms_status ms_hand_push(ms_hand *hand, const double *movement, int32_t rows, int32_t cols);
 /* The tracks of the next chunk: give them to ms_stream_set_tracks; frames: next_rgb_frames of the stream's info. */
 MS_API ms_status ms_hand_tracks(ms_hand *hand, double now, int32_t frames, ms_tracks **tracks);
+/* All that later tracks depend on, as safetensors of Python's Hand.state; `size`: the room in `bytes`, then what it
+ * takes (bytes NULL: nothing is written). A hand of these options goes on from it as if it had been saved at `now`. */
+MS_API ms_status ms_hand_save(const ms_hand *hand, double now, void *bytes, size_t *size);
+MS_API ms_status ms_hand_load(ms_hand *hand, double now, const void *bytes, size_t size);
 #ifdef __cplusplus
 }
 #endif

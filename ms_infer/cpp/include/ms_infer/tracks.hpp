@@ -173,12 +173,12 @@ class Hand {
   void move(std::int64_t pointer, double x, double y, double at) { check(ms_hand_move(get(), pointer, x, y, at)); }
   void release(std::int64_t pointer) { check(ms_hand_release(get(), pointer)); }
   void release_all() { release(INT64_MIN); }
-  // Points that stay; that move together; take such away; take what is near the first along the others.
+  // Points that stay; that move together; take such away; take what is near the first, or a thing, along the others.
   void add_static(std::span<const Point> points) { check(ms_hand_static(get(), numbers(points), size(points))); }
   void brush(std::span<const Point> points) { check(ms_hand_brush(get(), numbers(points), size(points))); }
   void remove(std::span<const Point> points) { check(ms_hand_remove(get(), numbers(points), size(points))); }
-  void path(std::span<const Point> points, double seconds, double reach = 0.15) {
-    check(ms_hand_path(get(), numbers(points), size(points), seconds, reach));
+  void path(std::span<const Point> points, double seconds, double reach = 0.15, std::span<const Point> thing = {}) {
+    check(ms_hand_path(get(), numbers(points), size(points), seconds, reach, numbers(thing), size(thing)));
   }
   // Speed of the camera from now on, each -1..1; or a way that it goes: pictures, e-folds, radians.
   void steer(double x, double y, double zoom = 0, double roll = 0) { check(ms_hand_steer(get(), x, y, zoom, roll)); }
@@ -195,6 +195,18 @@ class Hand {
   // The tracks of the next chunk, of `stream.info().next_rgb_frames` frames: give them to `stream.set_tracks`.
   Tracks tracks(double now, int frames) {
     return Tracks::made([&](ms_tracks** made) { return ms_hand_tracks(get(), now, frames, made); });
+  }
+  // All that later tracks depend on, for a file or another hand of the same options; nobody else may change it meanwhile.
+  std::vector<unsigned char> save(double now) const {
+    std::size_t size = 0;
+    check(ms_hand_save(get(), now, nullptr, &size));
+    std::vector<unsigned char> bytes(size);
+    check(ms_hand_save(get(), now, bytes.data(), &size));
+    return bytes;
+  }
+  // Goes on from there as if it had been saved at `now`; what is refused changes nothing.
+  void load(double now, std::span<const unsigned char> saved) {
+    check(ms_hand_load(get(), now, saved.data(), saved.size()));
   }
 
  private:

@@ -6,8 +6,8 @@
 #include <new>
 #include <string>
 
-#include "../hand/hand.hpp"
-#include "../stream.hpp"
+#include "hand/hand.hpp"
+#include "stream.hpp"
 #include "ms_infer/ms_infer.h"
 
 struct ms_model {

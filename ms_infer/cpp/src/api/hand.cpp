@@ -1,5 +1,5 @@
 // The C interface: the hand.
-#include "common.hpp"
+#include "api/common.hpp"
 
 using namespace ms_infer::api;
 using ms_infer::Point;
@@ -51,8 +51,10 @@ ms_status ms_hand_remove(ms_hand* hand, const double* points, int32_t count) {
   return guarded([&] { hand_of(hand).remove(places_of(points, count)); });
 }
 
-ms_status ms_hand_path(ms_hand* hand, const double* points, int32_t count, double seconds, double reach) {
-  return guarded([&] { hand_of(hand).path(places_of(points, count), seconds, reach); });
+ms_status ms_hand_path(ms_hand* hand, const double* points, int32_t count, double seconds, double reach,
+                       const double* thing, int32_t thing_count) {
+  return guarded(
+      [&] { hand_of(hand).path(places_of(points, count), seconds, reach, places_of(thing, thing_count)); });
 }
 
 ms_status ms_hand_steer(ms_hand* hand, double x, double y, double zoom, double roll) {
@@ -85,6 +87,24 @@ ms_status ms_hand_tracks(ms_hand* hand, double now, int32_t frames, ms_tracks** 
   return guarded([&] {
     *given(tracks, "tracks") = nullptr;
     hand_out(tracks, hand_of(hand).tracks(now, frames));
+  });
+}
+
+ms_status ms_hand_save(const ms_hand* hand, double now, void* bytes, size_t* size) {
+  return guarded([&] {
+    const auto saved = given(hand, "hand")->hand.save(now);
+    const std::size_t room = *given(size, "size");
+    *size = saved.size();
+    if (!bytes) return;
+    require(room >= saved.size(), MS_ERROR_CONFIG, "bytes has room for ", room, " bytes; this hand needs ", saved.size());
+    std::memcpy(bytes, saved.data(), saved.size());
+  });
+}
+
+ms_status ms_hand_load(ms_hand* hand, double now, const void* bytes, size_t size) {
+  return guarded([&] {
+    const auto* first = static_cast<const unsigned char*>(given(bytes, "bytes"));
+    hand_of(hand).load(now, {first, first + size});
   });
 }
 

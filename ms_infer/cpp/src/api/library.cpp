@@ -1,6 +1,6 @@
 // The C interface: the library itself and its models.
-#include "common.hpp"
-#include "../log.hpp"
+#include "api/common.hpp"
+#include "log.hpp"
 
 using namespace ms_infer::api;
 

@@ -1,5 +1,5 @@
 // The C interface: streams.
-#include "common.hpp"
+#include "api/common.hpp"
 
 using namespace ms_infer::api;
 using ms_infer::require;

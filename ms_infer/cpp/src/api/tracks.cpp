@@ -1,8 +1,8 @@
 // The C interface: tracks, the motion control.
 #include <algorithm>
 
-#include "../tracks/files.hpp"
-#include "common.hpp"
+#include "tracks/files.hpp"
+#include "api/common.hpp"
 
 using namespace ms_infer::api;
 using ms_infer::require;

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "../error.hpp"
+#include "error.hpp"
 
 namespace ms_infer {
 

@@ -1,7 +1,7 @@
-#include "kernels.hpp"
+#include "cuda/kernels.hpp"
 
-#include "files.hpp"
-#include "sha256.hpp"
+#include "files/files.hpp"
+#include "bundle/sha256.hpp"
 
 namespace ms_infer {
 

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "check_cuda.hpp"
-#include "json.hpp"
+#include "cuda/check_cuda.hpp"
+#include "files/json.hpp"
 
 namespace ms_infer {
 

@@ -1,6 +1,6 @@
 // The CPU engine: exported stages in OpenVINO, attention caches inside it as states; a library of its own.
-#include "../engines.hpp"
-#include "../host_runner.hpp"
+#include "engines/open.hpp"
+#include "engines/host_runner.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -45,6 +45,7 @@ ov::element::Type element_type(Dtype dtype) {
     case Dtype::int64: return ov::element::i64;
     case Dtype::uint8: return ov::element::u8;
     case Dtype::uint16: return ov::element::u16;
+    case Dtype::float64: return ov::element::f64;
   }
   fail(MS_ERROR_INTERNAL, "a type without a name");
 }

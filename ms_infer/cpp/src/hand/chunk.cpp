@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "hand.hpp"
+#include "hand/hand.hpp"
 
 namespace ms_infer {
 

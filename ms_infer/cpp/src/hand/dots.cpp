@@ -1,9 +1,9 @@
-#include "dots.hpp"
+#include "hand/dots.hpp"
 
 #include <algorithm>
 #include <cmath>
 
-#include "hand.hpp"
+#include "hand/hand.hpp"
 
 namespace ms_infer {
 

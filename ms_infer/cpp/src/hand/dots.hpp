@@ -5,7 +5,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "../tracks/tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 
@@ -33,6 +33,8 @@ struct Dots {
   Mask free, grouped;  // that the model may put where it likes; that move together
 
  private:
+  friend struct SavedHand;
+
   std::int64_t next_ = 0;
 };
 

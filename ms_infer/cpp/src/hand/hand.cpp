@@ -1,4 +1,4 @@
-#include "hand.hpp"
+#include "hand/hand.hpp"
 
 #include <algorithm>
 #include <cmath>

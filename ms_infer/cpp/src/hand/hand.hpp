@@ -6,8 +6,9 @@
 #include <mutex>
 #include <variant>
 
-#include "dots.hpp"
-#include "movers.hpp"
+#include "files/files.hpp"
+#include "hand/dots.hpp"
+#include "hand/movers.hpp"
 
 namespace ms_infer {
 
@@ -47,7 +48,13 @@ class Hand {
   // What each of the points is that `tracks` returned last.
   std::vector<Kind> kinds() const;
 
+  // Everything that later tracks depend on: the arrays of hand/saved.py as one safetensors document.
+  Bytes save(double now) const;
+  // Goes on where the saved one stood, at `now`; MS_ERROR_CONFIG for what no hand of this capacity saved changes nothing.
+  void load(double now, Bytes saved);
+
  private:
+  friend struct SavedHand;
   struct Hold {
     std::variant<PointerMover, PathMover> mover;
     std::vector<std::int64_t> ids;

@@ -1,4 +1,4 @@
-#include "movers.hpp"
+#include "hand/movers.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,8 @@ namespace ms_infer {
 
 namespace {
 
-constexpr double kMaxStep = 0.03;         // of the picture per RGB frame; a faster pointer is followed a little later
-constexpr std::size_t kMaxHistory = 512;  // pointer positions kept between two chunks
-constexpr double kArrived = 1e-4;         // of the picture
+constexpr double kMaxStep = 0.03;  // of the picture per RGB frame; a faster pointer is followed a little later
+constexpr double kArrived = 1e-4;  // of the picture
 constexpr double kPan = 0.12, kZoom = 0.22, kRoll = 0.25;  // pictures, e-folds and radians per second at full stick
 
 // The polyline `points` at `at`, their ascending places being `where`; held before the first and after the last.

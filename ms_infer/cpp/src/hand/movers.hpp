@@ -6,9 +6,11 @@
 #include <span>
 #include <vector>
 
-#include "../tracks/tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
+
+constexpr std::size_t kMaxHistory = 512;  // pointer positions kept between two chunks
 
 // A drag. Its history between two chunks is replayed on the RGB frames of the next one.
 class PointerMover {
@@ -22,6 +24,8 @@ class PointerMover {
   bool done() const;
 
  private:
+  friend struct SavedHand;
+
   Point step(const Point& wanted);
 
   std::vector<double> times_;
@@ -38,6 +42,8 @@ class PathMover {
   bool done() const { return done_; }
 
  private:
+  friend struct SavedHand;
+
   std::vector<Point> corners_;
   std::vector<double> along_{0.0};
   double seconds_;
@@ -65,6 +71,8 @@ class Field {
   std::vector<Point> take(std::span<const Point> points);
 
  private:
+  friend struct SavedHand;
+
   int rows_ = 0, cols_ = 0;
   std::vector<double> sum_;  // empty: nothing was added
 };

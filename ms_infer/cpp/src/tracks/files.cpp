@@ -1,13 +1,13 @@
-#include "files.hpp"
+#include "tracks/files.hpp"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 
-#include "../json.hpp"
-#include "../npy.hpp"
-#include "../zip.hpp"
+#include "files/json.hpp"
+#include "files/npy.hpp"
+#include "files/zip.hpp"
 
 namespace ms_infer {
 

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 

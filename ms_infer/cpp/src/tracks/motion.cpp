@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 

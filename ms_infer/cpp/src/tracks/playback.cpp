@@ -3,7 +3,7 @@
 #include <cmath>
 #include <unordered_map>
 
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 namespace ms_infer {
 

@@ -1,4 +1,4 @@
-#include "tracks.hpp"
+#include "tracks/tracks.hpp"
 
 #include <algorithm>
 #include <cmath>

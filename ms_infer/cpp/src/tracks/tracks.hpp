@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "../error.hpp"
+#include "error.hpp"
 
 namespace ms_infer {
 
