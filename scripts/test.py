@@ -1,12 +1,19 @@
-"""The whole check: style, types, layers, the site, the page, every test suite in its own process, the C++ build."""
+"""The whole check: style, types, layers, the site, the page, every test suite in its own process, the C++ build.
+
+With two cores the suite `tests`, which is the longest, runs beside the others. `scripts/test.py types c++` chooses.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,15 +27,31 @@ CHECKS: list[tuple[str, list[str]]] = [
     ("layers", ["lint-imports"]),
     ("docs", [sys.executable, "-m", "scripts.docs"]),
 ]
-SUITES = ["tests", "tests/interp", "tests/aot", "tests/browser", "tests/packages", "tests/fleet", "benchmarks"]
+APART = ("tests/serve", "tests/interp", "tests/aot", "tests/browser", "tests/packages", "tests/fleet", "benchmarks")
+"""Suites that run beside `tests`, which is as long as all of them together."""
+SUITES = {"tests": ["tests", "--ignore=tests/serve"], **{name: [name] for name in APART}}
+"""Name of a suite -> what pytest is given."""
+_PRINTING = threading.Lock()
 
 
 def run(name: str, command: list[str]) -> bool:
+    """Run it; what it says comes whole when it ends, for others may run beside it."""
     start = time.monotonic()
     print(f"== {name}: {' '.join(command)}", flush=True)
     environment = {**os.environ, **QUIET_THREADS, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    passed = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
-    print(f"== {name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    passed = done.returncode == 0
+    with _PRINTING:
+        print(done.stdout, end="")
+        print(f"== {name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
     return passed
 
 
@@ -52,13 +75,23 @@ def cpp() -> bool:
     if not (ROOT / "CMakeLists.txt").exists() or shutil.which("cmake") is None:
         print("== c++: skipped, no CMake", flush=True)
         return True
-    build = str(ROOT / "build" / "cpp")
+    build = ROOT / "build" / "cpp"
+    build.mkdir(parents=True, exist_ok=True)
     steps = [
-        ["cmake", "-S", ".", "-B", build, f"-DPython_EXECUTABLE={sys.executable}"],
-        ["cmake", "--build", build, "-j", str(os.cpu_count())],
-        ["ctest", "--test-dir", build, "--output-on-failure"],
+        ["cmake", "-S", ".", "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"],
+        ["cmake", "--build", str(build), "-j", str(os.cpu_count())],
+        ["ctest", "--test-dir", str(build), "--output-on-failure"],
     ]
-    return all(run("c++", step) for step in steps)
+    with open(build / ".lock", "w") as lock:  # tests/cpp/building.py uses the same folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return all(run("c++", step) for step in steps)
+
+
+def suite(name: str) -> bool:
+    """One of the suites, in a process of its own."""
+    if not any((ROOT / name).rglob("*.py")):
+        return True
+    return run(name, [sys.executable, "-m", "pytest", "-q", *SUITES[name]])
 
 
 def main() -> int:
@@ -66,11 +99,11 @@ def main() -> int:
     results = [run(name, command) for name, command in CHECKS if not wanted or name in wanted]
     if not wanted or "page" in wanted:
         results.append(page())
-    for suite in SUITES:
-        if (ROOT / suite).is_dir() and any((ROOT / suite).rglob("*.py")) and (not wanted or suite in wanted):
-            results.append(run(suite, [sys.executable, "-m", "pytest", "-q", suite]))
-    if not wanted or "c++" in wanted:
-        results.append(cpp())
+    jobs = [(partial(suite, name), name) for name in SUITES] + [(cpp, "c++")]
+    chosen = [job for job, name in jobs if not wanted or name in wanted]
+    lanes = 2 if (os.cpu_count() or 1) > 1 else 1
+    with ThreadPoolExecutor(lanes) as pool:
+        results += pool.map(lambda job: job(), chosen)
     return 0 if all(results) else 1
 
 
