@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from scripts import gpu_check
+from scripts import gpu_carry, gpu_check
 from scripts.gpu_check import STEPS, Step, done_before, run_steps
 
 ROOT = Path(__file__).parents[1]
@@ -52,14 +54,61 @@ def test_the_command_is_short_and_the_first_call_fits() -> None:
     assert len("python scripts/gpu_check.py --out $OUT") <= 300
     assert [step.name for step in STEPS][:3] == ["smoke", "bench-1.3b", "bench-5b"], "in order of worth"
     assert {step.call for step in STEPS} == {1, 2}
+    assert [step.name for step in STEPS if step.call == 2] == ["tensorrt", "train"]
+    assert sum(step.limit_s for step in STEPS if step.call == 2) <= 8 * 60
 
 
-@pytest.mark.parametrize("name", ["smoke", "kernels"])
-def test_a_rehearsal_says_that_it_is_one(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = gpu_check.main(["--rehearse", "--only", name, "--out", str(tmp_path)])
+@pytest.mark.timeout(1800)
+def test_the_whole_script_is_rehearsed_and_says_that_it_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = gpu_check.main(["--rehearse", "--out", str(tmp_path), "--minutes", "29"])
     assert code == 0, (tmp_path / "gpu_check.log").read_text()
-    assert "nothing below was measured on a GPU" in capsys.readouterr().out
-    assert json.loads((tmp_path / "gpu_check.json").read_text())["rehearsal"]
+    told = capsys.readouterr().out
+    assert "nothing below was measured on a GPU" in told
+    assert "a wheel came in two parts" in told
+    content = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert content["rehearsal"]
+    assert [one["name"] for one in content["results"]] == [step.name for step in STEPS]
+    files = list(tmp_path.iterdir())
+    assert len(files) <= 8
+    assert max(file.stat().st_size for file in files) < 16 << 20
+
+
+def a_wheel(folder: Path) -> Path:
+    """One of incompressible content."""
+    path = folder / "some_library-1-cp312-cp312-linux_x86_64.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("some_library/__init__.py", "NUMBER = 7")
+        wheel.writestr("some_library/lib.so", np.random.default_rng(0).bytes(100_000))
+    return path
+
+
+def test_a_library_is_carried_in_two_parts_and_put_together(tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    assert gpu_carry.unpacked(build) is None, "nothing was sent"
+    parts = gpu_carry.cut([a_wheel(tmp_path)], build)
+    sizes = [(part / "content").stat().st_size for part in parts]
+    assert abs(sizes[0] - sizes[1]) <= 1
+    site = gpu_carry.unpacked(build)
+    assert site is not None
+    assert (site / "some_library" / "__init__.py").read_text() == "NUMBER = 7"
+    assert len((site / "some_library" / "lib.so").read_bytes()) == 100_000
+    assert gpu_carry.unpacked(build) == site, "once"
+
+
+def test_parts_that_are_missing_or_strange_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = tmp_path / "build"
+    first, second = gpu_carry.cut([a_wheel(tmp_path)], build)
+    (second / "content").write_bytes(b"of another time")
+    with pytest.raises(RuntimeError, match="do not belong together"):
+        gpu_carry.unpacked(build)
+    (first / "content").unlink()
+    with pytest.raises(RuntimeError, match="lacks part1: send each part"):
+        gpu_carry.unpacked(build)
+    monkeypatch.setattr(gpu_carry, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="1 or more, and at most 0"):
+        gpu_carry.cut([a_wheel(tmp_path)], build)
 
 
 def test_benchmarks_are_collected_without_the_servers_packages() -> None:
