@@ -27,6 +27,7 @@ from ms_infer.bench.work import stream_facts
 from ms_infer.checkpoint import Student, load_student, parts, random_student
 from ms_infer.checkpoint import student as students
 from ms_infer.config import StreamConfig, VaeConfig, preset
+from ms_infer.config.presets import PRESETS
 from ms_infer.engines.torch import attention
 from ms_infer.engines.torch.captured import FusedEngine
 from ms_infer.engines.torch.fused import load_kernels
@@ -232,9 +233,7 @@ def train() -> str:
 
         assets, whose = write_assets(Path(tempfile.mkdtemp())), "made-up assets: speed only"
     if REHEARSAL:
-        from tests.test_train_stages import tiny_stream
-
-        recipe.preset = lambda _name: tiny_stream()
+        PRESETS["demo"] = replace(PRESETS["demo"], height=64, width=64)
         recipe.recipe(assets, runs, scale="smoke", device="cpu")
     else:
         recipe.recipe(assets, runs, scale="gpu", minutes=TRAIN_MINUTES, device=str(DEVICE))
