@@ -134,13 +134,33 @@ def _use_shared_weights(model: ir.Model, table: WeightTable, weights: Path) -> N
 
 
 def _simplify(model: ir.Model) -> None:
-    from onnxscript.optimizer import optimize_ir
+    """`onnxscript.optimizer.optimize_ir` without its rule for neighbouring slices, which looks at every pair of slices
+    for every node: minutes where there are hundreds of them."""
+    import onnx_ir.passes.common as common
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules.common import slice_split_rule
 
     def should_fold(node: ir.Node) -> bool | None:
         inputs = [value.const_value for value in node.inputs if value is not None]
         return False if any(isinstance(tensor, ir.ExternalTensor) for tensor in inputs) else None
 
-    optimize_ir(model, should_fold=should_fold, output_size_limit=FOLDED_ELEMENTS, onnx_shape_inference=False)
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule is not slice_split_rule]
+    unused = (common.RemoveUnusedNodesPass, common.RemoveUnusedFunctionsPass, common.RemoveUnusedOpsetsPass)
+    clean = ir.passes.Sequential(rewriter.RewritePass(rules), *(each() for each in unused))
+    common.InlinePass()(model)
+    for _ in range(2):
+        optimizer.fold_constants(
+            model, should_fold=should_fold, output_size_limit=FOLDED_ELEMENTS, onnx_shape_inference=False
+        )
+        clean(model)
+    ir.passes.Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def _finish(proto: onnx.ModelProto, stage: Stage, spec: StageSpec) -> None:

@@ -199,7 +199,7 @@ def test_a_closed_stream_is_freed_at_once(manifest: Manifest) -> None:
             for stream in streams:
                 stream.close()
             del stream, streams
-            assert [engine() is None for engine in engines] == [False, True]  # the first one waits for the next stream
+            assert [engine() is None for engine in engines] == [True, False]  # the last one waits for the next stream
         del model
         assert [runner() for runner in runners] == [None, None]
     finally:
