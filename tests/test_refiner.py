@@ -21,7 +21,8 @@ from tests.tiny import refined_student, tiny_config, tiny_student, without_track
 
 NARROW = RefinerConfig(widths=(8, 8, 8))
 SIZE = 32
-SHARE, SHARPEN, GAIN, OFFSET = range(0, 16), range(16, 32), range(32, 80), range(80, 128)  # channels, 16 a value
+SHARE, LIGHT, SHARPEN = range(0, 16), range(16, 32), range(32, 48)  # channels, 16 a value
+GAIN, OFFSET = range(48, 96), range(96, 144)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,9 +37,9 @@ def inputs(frames: int = 2, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def saying(**biases: float) -> Refiner:
-    """A refiner that says the same at every pixel."""
+    """A refiner that says the same at every pixel; it leaves the decoded frame's light where it says nothing of it."""
     refiner = Refiner(NARROW).requires_grad_(False)
-    for name, bias in biases.items():
+    for name, bias in ({"light": -50.0} | biases).items():
         refiner.leave.bias[globals()[name.upper()]] = bias  # type: ignore[index]
     return refiner
 
@@ -49,7 +50,22 @@ def test_it_starts_as_nearly_the_moved_frame() -> None:
     share = torch.tensor(-3.0).sigmoid()
 
     assert share < 0.05
-    torch.testing.assert_close(Refiner(NARROW)(decoded, moved, valid), share * decoded + (1 - share) * moved)
+    nearly = share * decoded + (1 - share) * (moved + share * lowered(decoded - moved))
+    torch.testing.assert_close(Refiner(NARROW).mix(decoded, moved, valid), nearly)
+
+
+def lowered(frames: Tensor) -> Tensor:
+    """Means of 16 x 16 pixels, and what lies between them."""
+    means = torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 16)
+    return torch.nn.functional.interpolate(means, scale_factor=16.0, mode="bilinear").view(frames.shape)
+
+
+def test_light_is_taken_from_the_decoded_frame_without_its_detail() -> None:
+    _, moved, valid = inputs()
+    detail = torch.full((SIZE, SIZE), 0.1)
+    detail[::2] = -0.1
+    made = saying(share=-50.0, light=50.0).mix(moved + 0.2 + detail, moved, valid)
+    torch.testing.assert_close(made, moved + 0.2, atol=1e-6, rtol=0)
 
 
 def test_a_share_of_one_is_the_decoded_frame_and_none_the_moved_one_relit() -> None:

@@ -11,9 +11,9 @@ from ms_infer.errors import ConfigError
 
 FOLD = 4  # pixels a side that one place of the first scale holds
 INPUTS = 3 + 3 + 1
-SHARES = (1, 1, 3, 3)  # share of the decoded frame; sharpening, gain and offset of the moved one
+SHARES = (1, 1, 1, 3, 3)  # shares of the decoded frame and of its light; sharpening, gain and offset of the moved one
 STRIDE = 4 * FOLD
-START = -3.0  # logit of the decoded frame's share
+START = -3.0  # logit of both shares
 
 
 class Refiner(nn.Module):
@@ -38,7 +38,7 @@ class Refiner(nn.Module):
         self.leave = _conv(half, FOLD * FOLD * sum(SHARES))
         nn.init.zeros_(self.leave.weight)
         first = torch.zeros(sum(SHARES), FOLD * FOLD)
-        first[0] = START
+        first[:2] = START
         with torch.no_grad():
             assert self.leave.bias is not None
             self.leave.bias.copy_(first.flatten())  # channel-major, as pixel_shuffle reads it
@@ -62,9 +62,9 @@ class Refiner(nn.Module):
             )
         ours, theirs = decoded.flatten(0, 1), moved.flatten(0, 1)
         seen = torch.cat([ours * 2 - 1, theirs * 2 - 1, moved_valid.flatten(0, 1)], dim=1)
-        share, sharpen, gain, offset = self._choose(seen).split(SHARES, dim=1)
+        share, light, sharpen, gain, offset = self._choose(seen).split(SHARES, dim=1)
         detail = theirs - F.avg_pool2d(theirs, 3, stride=1, padding=1, count_include_pad=False)
-        relit = theirs * (1 + gain) + offset + sharpen * detail
+        relit = theirs * (1 + gain) + offset + sharpen * detail + light.sigmoid() * _light(ours - theirs)
         share = share.sigmoid()
         return (share * ours + (1 - share) * relit).view(decoded.shape)
 
@@ -93,6 +93,11 @@ class Residual(nn.Module):
 def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     """3x3, padded."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+def _light(x: Tensor) -> Tensor:
+    """`[N, 3, H, W]` without detail: means of STRIDE x STRIDE pixels, and what lies between them."""
+    return F.interpolate(F.avg_pool2d(x, STRIDE), size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _twice(x: Tensor) -> Tensor:

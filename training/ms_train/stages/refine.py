@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ms_infer.config import RefinerConfig
 from ms_infer.errors import ConfigError
-from ms_infer.model.refiner import Refiner
+from ms_infer.model.refiner import STRIDE, Refiner
 from ms_infer.model.taehv import TinyVae
 from ms_train import parallel
 from ms_train.codec import decode_clip
@@ -39,6 +40,8 @@ class RefineConfig:
     """RGB frames a step and process."""
     edge_weight: float = 1.0
     ssim_weight: float = 0.1
+    light_weight: float = 1.0
+    """Of the L1 of what the refiner calls light: means of 16x16 pixels."""
     texture_weight: float = 0.0
     """Of the distance in features (`weights/taef2_encoder.pth` of the assets) where the first frame shows nothing."""
     texture_crop: int = 64
@@ -195,7 +198,9 @@ class Refine(Stage):
         with torch.autocast(self.device.type, torch.bfloat16):
             made = self.refiner.mix(*(picture.to(self.device) for picture in frames.inputs())).float()
         pixels, similar = (made - truth).abs().mean(), ssim_map(made, truth).mean()
-        loss = pixels + config.edge_weight * edge_loss(made, truth) + config.ssim_weight * (1 - similar)
+        light = F.avg_pool2d((made - truth)[:, 0], STRIDE).abs().mean()
+        loss = pixels + config.light_weight * light
+        loss = loss + config.edge_weight * edge_loss(made, truth) + config.ssim_weight * (1 - similar)
         numbers = {}
         if config.texture_weight:
             texture = self._texture_loss(
