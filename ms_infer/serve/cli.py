@@ -28,7 +28,7 @@ def with_token(arguments: list[str]) -> list[str]:
     hosts += [argument.partition("=")[2] for argument in arguments if argument.startswith("--host=")]
     given = any(argument.split("=")[0] == "--token" for argument in arguments)
     if hosts and not is_loopback(hosts[-1]) and not given:
-        return [*arguments, "--token", secrets.token_urlsafe(18)]
+        return [*arguments, f"--token={secrets.token_urlsafe(18)}"]  # it may begin with a dash
     return arguments
 
 

@@ -94,6 +94,7 @@ def test_port_in_use_is_told_before_the_model_is_loaded(
     assert "Traceback" not in said
 
 
-def test_host_that_is_not_ours_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_that_is_not_ours_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: "-begins-with-a-dash")
     assert main(["demo", "--host", "192.0.2.1", "--port", "0"]) == 1
     assert "192.0.2.1" in capsys.readouterr().err
