@@ -24,13 +24,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
 from benchmarks.bench_serve import CONTROL, FRAME, HELLO, SEEN, wait_until_ready
-from ms_infer.fleet.config import FleetConfig
+
+if TYPE_CHECKING:
+    from ms_infer.fleet.config import FleetConfig
 
 STAND_IN = "tests.fleet.stand_in:StandIn"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -160,6 +162,8 @@ def count(options: Options, port: int, processes: Callable[[], list[int]], name:
 def settings(options: Options, port: int) -> FleetConfig:
     opens = STAND_IN if options.source == "stand-in" else ""
     source = "demo" if options.source == "stand-in" else options.source
+    from ms_infer.fleet.config import FleetConfig
+
     return FleetConfig(
         source=source, opens=opens, port=port, fps=options.fps, rest=False, min_fps=0.01, codec="jpeg",
         save_chunks=1 if options.kills else 4, cpus=0.1, gateway_cpus=0.1,
