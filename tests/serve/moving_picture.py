@@ -45,8 +45,11 @@ class MovingPicture:
 
     def __init__(self, *, size: int = 64, seconds: float = 0.0, fail_at: int = -1, words: tuple[str, ...] = ()) -> None:
         self.config: StreamConfig = replace(preset("demo"), height=size, width=size)
-        model = self.config.model
-        self.config = replace(self.config, model=replace(model, text=replace(model.text, vocabulary=words)))
+        model = self.config.model  # without a layer network: things are picked by their colours
+        head = replace(model.require_track_head(), content="none")
+        text = replace(model.text, vocabulary=words)
+        bare = replace(model, text=text, track_head=head, layer_network=None, refiner=None)
+        self.config = replace(self.config, model=bare)
         self.seconds, self.fail_at = seconds, fail_at
         self.prompts: list[Any] = []
         self.blends: list[tuple[int, int, Way, bool]] = []
