@@ -268,7 +268,7 @@ def test_path_of_no_length_is_done_at_once() -> None:
 
 def test_golden_script_plays_bit_for_bit() -> None:
     lines = hand_script.GOLDEN.read_text().splitlines()
-    assert sum(line.startswith("tracks") for line in lines) == 240
+    assert sum(line.startswith("tracks") for line in lines) == 360
     assert list(hand_script.played(lines)) == lines
 
 

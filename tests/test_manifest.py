@@ -307,7 +307,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, changes: Va
 def test_settings_that_cannot_work_are_refused(folder: Path) -> None:
     config = values(folder)["config"]
     edit(folder, config={**config, "height": 33})
-    with pytest.raises(BundleError, match=r"settings that cannot work.*multiples of 16"):
+    with pytest.raises(BundleError, match=r"settings that cannot work.*multiples of 32"):
         load_manifest(folder)
 
 

@@ -74,12 +74,12 @@ def test_a_dry_run_lists_stages_and_makes_nothing(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "find_spec", lambda name: None)  # no engine library is needed
-    assert code(file, "--dry-run", "--json", "--target", "cpu", "rtx", "--size", "48x64", "-o", tmp_path / "b") == 0
+    assert code(file, "--dry-run", "--json", "--target", "cpu", "rtx", "--size", "32x64", "-o", tmp_path / "b") == 0
     described = json.loads(capsys.readouterr().out)
-    assert described["size"] == [48, 64]
+    assert described["size"] == [32, 64]
     assert described["graphs"] == ["fp32", "bf16"]
     assert list(described["stages"])[-2:] == ["decode_first", "decode"]
-    assert described["stages"]["decode"]["outputs"]["frames"] == "uint8 [12, 48, 64, 3]"
+    assert described["stages"]["decode"]["outputs"]["frames"] == "uint8 [12, 32, 64, 3]"
     assert described["bytes"]["caches fp32"] == 2 * described["bytes"]["caches bf16"]
     assert not (tmp_path / "b").exists()
 

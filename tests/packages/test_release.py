@@ -83,6 +83,13 @@ def test_every_script_has_a_test_here() -> None:
     assert not [name for name in PROJECT["scripts"] if f'run("{name}"' not in text and f'script("{name}")' not in text]
 
 
+def test_ms_fleet_says_what_it_does(full: Environment) -> None:
+    done = full.run("ms-fleet", "--help")
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert "drain" in (done.stdout + done.stderr).decode()
+
+
 def test_ms_stream_makes_a_video_of_the_demo(full: Environment) -> None:
     done = full.run("ms-stream", "demo", "--seconds", "0.5", "--engine", "torch", "-o", "demo.gif")
 
