@@ -348,10 +348,10 @@ def live_tensor_bytes() -> int:
 def test_memory_stays_constant_over_three_hundred_chunks(student: Student, picture: Frames) -> None:
     with Stream(student) as stream:
         stream.start(picture, "a cat", moved())
-        chunks(stream, 10)
+        chunks(stream, 40)  # the allocator of a process that ran other tests settles
         resident, tensors = resident_bytes(), live_tensor_bytes()
         pointers = stream._engine.cache.k.data_ptr()  # type: ignore[attr-defined]
-        for _ in range(290):
+        for _ in range(260):
             stream.step()
 
         assert live_tensor_bytes() == tensors
