@@ -68,7 +68,10 @@ def test_state_is_a_copy() -> None:
 
 
 def broken(name: str, array: Any) -> dict[str, Any]:
-    return {**busy("camera").state(2.2), name: array}
+    arrays = {**busy("camera").state(2.2), name: array}
+    if name == "field":  # there is one
+        arrays["numbers"] = np.append(arrays["numbers"][:-1], 1.0)
+    return arrays
 
 
 @pytest.mark.parametrize(

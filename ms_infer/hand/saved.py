@@ -141,7 +141,6 @@ def load(hand: Any, arrays: Mapping[str, NDArray[Any]], now: float) -> None:
     require(bool((np.abs(sticks[:3]) <= 1).all()), "a saved hand holds a stick beyond its full speed")
     playing, holds = _load_playing(under("playing.", arrays), hand), _load_holds(arrays, now)
     field = Field() if numbers[7] else None
-    require(field is not None or "field" not in arrays, "a saved hand holds a field that nothing moves")
     if field is not None and "field" in arrays:
         pushed = checked(arrays, "field", np.float64, (None, None, 2), most=256)
         require(pushed.size > 0, "a saved hand holds an empty field")
