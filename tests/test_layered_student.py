@@ -23,7 +23,7 @@ from ms_train.stages.refine import Decoder, FrameSource, Refine, RefineConfig, m
 from ms_train.students import Network, at_rest, export
 
 from ms_infer.checkpoint import Student, load_student
-from ms_infer.config import LayersConfig, RefinerConfig, StreamConfig, TrackHeadConfig, preset
+from ms_infer.config import RefinerConfig, StreamConfig, TrackHeadConfig, preset
 from ms_infer.errors import ConfigError
 from ms_infer.model.layers import LayerNetwork, move_first_frame
 from ms_infer.model.refiner import Refiner
@@ -32,25 +32,14 @@ from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 
 from .test_train_data import write_assets
+from .tiny import narrow_demo
 
 SIZE = 64
 CPU = torch.device("cpu")
 
 
 def tiny_stream(words: tuple[str, ...] = ("apple",)) -> StreamConfig:
-    base = preset("demo")
-    model = dataclasses.replace(
-        base.model,
-        dim=224,
-        ffn_dim=64,
-        layers=1,
-        freq_dim=32,
-        text=dataclasses.replace(base.model.text, vocabulary=words, dim=16, tokens=4),
-        track_head=TrackHeadConfig(content="layers", max_tracks=100, id_dim=8),
-        layer_network=LayersConfig(widths=(8, 8, 16, 16, 16)),
-        refiner=RefinerConfig(widths=(8, 16, 16)),
-    )
-    return dataclasses.replace(base, model=model, height=SIZE, width=SIZE)
+    return narrow_demo(words, size=SIZE, widths=(8, 8, 16, 16, 16))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,17 +15,11 @@ from ms_infer import ConfigError, ContextConfig, StateError, Stream, Tracks
 from ms_infer.engines.near import rebuilding_runs
 from ms_infer.snapshot import load_snapshot, save_snapshot
 from tests.quick import QuickEngine
+from tests.test_state import CONTEXTS as STATE_CONTEXTS
 from tests.tiny import tiny_student, without_tracks
 
 Frames = NDArray[np.uint8]
-CONTEXTS = {
-    "the paper's": ContextConfig(),
-    "wide": ContextConfig(sink_frames=3, window_frames=6),
-    "short first chunk": ContextConfig(sink_frames=2, window_frames=4, first_chunk_frames=1),
-    "absolute": ContextConfig(sink_frames=1, window_frames=5, rope="absolute"),
-    "no sink": ContextConfig(sink_frames=0, window_frames=4),
-    "no window": ContextConfig(sink_frames=3, window_frames=0),
-}
+CONTEXTS = {**STATE_CONTEXTS, "no window": ContextConfig(sink_frames=3, window_frames=0)}
 
 
 @pytest.fixture

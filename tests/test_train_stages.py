@@ -24,7 +24,7 @@ from ms_train.stages.teacher import FlowConfig, Teacher
 from ms_train.students import Network, as_student, export, image_slots, warm_start_
 
 from ms_infer.checkpoint import load_student
-from ms_infer.config import MODELS, LayersConfig, RefinerConfig, StreamConfig, TrackHeadConfig, preset
+from ms_infer.config import MODELS, StreamConfig, preset
 from ms_infer.model.layers import LayerNetwork
 from ms_infer.model.taehv import TinyVae
 from ms_infer.numerics import noise
@@ -32,26 +32,15 @@ from ms_infer.stream import Stream
 from ms_infer.tracks import Tracks
 
 from .test_train_data import write_assets
+from .tiny import narrow_demo
 
 CPU = torch.device("cpu")
 SIZE = 32
 
 
 def tiny_stream(words: tuple[str, ...] = ("apple",)) -> StreamConfig:
-    base = preset("demo")
-    model = dataclasses.replace(
-        base.model,
-        dim=224,
-        ffn_dim=64,
-        layers=1,
-        freq_dim=32,
-        text=dataclasses.replace(base.model.text, vocabulary=words, dim=16, tokens=4),
-        vae=dataclasses.replace(base.model.vae, spatial_stride=8),
-        track_head=TrackHeadConfig(content="layers", max_tracks=100, id_dim=8),
-        layer_network=LayersConfig(widths=(4, 8, 8, 8, 8)),
-        refiner=RefinerConfig(widths=(8, 16, 16)),
-    )
-    return dataclasses.replace(base, model=model, height=SIZE, width=SIZE)
+    vae = dataclasses.replace(preset("demo").model.vae, spatial_stride=8)
+    return narrow_demo(words, size=SIZE, widths=(4, 8, 8, 8, 8), vae=vae)
 
 
 def tiny_layers(stream: StreamConfig) -> LayerNetwork:

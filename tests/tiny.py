@@ -16,6 +16,7 @@ from ms_infer.config import (
     TextConfig,
     TrackHeadConfig,
     VaeConfig,
+    preset,
 )
 
 WORDS = ("a", "cat", "dog", "night", "snow")
@@ -50,6 +51,23 @@ def tiny_config(*, context: ContextConfig | None = None, size: int = 32, **model
         height=size,
         width=size,
     )
+
+
+def narrow_demo(words: tuple[str, ...], *, size: int, widths: tuple[int, ...], **model: Any) -> StreamConfig:
+    """The demo with one narrow layer, a layer network of `widths` and a caption of `words`, for tests of training."""
+    base = preset("demo")
+    fields: dict[str, Any] = {
+        "dim": 224,
+        "ffn_dim": 64,
+        "layers": 1,
+        "freq_dim": 32,
+        "text": replace(base.model.text, vocabulary=words, dim=16, tokens=4),
+        "track_head": TrackHeadConfig(content="layers", max_tracks=100, id_dim=8),
+        "layer_network": LayersConfig(widths=widths),
+        "refiner": RefinerConfig(widths=(8, 16, 16)),
+        **model,
+    }
+    return replace(base, model=replace(base.model, **fields), height=size, width=size)
 
 
 def tiny_student(*, seed: int = 0, **overrides: Any) -> Student:
