@@ -160,10 +160,10 @@ def count(options: Options, port: int, processes: Callable[[], list[int]], name:
 
 
 def settings(options: Options, port: int) -> FleetConfig:
-    opens = STAND_IN if options.source == "stand-in" else ""
-    source = "demo" if options.source == "stand-in" else options.source
     from ms_infer.fleet.config import FleetConfig
 
+    opens = STAND_IN if options.source == "stand-in" else ""
+    source = "demo" if options.source == "stand-in" else options.source
     return FleetConfig(
         source=source, opens=opens, port=port, fps=options.fps, rest=False, min_fps=0.01, codec="jpeg",
         save_chunks=1 if options.kills else 4, cpus=0.1, gateway_cpus=0.1,

@@ -90,12 +90,11 @@ class Vault:
         self._states.pop(seat, None)
         self._cards = {d: card for d, card in self._cards.items() if card.seat != seat or card.whole is not None}
 
-    def tidy(self, now: float, gateways: set[str]) -> list[str]:
-        """Throw away sessions that nobody came back to; the seats whose gateway is gone."""
+    def tidy(self, now: float, gateways: set[str]) -> None:
+        """Throw away sessions that nobody came back to."""
         old = [d for d, c in self._cards.items() if c.gateway not in gateways and now - c.told > KEEP_SECONDS]
         for digest in old:
             self._states.pop(self._cards.pop(digest).seat, None)
-        return [card.seat for card in self._cards.values() if card.gateway not in gateways]
 
     @property
     def seats(self) -> set[str]:
