@@ -78,7 +78,6 @@ def test_control_of_a_newer_version_is_ignored() -> None:
         b'{"do":"pointers","events":[[1,"sideways",0,0,0]]}',
         b'{"do":"start","seed":-1}',
         b'{"do":"reset","id":99999999999}',
-        json.dumps({"do": "prompt", "text": "x" * 4001}).encode(),
         json.dumps({"do": "static", "points": [[0.5, 0.5]] * 65}).encode(),
         json.dumps({"do": "pointers", "events": [[1, "move", 0, 0.5, 0.5]] * 65}).encode(),
     ],
@@ -88,6 +87,18 @@ def test_wrong_control_is_refused_in_words(data: bytes) -> None:
         read_control(data)
     assert 0 < len(str(refusal.value)) <= 300
     assert "Traceback" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("do", ["start", "prompt", "schedule"])
+def test_a_prompt_has_at_most_4000_characters(do: str) -> None:
+    def control(characters: int) -> bytes:
+        text = "é" * characters
+        content = {"start": {"prompt": text}, "prompt": {"text": text}, "schedule": {"prompts": [[0, text]]}}[do]
+        return json.dumps({"do": do, **content}).encode()
+
+    assert read_control(control(4000)) is not None
+    with pytest.raises(BadMessage, match=rf"control '{do}': .*at most 4000 characters"):
+        read_control(control(4001))
 
 
 def test_every_control_has_a_schema() -> None:
