@@ -9,7 +9,7 @@
 `FORMATS` names every format. Weights are random and depend on name and seed alone; of a trainer's dict only the entry
 that counts (generator_ema, or the only one) has the values of `made.weights()`. The VAE, text encoder and CLIP are
 small stand-ins under true names (VAE of width 8, umT5 and CLIP of two layers with the width that the transformer
-asks for), and the tokenizer has a hundred pieces; `tiny_vae`, `light_tae` and `lora` write further files.
+asks for), and the tokenizer has a hundred pieces; `tiny_vae`, `super_vae` and `lora` write further files.
 
     hub_cache(made.root, cache, "Wan-AI/Wan2.1-T2V-1.3B")    # the same as a hub cache holds it: blobs and links
     truncate(file), lfs_pointer(file), fp8_scaled(made)      # what goes wrong in practice
@@ -285,8 +285,20 @@ def tiny_vae(file: Path, *, latent_channels: int = 16, decoder_only: bool = Fals
     """A narrow taew2_1 (or taew2_2 with 48 channels and patch 2); decoder_only: as some are passed round."""
     widths = (12, 8, 8, 8)
     config = VaeConfig(
-        latent_channels=latent_channels, spatial_stride=8 * patch, decoder_widths=widths, encoder_width=8, blocks=3
+        latent_channels=latent_channels, spatial_stride=8 * patch, decoder_widths=widths, encoder_width=8
     )
+    return _write_tiny(file, config, decoder_only)
+
+
+def super_vae(file: Path, *, decoder_only: bool = False) -> Path:
+    """A narrow taew2_2_super."""
+    config = VaeConfig(
+        decoder="super", latent_channels=48, spatial_stride=16, decoder_widths=(12, 8, 8, 8), encoder_width=8
+    )
+    return _write_tiny(file, config, decoder_only)
+
+
+def _write_tiny(file: Path, config: VaeConfig, decoder_only: bool) -> Path:
     tensors = vae_weights(config)
     kept = {name: t for name, t in tensors.items() if not (decoder_only and name.startswith("encoder."))}
     (save_file if file.suffix == ".safetensors" else torch.save)(kept, file)

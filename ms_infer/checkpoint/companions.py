@@ -49,7 +49,7 @@ _VAES = {
     16: ("Wan2.1_VAE.pth", "vae", "wan_2.1_vae.safetensors", "vae/wan_2.1_vae.safetensors", "taew2_1.pth",
          "taew2_1.safetensors", "lighttaew2_1.pth", "lighttaew2_1.safetensors"),
     48: ("Wan2.2_VAE.pth", "vae", "wan2.2_vae.safetensors", "vae/wan2.2_vae.safetensors", "taew2_2.pth",
-         "taew2_2.safetensors", "lighttaew2_2.safetensors"),
+         "taew2_2.safetensors", "taew2_2_super.pth", "taew2_2_super.safetensors", "lighttaew2_2.safetensors"),
 }  # fmt: skip
 _CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14"
 _CLIPS = (f"{_CLIP}.pth", f"{_CLIP}-onlyvisual.pth", "image_encoder", "clip_vision/clip_vision_h.safetensors",

@@ -28,7 +28,7 @@ def kind_of(names: Collection[str]) -> Kind | None:
         return LORA
     if any(name.startswith(("blocks.0.self_attn.", "blocks.0.attn1.")) for name in has):
         return STUDENT
-    if "decoder.1.weight" in has or "encoder.0.weight" in has:
+    if {"decoder.1.weight", "decoder.1.conv.0.weight", "encoder.0.weight"} & has:
         return TINY_VAE
     if {"decoder.conv1.weight", "decoder.conv_in.weight", "encoder.conv1.weight", "encoder.conv_in.weight"} & has:
         return WAN_VAE

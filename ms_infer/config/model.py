@@ -82,6 +82,8 @@ class VaeConfig:
     """tiny: the TAEHV family; the others are Wan's own."""
     latent_channels: int = 16
     spatial_stride: int = 8
+    decoder: Literal["base", "super"] = "base"
+    """Blocks of a tiny autoencoder's decoder: TAEHV's own, or those of its larger super decoders."""
     decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
     encoder_width: int = 64
     blocks: int = 3
@@ -99,6 +101,7 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.blocks <= 64, f"blocks must be within 0..64, not {self.blocks}")
+        require(self.decoder in ("base", "super"), f"a tiny decoder is base or super, not {self.decoder!r}")
         require(self.latents in ("normalised", "raw"), f"latents are normalised or raw, not {self.latents!r}")
         require(self.part in ("both", "encoder", "decoder"), f"part is both, encoder or decoder, not {self.part!r}")
         pair = self.encoder

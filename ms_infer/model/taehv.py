@@ -18,12 +18,14 @@ from ms_infer.model.vae import Shape, State, Vae
 BASE_STRIDE = 8  # spatial stride of the convolutions; a pixel patch of 2 makes it 16
 TIME_STRIDES = (1, 2, 2)  # of the decoder's three up stages; the encoder runs them backwards
 
+_FILES = "taew2_1, taew2_2 or taew2_2_super"
+
 
 class TinyVae(Vae):
     """TAEHV: the frames of a chunk go through every convolution as one batch.
 
-    Parameter names are those of the published `taew2_1` and `taew2_2` files. The state is one tensor per memory
-    block, `[B, width, rows, columns]`: the block's last input. Latents are the normalised ones of Wan.
+    Parameter names are those of the published `taew2_1`, `taew2_2` and `taew2_2_super` files. The state is one tensor
+    per memory block, `[B, width, rows, columns]`: the block's last input. Latents are the normalised ones of Wan.
     """
 
     def __init__(self, config: VaeConfig) -> None:
@@ -36,7 +38,8 @@ class TinyVae(Vae):
         if config.part != "decoder":
             self.encoder = _encoder(config, 3 * self.patch**2)
         if config.part != "encoder":
-            self.decoder = _decoder(config, 3 * self.patch**2)
+            make = _super_decoder if config.decoder == "super" else _decoder
+            self.decoder = make(config, 3 * self.patch**2)
         self.scale = LatentScale(config.latent_channels) if config.latents == "raw" else None
 
     def _decoder_shapes(self, batch: int, latent_height: int, latent_width: int) -> list[Shape]:
@@ -73,31 +76,46 @@ class TinyVae(Vae):
 
 def tiny_vae_config(state_dict: Mapping[str, Tensor]) -> VaeConfig:
     """Work out the sizes of a TAEHV state dict from its shapes; CheckpointError when it is not one."""
+    larger = "decoder.0.weight" in state_dict  # the base decoder begins with a layer without weights
+    entry, kernel, first = ("decoder.0.weight", (1, 1), 1) if larger else ("decoder.1.weight", (3, 3), 3)
     blocks = 0
-    while f"decoder.{3 + blocks}.conv.0.weight" in state_dict:
+    while f"decoder.{first + blocks}.conv.0.weight" in state_dict:
         blocks += 1
-    if blocks == 0 or _shape(state_dict, "decoder.1.weight")[2:] != (3, 3):
+    if blocks == 0 or _shape(state_dict, entry)[2:] != kernel:
         raise CheckpointError(
-            "this is no base TAEHV file: decoder.1.weight of 3x3 and decoder.3.conv.0.weight are expected (the "
-            "'_super' variants have other blocks and are not supported); use taew2_1 or taew2_2"
+            "this is no TAEHV file: decoder.1.weight of 3x3 and decoder.3.conv.0.weight are expected, or "
+            f"decoder.0.weight of 1x1 and decoder.1.conv.0.weight of a super decoder; use {_FILES}"
         )
-    stage = blocks + 3
-    latent, encoder = _shape(state_dict, "decoder.1.weight"), state_dict.get("encoder.0.weight")
-    widths = [latent[0]]
-    widths += [_shape(state_dict, f"decoder.{2 + i * stage}.weight")[0] for i in (1, 2, 3)]
-    out_channels = _shape(state_dict, f"decoder.{4 + 3 * stage}.weight")[0]
+    latent, encoder = _shape(state_dict, entry), state_dict.get("encoder.0.weight")
+    widths, out_channels = (_super_widths if larger else _widths)(state_dict, blocks)
     patch = math.isqrt(out_channels // 3)
     if 3 * patch**2 != out_channels or (encoder is not None and encoder.shape[1:2] != (out_channels,)):
         raise CheckpointError(f"a TAEHV file makes 3 or 12 channels per pixel, this one {out_channels}")
     return VaeConfig(
         kind="tiny",
+        decoder="super" if larger else "base",
         latent_channels=latent[1],
         spatial_stride=BASE_STRIDE * patch,
-        decoder_widths=(widths[0], widths[1], widths[2], widths[3]),
+        decoder_widths=(latent[0], *widths),
         encoder_width=widths[-1] if encoder is None else encoder.shape[0],
         blocks=blocks,
         part="both" if encoder is not None else "decoder",
     )
+
+
+Widths = tuple[int, int, int]
+
+
+def _widths(state_dict: Mapping[str, Tensor], blocks: int) -> tuple[Widths, int]:
+    """Widths behind each stage of a base decoder, and channels of a pixel patch."""
+    after = [_shape(state_dict, f"decoder.{2 + i * (blocks + 3)}.weight")[0] for i in (1, 2, 3)]
+    return (after[0], after[1], after[2]), _shape(state_dict, f"decoder.{4 + 3 * (blocks + 3)}.weight")[0]
+
+
+def _super_widths(state_dict: Mapping[str, Tensor], blocks: int) -> tuple[Widths, int]:
+    """The same of a super decoder, whose convolutions behind a stage make four pixels of each."""
+    after = [_shape(state_dict, f"decoder.{1 + blocks + i * (blocks + 4)}.weight")[0] // 4 for i in (0, 1, 2)]
+    return (after[0], after[1], after[2]), _shape(state_dict, f"decoder.{1 + 3 * (blocks + 4)}.weight")[0]
 
 
 def tiny_vae_weights(state_dict: Mapping[str, Tensor], config: VaeConfig) -> dict[str, Tensor]:
@@ -118,29 +136,28 @@ def tiny_vae_weights(state_dict: Mapping[str, Tensor], config: VaeConfig) -> dic
 class MemoryBlock(nn.Module):
     """Residual block that also sees its own input of the frame before."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, conv: nn.Sequential, after: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
-            _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
-        )
+        self.conv, self.after = conv, after
 
     def forward(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """x `[T·B, C, H, W]`, frame-major, and the input before it `[B, C, H, W]` -> the same shape, last input."""
         batch = previous.shape[0]
         past = torch.cat([previous, x[:-batch]]) if x.shape[0] > batch else previous
-        return F.relu(self.conv(torch.cat([x, past], dim=1)) + x), x[-batch:].clone()
+        made: Tensor = self.after(self.conv(torch.cat([x, past], dim=1)) + x)
+        return made, x[-batch:].clone()
 
 
 class Grow(nn.Module):
-    """Make `stride` frames out of one, then double height and width.
+    """Make `stride` frames out of one, then `scale` times the height and width.
 
     The published order is the other way round; a 1x1 convolution and nearest upsampling commute, and this order
     does a quarter of the work.
     """
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, scale: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.scale = stride, scale
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
@@ -153,7 +170,7 @@ class Grow(nn.Module):
         elif self.stride > 1:
             x = x.reshape(-1, batch, self.stride, channels, height, width).transpose(1, 2)
             x = x.reshape(-1, channels, height, width)
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.interpolate(x, scale_factor=float(self.scale), mode="nearest") if self.scale > 1 else x
 
 
 class Pool(nn.Module):
@@ -184,9 +201,18 @@ def _decoder(config: VaeConfig, out_channels: int) -> nn.Sequential:
     widths = config.decoder_widths
     layers: list[nn.Module] = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU()]
     for width, next_width, stride in zip(widths[:3], widths[1:], TIME_STRIDES, strict=True):
-        layers += [MemoryBlock(width) for _ in range(config.blocks)]
-        layers += [nn.Identity(), Grow(width, stride), _conv(width, next_width, bias=False)]  # keeps the numbering
+        layers += [_memory_block(width) for _ in range(config.blocks)]
+        layers += [nn.Identity(), Grow(width, stride, 2), _conv(width, next_width, bias=False)]  # keeps the numbering
     return nn.Sequential(*layers, nn.ReLU(), _conv(widths[3], out_channels))
+
+
+def _super_decoder(config: VaeConfig, out_channels: int) -> nn.Sequential:
+    widths = config.decoder_widths
+    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, widths[0], 1, bias=False)]
+    for width, next_width, stride in zip(widths[:3], widths[1:], TIME_STRIDES, strict=True):
+        layers += [_super_block(width) for _ in range(config.blocks)]
+        layers += [_conv(width, 4 * next_width), nn.ReLU(), nn.PixelShuffle(2), Grow(next_width, stride, 1)]
+    return nn.Sequential(*layers, _conv(widths[3], out_channels))
 
 
 def _encoder(config: VaeConfig, in_channels: int) -> nn.Sequential:
@@ -194,8 +220,24 @@ def _encoder(config: VaeConfig, in_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(in_channels, width), nn.ReLU()]
     for stride in reversed(TIME_STRIDES):
         layers += [Pool(width, stride), _conv(width, width, stride=2, bias=False)]
-        layers += [MemoryBlock(width) for _ in range(config.blocks)]
+        layers += [_memory_block(width) for _ in range(config.blocks)]
     return nn.Sequential(*layers, _conv(width, config.latent_channels))
+
+
+def _memory_block(width: int) -> MemoryBlock:
+    conv = nn.Sequential(_conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
+    return MemoryBlock(conv, nn.ReLU())
+
+
+def _super_block(width: int) -> MemoryBlock:
+    """7x7 pixels of each channel, then all channels of each pixel."""
+    conv = nn.Sequential(
+        nn.Conv2d(2 * width, 2 * width, 7, padding=3, groups=2 * width, bias=False),
+        nn.Conv2d(2 * width, 4 * width, 1),
+        nn.ReLU(),
+        nn.Conv2d(4 * width, width, 1, bias=False),
+    )
+    return MemoryBlock(conv, nn.Identity())
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -230,5 +272,5 @@ def _unflatten(frames: Tensor, batch: int) -> Tensor:
 
 def _shape(state_dict: Mapping[str, Tensor], name: str) -> torch.Size:
     if name not in state_dict:
-        raise CheckpointError(f"this is no TAEHV file: {name} is missing; use taew2_1 or taew2_2")
+        raise CheckpointError(f"this is no TAEHV file: {name} is missing; use {_FILES}")
     return state_dict[name].shape

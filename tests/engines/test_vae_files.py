@@ -1,8 +1,9 @@
-"""A full encoder beside a tiny decoder of raw latents runs from exported stages as it does in PyTorch."""
+"""A full encoder beside a tiny decoder, of raw latents or a super one, runs from exported stages as in PyTorch."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,36 @@ from ms_export.verify import verify_bundle
 
 from ms_infer.checkpoint import load_student
 from ms_infer.config import ContextConfig, ScheduleConfig
-from tests.public_checkpoints import make, tiny_vae
+from tests.public_checkpoints import make, super_vae, tiny_vae
 
 
-def test_a_pair_of_autoencoders_survives_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def raw(folder: Path) -> Path:
+    return tiny_vae(folder / "lighttaew2_1.safetensors", decoder_only=True)
+
+
+def larger(folder: Path) -> Path:
+    return super_vae(folder / "taew2_2_super.pth", decoder_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiny", "targets"), [("wan2.1-1.3b", raw, ("onnx",)), ("wan2.2-5b", larger, ("onnx", "cpu"))]
+)
+def test_a_pair_of_autoencoders_survives_the_export(
+    tmp_path: Path, name: str, tiny: Callable[[Path], Path], targets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MS_INFER_CACHE", str(tmp_path / "cache"))
-    made = make("wan2.1-1.3b", tmp_path)
+    made = make(name, tmp_path)
     assert made.vae is not None
-    decoder = tiny_vae(tmp_path / "lighttaew2_1.safetensors", decoder_only=True)
+    decoder = tiny(tmp_path)
     small = dataclasses.replace(
         load_student(made.student).config,
-        height=32,
-        width=32,
+        height=64,
+        width=64,
         context=ContextConfig(chunk_frames=1, sink_frames=1, window_frames=1),
         schedule=ScheduleConfig(timesteps=(1000.0, 500.0)),
     )
     student = load_student(made.student, preset=small, vae=[made.vae, decoder])
-    options = ExportOptions(targets=("onnx",))
+    options = ExportOptions(targets=targets)
 
     manifest = export_bundle(student, checkpoint_digest(student), tmp_path / "bundle", options).manifest
 
