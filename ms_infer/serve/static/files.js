@@ -100,11 +100,11 @@ export async function sendPicture(file) {
   say("sending", { name });
   if (!(await post("image", file, name))) return false;
   Object.assign(state, { own: file, example: "", plans: [] });
-  keepOwn(file);
   forgetThing();
-  $("toast").hidden = true;
   $("hint").classList.add("gone");
   pressed();
+  await keepOwn(file);
+  if ($("toast").dataset.said === "sending") $("toast").hidden = true;
   return true;
 }
 
