@@ -49,7 +49,7 @@ def two_balls() -> bytes:
 def show(page: Visit, picture: bytes) -> None:
     """Begin with a picture of one's own, and wait until it is there."""
     page.tab.set_input_files("#picture", {"name": "own.png", "mimeType": "image/png", "buffer": picture})
-    page.until(lambda: page.frames and page.state("!!page.own && page.frame.index > 3"))
+    page.until(lambda: page.frames and page.state("!!page.own && page.frame?.index > 3"))
 
 
 # ---- what a press grabs is seen at once
@@ -153,8 +153,10 @@ def width(page: Visit) -> float:
     )
 
 
-def test_a_second_click_adds_and_a_brush_leaves_out(visit: Open, stand_in: str) -> None:
-    page = visit(stand_in)
+@pytest.mark.parametrize("server", ["stand_in", "demo"])
+def test_a_second_click_adds_and_a_brush_leaves_out(visit: Open, request: pytest.FixtureRequest, server: str) -> None:
+    """By colours, and by the demo's layer network."""
+    page = visit(request.getfixturevalue(server))
     show(page, two_balls())
     page.tab.mouse.click(*page.at(0.33, 0.49))
     page.until(lambda: page.state("page.thing?.picked"))

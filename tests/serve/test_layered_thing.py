@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from ms_infer.checkpoint import save_student
+from ms_infer.config import preset
+from ms_infer.demo import demo_examples
+from ms_infer.media import load_image
 from ms_infer.model.layers import LayerNetwork, Layers
 from ms_infer.serve.pictures.layered import LayeredPicker, open_layers
-from ms_infer.serve.pictures.masks import part_at, spread
+from ms_infer.serve.pictures.masks import Place, parts_at, spread
 from ms_infer.serve.pictures.thing import Mask, find_thing
 from tests.serve.live import Page, running
 from tests.serve.moving_picture import MovingPicture
@@ -34,7 +38,9 @@ class Says(LayeredPicker):
         self.proposed = list(masks)
         self.tried: list[Mask | None] = []
 
-    def masks(self, picture: NDArray[np.uint8], place: tuple[float, float], tried: Mask | None) -> list[Mask]:
+    def masks(
+        self, picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place], tried: Mask | None
+    ) -> list[Mask]:
         self.tried.append(tried)
         return self.proposed
 
@@ -101,7 +107,7 @@ def test_tracks_about_a_click_follow_it_and_those_far_off_rest() -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     tried = np.zeros((64, 64), np.bool_)
     tried[40:56, 8:24] = True
-    masks = LayeredPicker(network).masks(picture, (0.5, 0.5), tried)
+    masks = LayeredPicker(network).masks(picture, [(0.5, 0.5)], [], tried)
     (shares, anchors), (again, _) = network.asked
     at = anchors.new_tensor([32.0, 32.0])
     for row, ring in enumerate((0.05, 0.08)):
@@ -114,11 +120,58 @@ def test_tracks_about_a_click_follow_it_and_those_far_off_rest() -> None:
     assert not masks[2].any()  # it does not lie at the place
 
 
+def test_tracks_at_further_places_follow_the_thing_and_those_left_out_rest() -> None:
+    network: Any = Follows()
+    add, omit = [(0.5, 0.5), (0.9, 0.2)], [(0.52, 0.45)]
+    LayeredPicker(network).masks(np.zeros((64, 64, 3), np.uint8), add, omit, None)
+    shares, anchors = network.asked[0]
+    for row in range(2):
+        follow, rest = (anchors[row][shares[row, motion] > 0] for motion in (1, 0))
+        assert (follow - follow.new_tensor([57.6, 12.8])).norm(dim=-1).min() < 0.01
+        left_out = follow.new_tensor([33.28, 28.8])
+        assert (rest - left_out).norm(dim=-1).min() < 0.01
+        assert (follow - left_out).norm(dim=-1).min() > 2.5
+
+
+@pytest.fixture(scope="module")
+def demo() -> LayeredPicker:
+    found = open_layers("demo", preset("demo"))
+    assert found is not None
+    return found
+
+
+BOTH = [(0.33, 0.49), (0.6, 0.49)]
+
+
+def test_demo_takes_one_of_two_balls_that_touch_then_both_then_one_again(demo: LayeredPicker) -> None:
+    stroke = [(0.6, 0.4 + 0.03 * step) for step in range(7)]
+    for add, omit, wanted in (
+        (BOTH[:1], [], ball(85)),
+        (BOTH, [], ball(85) | ball(154)),
+        (BOTH, stroke, ball(85)),
+    ):
+        found = find_thing(two_balls(), add, omit, demo)
+        assert found is not None
+        assert overlap(found.mask, wanted) > 0.9, (add, omit)
+
+
+def test_second_click_completes_what_the_first_took_in_part(demo: LayeredPicker) -> None:
+    example = next(one for one in demo_examples() if one.image.stem == "rocket")
+    picture = load_image(example.image, 256, 256)
+    part, whole = (find_thing(picture, add, (), demo) for add in ([(0.5, 0.4)], [(0.5, 0.4), (0.5, 0.6)]))
+    assert part is not None
+    assert whole is not None
+    assert not part.mask[104, 64]
+    assert whole.mask[50, 64]
+    assert whole.mask[104, 64]  # from its top to its foot
+    assert not whole.mask[50, 54]  # and nothing of the sky
+
+
 def test_points_are_spread_over_a_mask_and_parts_are_told_apart() -> None:
     mask = ball(85) | ball(200, 20)
-    part = part_at(mask, 125, 200)
-    np.testing.assert_array_equal(part, ball(200, 20))
-    assert not part_at(mask, 5, 5).any()
+    np.testing.assert_array_equal(parts_at(mask, [(125, 200)]), ball(200, 20))
+    np.testing.assert_array_equal(parts_at(mask, [(125, 200), (125, 85)]), mask)
+    assert not parts_at(mask, [(5, 5)]).any()
     points = spread(ball(85), 20)
     assert np.hypot(*(points[0] - (85, 125)).T) < 2
     apart = np.hypot(*(points[:, None] - points).T) + 1e3 * np.eye(20)

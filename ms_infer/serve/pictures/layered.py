@@ -14,7 +14,7 @@ from ms_infer.bundle.digests import cached_digest
 from ms_infer.bundle.manifest import load_manifest
 from ms_infer.config import StreamConfig
 from ms_infer.demo import demo_checkpoint
-from ms_infer.serve.pictures.masks import Mask, part_at, spread
+from ms_infer.serve.pictures.masks import Mask, Place, parts_at, pixel_at, spread
 
 if TYPE_CHECKING:
     from ms_infer.model.layers import LayerNetwork
@@ -24,6 +24,7 @@ Points = NDArray[np.float64]
 
 RINGS = 0.05, 0.08  # of the picture: radii of the tracks about a click that follow the thing
 AROUND = 8  # tracks on a ring
+APART = 0.04  # of the picture: tracks so near to a place that is left out do not follow the thing
 UNKNOWN = 0.11  # of the picture: so far beyond a ring nobody knows yet what tracks do
 GRID = 10  # resting tracks a side, as the page has them
 CLEAR = 0.02  # of the picture: tracks so near to a mask that is tried again are left out
@@ -73,21 +74,37 @@ class LayeredPicker:
     def __init__(self, network: LayerNetwork) -> None:
         self._network = network.eval().requires_grad_(False)
 
-    def masks(self, picture: NDArray[np.uint8], place: tuple[float, float], tried: Mask | None) -> list[Mask]:
-        """What moves with tracks about a place, for every ring, and with tracks upon the mask `tried`.
+    def masks(
+        self, picture: NDArray[np.uint8], add: Sequence[Place], omit: Sequence[Place], tried: Mask | None
+    ) -> list[Mask]:
+        """What moves with tracks about `add[0]` and at the further places, for every ring, and upon the mask `tried`.
 
-        picture: uint8 `[H, W, 3]`, H and W multiples of 32; place: in shares of it; the masks are bool `[H, W]`.
+        picture: uint8 `[H, W, 3]`, H and W multiples of 32; at `omit` tracks rest; the masks are bool `[H, W]`.
         """
         size = np.array(picture.shape[1::-1], np.float64)
-        at = np.array(place) * size
-        grid = _grid() * size
-        rings = [(_ring(at, r * size[1]), _beyond(grid, at, (r + UNKNOWN) * size[1])) for r in RINGS]
-        first = self._ask(picture, at, rings)
-        again = [mask for mask in (*first, tried) if mask is not None and mask.sum() >= SPREAD]
-        return self._ask(picture, at, [(spread(mask, SPREAD), _off(mask, grid, CLEAR * size[1])) for mask in again])
+        at, left_out = _pixels(add, size), _pixels(omit, size)
+        grid, unknown = _grid() * size, UNKNOWN * size[1]
 
-    def _ask(self, picture: NDArray[np.uint8], at: Points, tracks: Sequence[tuple[Points, Points]]) -> list[Mask]:
-        """The part at a place of what moves, for every pair of moving and resting tracks `[N, 2]` in pixels."""
+        def asked(moved: Points, rest: Points) -> tuple[Points, Points]:
+            return _beyond(moved, left_out, APART * size[1]), np.concatenate([rest, left_out])
+
+        around = _beyond(grid, at[1:], unknown)
+        first = self._ask(
+            picture,
+            add,
+            [
+                asked(np.concatenate([_ring(at[0], reach), at[1:]]), _beyond(around, at[:1], reach + unknown))
+                for reach in np.array(RINGS) * size[1]
+            ],
+        )
+        again = [mask for mask in (*first, tried) if mask is not None and mask.sum() >= SPREAD]
+        off = [asked(spread(mask, SPREAD), _off(mask, grid, CLEAR * size[1])) for mask in again]
+        return self._ask(picture, add, off)
+
+    def _ask(
+        self, picture: NDArray[np.uint8], add: Sequence[Place], tracks: Sequence[tuple[Points, Points]]
+    ) -> list[Mask]:
+        """The parts at places of what moves, for every pair of moving and resting tracks `[N, 2]` in pixels."""
         import torch
 
         if not tracks:
@@ -102,8 +119,8 @@ class LayeredPicker:
         with torch.inference_mode():
             follows, starts = torch.from_numpy(shares).float(), torch.from_numpy(anchors).float()
             found = self._network(image.expand(len(tracks), -1, -1, -1), follows, starts)
-        column, row = (min(max(int(p), 0), int(side) - 1) for p, side in zip(at, picture.shape[1::-1], strict=True))
-        return [part_at(one, row, column) for one in (found.weights[:, 1] > 0.5).numpy()]
+        pixels = [pixel_at(place, *picture.shape[:2]) for place in add]
+        return [parts_at(one, pixels) for one in (found.weights[:, 1] > 0.5).numpy()]
 
 
 def _grid() -> Points:
@@ -117,8 +134,13 @@ def _ring(at: Points, radius: float) -> Points:
     return np.concatenate([at[None], at + radius * np.stack([np.cos(angles), np.sin(angles)], -1)])
 
 
-def _beyond(points: Points, at: Points, radius: float) -> Points:
-    return points[np.hypot(*(points - at).T) > radius]
+def _pixels(places: Sequence[Place], size: Points) -> Points:
+    return np.array(places, np.float64).reshape(-1, 2) * size
+
+
+def _beyond(points: Points, places: Points, radius: float) -> Points:
+    """Points `[N, 2]` that are farther than a radius from all places `[M, 2]`."""
+    return points[(np.hypot(*(points[:, None] - places).transpose(2, 0, 1)) > radius).all(1)]
 
 
 def _off(mask: Mask, points: Points, clear: float) -> Points:

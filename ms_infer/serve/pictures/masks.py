@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
+Place = tuple[float, float]
+"""x and y in shares of the picture, from its upper left corner."""
 DEEP, DEEPER = 1.5, 0.6  # pixels from the edge that are inside enough, and the same of the deepest place
 
 
-def part_at(mask: Mask, row: int, column: int) -> Mask:
-    """The connected part of a mask at a pixel; nothing where that is not in it."""
+def parts_at(mask: Mask, pixels: Sequence[tuple[int, int]]) -> Mask:
+    """The connected parts of a mask at pixels (row, column); nothing where none of them is in it."""
     import cv2
 
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
-    return np.asarray(mask & (labels == labels[row, column]))
+    return np.asarray(mask & np.isin(labels, [labels[pixel] for pixel in pixels]))
+
+
+def pixel_at(place: Place, height: int, width: int) -> tuple[int, int]:
+    """Row and column of a place, inside."""
+    row, column = math.floor(place[1] * height), math.floor(place[0] * width)
+    return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
 
 
 def spread(mask: Mask, most: int) -> NDArray[np.float64]:

@@ -15,18 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_infer.errors import MissingExtraError
-from ms_infer.serve.pictures.masks import Mask, part_at, spread
+from ms_infer.serve.pictures.masks import Mask, Place, parts_at, pixel_at, spread
 
 if TYPE_CHECKING:
     from ms_infer.serve.pictures.layered import LayeredPicker
-
-Place = tuple[float, float]
 
 SIDE = 128  # of the small picture that is cut: 15 to 100 ms a cut on one core
 REACHES = 0.2, 0.32  # of the picture's height: how far from a click a thing may go
 AGAIN = 1.5, 2.0  # of its own half size, about its own middle
 SURE, LIKELY = 0.02, 0.55  # of the height that is certain, of the reach that is likely
 ROUNDS = 3
+CUTS = 4  # for further places: a long stroke must not take seconds
 NEAR = 0.04  # of the picture: what was added so near to what is left out is left out too
 BETTER = 1.02  # by so much the second cut must be better
 ROOM, GROWS, AS_GOOD = 0.35, 1.4, 0.8  # about it for what hangs on it: of its size, of its area, of its contrast
@@ -59,17 +58,12 @@ def find_thing(
     lies around.
     """
     cutter = _Cutter(picture, layers)
-    mask = cutter.whole(add[0])
+    kept = [place for place in add if all(math.dist(place, other) > NEAR for other in omit)] or list(add[:1])
+    mask = cutter.whole(kept, omit)
     if len(add) == 1 and not cutter.is_thing(mask):
         return None
-    for place in add[1:]:
-        if not mask[cutter.pixel(place)]:
-            mask |= cutter.whole(place)
-    kept = [place for place in add if all(math.dist(place, other) > NEAR for other in omit)] or list(add[:1])
-    for place in omit:
-        mask = cutter.without(mask, kept, place)
     if omit:
-        mask = cutter.corrected(mask, kept, omit)
+        mask = cutter.corrected(cutter.without(mask, kept, omit), kept, omit)
     return Thing(mask, _outline(mask), _points(mask)) if mask.any() else None
 
 
@@ -96,28 +90,39 @@ class _Cutter:
 
     def pixel(self, place: Place) -> tuple[int, int]:
         """Row and column of a place, inside."""
-        row, column = math.floor(place[1] * self.height), math.floor(place[0] * self.width)
-        return min(max(row, 0), self.height - 1), min(max(column, 0), self.width - 1)
+        return pixel_at(place, self.height, self.width)
 
     def is_thing(self, mask: Mask) -> bool:
         """Whether a mask is of a thing's size and stands out from what lies around."""
         return LEAST <= float(mask.mean()) <= MOST and self._edge(mask) >= FAINT
 
-    def whole(self, place: Place) -> Mask:
-        """The whole thing at a place, as the most and the sharpest of the proposals have it."""
-        by_colours = self._by_colours(place)
-        if self.layers is None:
+    def whole(self, add: Sequence[Place], omit: Sequence[Place]) -> Mask:
+        """The whole things at places, as the most and the sharpest of the proposals have them."""
+        by_colours, cuts = self._by_colours(add[0]), 1
+        for place in add[1:]:
+            if not by_colours[self.pixel(place)] and cuts <= CUTS:
+                by_colours, cuts = by_colours | self._by_colours(place), cuts + 1
+        mask = None if self.layers is None else self._by_layers(add, omit, by_colours)
+        if mask is None:
             return by_colours
+        return mask | parts_at(by_colours, [pixel for pixel in map(self.pixel, add) if not mask[pixel]])
+
+    def _by_layers(self, add: Sequence[Place], omit: Sequence[Place], by_colours: Mask) -> Mask | None:
+        """The best proposal of the layer network: of those that obey most places, by agreement and contrast."""
+        assert self.layers is not None
         height, width = self.picture.shape[:2]
         tried = self._resized(by_colours, width, height) if self.is_thing(by_colours) else None
-        found = self.layers.masks(self.picture, place, tried)
+        found = self.layers.masks(self.picture, add, omit, tried)
         masks = [mask for mask in (self._resized(one, self.width, self.height) for one in found) if mask.any()]
         if not masks:
-            return by_colours
+            return None
         contrasts = [self._edge(mask) if LEAST <= mask.mean() <= MOST else 0.0 for mask in masks]
         most = max(contrasts) or 1.0
         scores = [_agreement(mask, masks) + own / most for mask, own in zip(masks, contrasts, strict=True)]
-        return masks[int(np.argmax(scores))]
+        obeyed = [
+            sum(mask[self.pixel(one)] for one in add) - sum(mask[self.pixel(one)] for one in omit) for mask in masks
+        ]
+        return masks[max(range(len(masks)), key=lambda index: (obeyed[index], scores[index]))]
 
     def _resized(self, mask: Mask, width: int, height: int) -> Mask:
         small = self.cv2.resize(mask.astype(np.float32), (width, height), interpolation=self.cv2.INTER_AREA)
@@ -136,12 +141,18 @@ class _Cutter:
                     best, score = again, better
         return self._at(self._with_all(best, score), place)
 
-    def without(self, mask: Mask, add: Sequence[Place], place: Place) -> Mask:
-        """The mask without the thing of its own at a place, if that holds nothing that was added."""
-        if not mask[self.pixel(place)]:
-            return mask
-        part = self.whole(place)
-        return mask if any(part[self.pixel(one)] for one in add) else mask & ~part
+    def without(self, mask: Mask, add: Sequence[Place], omit: Sequence[Place]) -> Mask:
+        """The mask without the things of their own at the places to omit, unless they hold what was added."""
+        stays = np.zeros_like(mask)
+        for place in omit:
+            if not mask[self.pixel(place)] or stays[self.pixel(place)]:
+                continue
+            part = self._by_colours(place)
+            if any(part[self.pixel(one)] for one in add):
+                stays |= part
+            else:
+                mask = mask & ~part
+        return mask
 
     def corrected(self, mask: Mask, add: Sequence[Place], omit: Sequence[Place]) -> Mask:
         """The mask without what looks like the places to omit and lies there."""
@@ -151,10 +162,7 @@ class _Cutter:
             for place in places:
                 trimap[self._distance(place) < max(SURE * self.height, 1.5)] = value
         mask = self._grab(trimap)
-        left = np.zeros_like(mask)
-        for place in add:
-            left |= self._at(mask, place)
-        return left
+        return parts_at(mask, [self.pixel(place) for place in add])
 
     def _with_all(self, mask: Mask, score: float) -> Mask:
         """The mask with what hangs on it, like a balloon's basket: all near it that is unlike what lies farther off."""
@@ -202,7 +210,7 @@ class _Cutter:
 
     def _at(self, mask: Mask, place: Place) -> Mask:
         """The connected part of a mask at a place."""
-        return part_at(mask, *self.pixel(place))
+        return parts_at(mask, [self.pixel(place)])
 
     def _distance(self, place: Place) -> NDArray[np.float64]:
         """Pixels from a place, [h, w]."""
