@@ -7,7 +7,8 @@
 
 Both serve one page on this machine. A frame's way is from the end of its chunk to the page, the pace included, which is
 the same in both. Processor time is that of all processes of the server, the engine's included. With kills a state is
-kept after every chunk, so that there is next to nothing to make again.
+kept after every chunk, so that there is next to nothing to make again. Frames that are missing are numbers that never
+came; dropped are those that the server says it let fall for a page whose link still had others on its way.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
-from benchmarks.bench_serve import CONTROL, FRAME, HELLO, SEEN, wait_until_ready
+from benchmarks.bench_serve import CONTROL, FRAME, HELLO, SEEN, STATS, wait_until_ready
 
 if TYPE_CHECKING:
     from ms_infer.fleet.config import FleetConfig
@@ -69,15 +70,23 @@ class Seen:
     """Arrivals of frames: number, when, and milliseconds since their chunk was made."""
 
     frames: list[tuple[int, float, float]] = field(default_factory=list)
+    dropped: int = 0
+    """Frames that the server let fall as a newer one came before the link took them; told once a second."""
+    before: int = 0
+    """Of these, those that are not counted."""
     ended: str = ""
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self.frames.clear()
+        self.before = self.dropped
 
     def told(self) -> str:
         ways = np.array([way for _, _, way in self.frames])
         numbers = [number for number, _, _ in self.frames]
         missing = numbers[-1] - numbers[0] + 1 - len(set(numbers))
-        return (
-            f"{len(numbers)} frames, {missing} missing; way p50 {np.median(ways):.1f} p95 {np.percentile(ways, 95):.1f}"
-        )
+        counts = f"{len(numbers)} frames, {missing} missing, {self.dropped - self.before} dropped"
+        return f"{counts}; way p50 {np.median(ways):.1f} p95 {np.percentile(ways, 95):.1f}"
 
 
 async def visit(port: int, until: Callable[[], bool], seen: Seen) -> None:
@@ -104,6 +113,8 @@ async def visit(port: int, until: Callable[[], bool], seen: Seen) -> None:
                 if data[0] == HELLO:
                     await send("camera", x=0.3, zoom=0.1)
                     await send("start", seed=5)
+                elif data[0] == STATS:
+                    seen.dropped = json.loads(data[1:]).get("dropped", seen.dropped)
                 elif data[0] == FRAME:
                     now = time.monotonic()
                     _, number, _, made_ms = struct.unpack_from("<IIId", data, 6)
@@ -146,7 +157,7 @@ def count(options: Options, port: int, processes: Callable[[], list[int]], name:
     def over() -> bool:
         now = time.monotonic() - begun
         if now > options.warm_up and "at" not in state:
-            seen.frames.clear()
+            seen.begin()
             state.update(at=now, taken=processor_seconds(processes()))
         return now > options.warm_up + options.seconds
 
