@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
-from ms_infer.controls import Control, PromptControl, TracksControl
 from ms_infer.errors import ConfigError
 from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
+from tests.held import held
 
 SECONDS, STATE_BYTES, SIZE = 0.1, 13_000_000, 64
 
@@ -74,20 +74,8 @@ class StandIn:
         return chunk
 
     def state(self) -> StreamState:
-        text = self.config.model.text
-        control = Control(TracksControl(0, None), PromptControl(0, np.zeros((text.tokens, text.dim), np.float32)))
         own = {"hash": np.frombuffer(self.hash, np.uint8), "frame": np.array([self.frame]), "bulk": self.bulk}
-        return StreamState(
-            digest=self.digest,
-            index=self.index,
-            given=0,
-            seed=0,
-            applied=control,
-            pending=control,
-            image=None,
-            engine=own,
-            player={},
-        )
+        return held(self, own)
 
     def load_state(self, state: StreamState) -> None:
         if state.digest != self.digest:

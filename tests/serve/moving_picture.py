@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from ms_infer.blend import Way
 from ms_infer.chunk import Chunk
 from ms_infer.config import StreamConfig, preset
-from ms_infer.controls import Control, PromptControl, TracksControl
 from ms_infer.errors import ConfigError
 from ms_infer.media import load_image
 from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.player import TrackPlayer
+from tests.held import held
 
 CELL = 4  # pixels that move together
 
@@ -115,21 +115,9 @@ class MovingPicture:
 
     def state(self) -> StreamState:
         self.threads.add(threading.get_ident())
-        text = self.config.model.text
         shown = self.controls[-1] if self.controls else None
-        control = Control(TracksControl(0, shown), PromptControl(0, np.zeros((text.tokens, text.dim), np.float32)))
-        held = {"first": self.image.copy(), "frame": np.array([self.frame])}
-        return StreamState(
-            digest=self.digest,
-            index=self.index,
-            given=0,
-            seed=0,
-            applied=control,
-            pending=control,
-            image=self.image.copy(),
-            engine=held,
-            player=self.player.state(),
-        )
+        own = {"first": self.image.copy(), "frame": np.array([self.frame])}
+        return held(self, own, tracks=shown, image=self.image.copy(), player=self.player.state())
 
     def load_state(self, state: StreamState) -> None:
         self.threads.add(threading.get_ident())
