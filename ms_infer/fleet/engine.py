@@ -129,9 +129,8 @@ class Engine:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _report(self) -> None:
-        told = self._capacity
-        held = self._seats.held
-        heard = await self._keeper.report.remote(self._id, self._actor, self._node, told, held)
+        report = self._keeper.report.remote
+        heard = await report(self._id, self._actor, self._node, self._capacity, self._seats.held)
         if heard.life != self._life:
             await self._keeper.describe.remote(self._seats.config.to_dict())
         for seat in heard.drop:

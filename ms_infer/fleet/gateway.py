@@ -11,9 +11,10 @@ from typing import Any
 
 from ms_infer.config import StreamConfig
 from ms_infer.errors import DeviceError
-from ms_infer.fleet.keeper import Order
+from ms_infer.fleet.keeper import Found, Order
 from ms_infer.fleet.ray_links import RayLinks, soon
 from ms_infer.fleet.remote import RemoteStream
+from ms_infer.serve.directory import Moving
 from ms_infer.serve.hub import Hub
 from ms_infer.serve.lane import Lane
 from ms_infer.serve.making import StreamLike
@@ -24,6 +25,7 @@ logger = logging.getLogger("ray.serve")
 CARD_SECONDS = 1.0
 """Time between two cards of a session: what another gateway knows of it beside its stream."""
 READY_SECONDS = 0.2
+"""Time between two looks for a keeper that does not answer, or for an engine that is not there yet."""
 
 
 class SeatLane(Lane):
@@ -46,6 +48,7 @@ class FleetLanes:
 
     def __init__(self, keeper: Any, name: str, context: Context, save_chunks: int, find_hub: Callable[[], Hub]) -> None:
         self.keeper, self.name, self.context, self._save_chunks = keeper, name, context, save_chunks
+        context.route = name
         self._find_hub = find_hub
         self._links = RayLinks(keeper)
         self._lanes: dict[str, SeatLane] = {}
@@ -59,7 +62,7 @@ class FleetLanes:
         return self._find_hub()
 
     async def warm_up(self) -> None:
-        self._tasks = [asyncio.create_task(work) for work in (self._listen(), self._tell())]
+        self._tasks = [asyncio.create_task(work) for work in (self._listen(), self._tell_all())]
         while self._order is None or self._order.config is None or not self._order.capacity:
             await asyncio.sleep(READY_SECONDS)
         self.config = StreamConfig.from_dict(self._order.config)
@@ -104,7 +107,7 @@ class FleetLanes:
             self._count()
             for name in order.hand_over:
                 if name in self.hub.sessions:
-                    self.context.spawn(self.hub.move(self.hub.sessions[name]))
+                    self.context.spawn(self.hub.move(self.hub.sessions[name], wanted=True))
             if order.leave and not self.hub.draining:
                 self.context.spawn(self.hub.drain())
 
@@ -142,13 +145,14 @@ class FleetLanes:
 
     # ---- cards
 
-    async def _tell(self) -> None:
+    async def _tell_all(self) -> None:
         while True:
             await asyncio.sleep(CARD_SECONDS)
             sessions = list(self.hub.sessions.values())
-            await asyncio.gather(*(self._card(session) for session in sessions), return_exceptions=True)
+            await asyncio.gather(*(self.tell(session) for session in sessions), return_exceptions=True)
 
-    async def _card(self, session: Session) -> None:
+    async def tell(self, session: Session) -> None:
+        """Let the keeper know the newest of a session, without its stream."""
         if session.state == "stopped" or not isinstance(session.lane, SeatLane):
             return
         saved = await session.save(stream=False)
@@ -179,8 +183,13 @@ class KeeperDirectory:
         kept: bool = await soon(lambda: lanes.keeper.save.remote(session, key, lane.seat, lanes.name, data), False)
         return kept
 
+    async def opened(self, session: str) -> None:
+        await self._lanes.tell(self._lanes.hub.sessions[session])
+
     async def find(self, session: str, key: str) -> bytes | None:
         begun = time.monotonic()
-        data: bytes | None = await soon(lambda: self._lanes.keeper.find.remote(session, key), None)
+        found = Found(*await soon(lambda: self._lanes.keeper.find.remote(session, key), Found(None)))
         logger.info("session %s: asked the keeper for %.1f s", session[:16], time.monotonic() - begun)
-        return data
+        if found.moving:
+            raise Moving
+        return found.data

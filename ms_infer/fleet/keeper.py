@@ -56,6 +56,15 @@ class Order(NamedTuple):
     """Settings of the streams, once an engine is there."""
 
 
+class Found(NamedTuple):
+    """What a gateway is told that asks for a session."""
+
+    data: bytes | None
+    """The newest of it, for the asker alone; None when there is none."""
+    moving: bool = False
+    """Somebody else is being given it: it is there again in a moment."""
+
+
 class Keeper:
     """Asynchronous: all calls share one event loop.
 
@@ -185,18 +194,20 @@ class Keeper:
         await self._tell()
         return True
 
-    async def find(self, name: str, key: str) -> bytes | None:
-        """The newest of a session, for the asker alone; the gateway that has it is asked to hand it over first."""
+    async def find(self, name: str, key: str) -> Found:
+        """A session; the gateway that has it is asked to hand it over first."""
+        if self.vault.moving(name, key, time.monotonic()):
+            return Found(None, moving=True)
         card = self.vault.ask(name, key)
         if card is None:
-            return None
+            return Found(None)
         if card.whole is None and card.gateway in self._gateways:
             self._hand_over.setdefault(card.gateway, []).append(name)
             await self._tell()
             await self._until(lambda: self._session_free(name, key, card.gateway), HANDOVER_SECONDS)
-        data = self.vault.take(name, key)
+        data = self.vault.take(name, key, time.monotonic())
         await self.free(card.seat)
-        return data
+        return Found(data)
 
     def _session_free(self, name: str, key: str, gateway: str) -> bool:
         card = self.vault.card(name, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import ray
 from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from ms_infer.errors import DeviceError
 from ms_infer.fleet.keeper import NAME, NAMESPACE, Keeper
@@ -26,10 +27,11 @@ CALL_SECONDS = 120.0
 Result = TypeVar("Result")
 
 
-class ToReplica(FIFOMixin, RequestRouter):  # type: ignore[misc]
+class ToReplica(RequestRouter):  # type: ignore[misc]
     """Sends a request to the replica whose id is its `session_id`; to any other one when that is not there.
 
-    The other one answers that it is not meant (`Lost`), which is faster than waiting.
+    The other one answers that it is not meant (`Lost`), which is faster than waiting. Not first in, first out, as Ray
+    Serve's own routers are: they send the oldest request that waits to the replica that was found for another one.
     """
 
     async def choose_replicas(
@@ -40,7 +42,17 @@ class ToReplica(FIFOMixin, RequestRouter):  # type: ignore[misc]
         wanted = pending_request.metadata.session_id
         pending_request.routing_context.should_backoff = True
         meant = [one for one in candidate_replicas if one.replica_id.unique_id == wanted]
-        return [meant or candidate_replicas[:1]]
+        return [meant or self._others(candidate_replicas)]
+
+    def _others(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
+        return replicas[:1]
+
+
+class ToGateway(ToReplica):
+    """The same for gateways; where none is meant, or one that is gone, the less busy of two is taken."""
+
+    def _others(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
+        return random.sample(replicas, min(2, len(replicas)))
 
 
 def get_keeper(spare: float) -> Any:

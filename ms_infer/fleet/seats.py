@@ -117,18 +117,27 @@ class EngineSeats:
         stream.load_state(unpack_stream(state, self.config))
 
     def _small(self, stream: StreamLike) -> StreamState:
-        """The state that is kept: the exact one, or a near one where that was asked for or is worth it."""
-        near: Callable[[], StreamState] | None = getattr(stream, "near_state", None)
+        """The state that is kept: the exact one, or a near one where that was asked for or is worth it.
+
+        ConfigError where a near one was asked for and the engine has none.
+        """
         if self._near is None:
             exact = stream.state()
             self._near = self._keep == "near" or (self._keep == "auto" and exact.nbytes >= SMALL_BYTES)
             if not self._near:
                 return exact
-        if self._near and near is not None:
+        if self._near:
             try:
-                return near()
-            except ConfigError:
+                return _near_state(stream)
+            except ConfigError as error:
                 if self._keep == "near":
-                    raise
-        self._near = False
+                    raise ConfigError(f"--keep near: {error}; start the fleet with --keep exact") from None
+                self._near = False
         return stream.state()
+
+
+def _near_state(stream: StreamLike) -> StreamState:
+    make: Callable[[], StreamState] | None = getattr(stream, "near_state", None)
+    if make is None:
+        raise ConfigError("the streams of this engine have no near states")
+    return make()

@@ -11,6 +11,8 @@ from ms_infer.serve.saved import joined
 
 KEEP_SECONDS = 600.0
 """A session without a gateway waits so long for its owner."""
+MOVE_SECONDS = 5.0
+"""A session that was handed out is there again after at most so long, as its new gateway tells; or it is lost."""
 
 
 class Place(NamedTuple):
@@ -44,6 +46,9 @@ class Vault:
     def __init__(self) -> None:
         self._states: dict[str, tuple[Place, bytes]] = {}
         self._cards: dict[str, Card] = {}
+        self._digests: dict[str, str] = {}
+        """Seat -> its card: a session has one, under its newest key."""
+        self._taken: dict[str, float] = {}
 
     def keep(self, seat: str, place: Place, state: bytes) -> Place:
         """Keep a stream's state unless a newer one is there; returns the newest place."""
@@ -60,9 +65,12 @@ class Vault:
         """The newest of a session; one that was handed over already stays as it is."""
         digest = _digest(name, key)
         before = self._cards.get(digest)
-        if before is None or before.whole is None or card.whole is not None:
-            card.asked = before is not None and before.asked
-            self._cards[digest] = card
+        if before is not None and before.whole is not None and card.whole is None:
+            return
+        card.asked = before is not None and before.asked
+        self._drop(self._digests.get(card.seat))  # of an earlier key: it is worth nothing any more
+        self._drop(digest)
+        self._cards[digest], self._digests[card.seat] = card, digest
 
     def ask(self, name: str, key: str) -> Card | None:
         """Whoever asks first gets it; the card stays until `take`."""
@@ -72,14 +80,22 @@ class Vault:
         card.asked = True
         return card
 
+    def moving(self, name: str, key: str, now: float) -> bool:
+        """Whether somebody is being given this session, or was just now: it is there again in a moment."""
+        digest = _digest(name, key)
+        card = self._cards.get(digest)
+        return now - self._taken.get(digest, -MOVE_SECONDS) < MOVE_SECONDS if card is None else card.asked
+
     def card(self, name: str, key: str) -> Card | None:
         return self._cards.get(_digest(name, key))
 
-    def take(self, name: str, key: str) -> bytes | None:
+    def take(self, name: str, key: str, now: float) -> bytes | None:
         """The newest of a session, which is the asker's alone from now on."""
-        card = self._cards.pop(_digest(name, key), None)
+        digest = _digest(name, key)
+        card = self._drop(digest)
         if card is None:
             return None
+        self._taken[digest] = now
         kept = self._states.pop(card.seat, None)
         if card.whole is not None:
             return card.whole
@@ -88,13 +104,23 @@ class Vault:
     def forget(self, seat: str) -> None:
         """A stream has ended; its session stays only where it was handed over."""
         self._states.pop(seat, None)
-        self._cards = {d: card for d, card in self._cards.items() if card.seat != seat or card.whole is not None}
+        digest = self._digests.get(seat)
+        if digest is not None and self._cards[digest].whole is None:
+            self._drop(digest)
 
     def tidy(self, now: float, gateways: set[str]) -> None:
         """Throw away sessions that nobody came back to."""
-        old = [d for d, c in self._cards.items() if c.gateway not in gateways and now - c.told > KEEP_SECONDS]
-        for digest in old:
-            self._states.pop(self._cards.pop(digest).seat, None)
+        for digest, card in list(self._cards.items()):
+            if card.gateway not in gateways and now - card.told > KEEP_SECONDS:
+                self._drop(digest)
+                self._states.pop(card.seat, None)
+        self._taken = {digest: at for digest, at in self._taken.items() if now - at < MOVE_SECONDS}
+
+    def _drop(self, digest: str | None) -> Card | None:
+        card = None if digest is None else self._cards.pop(digest, None)
+        if card is not None:
+            self._digests.pop(card.seat, None)
+        return card
 
     @property
     def seats(self) -> set[str]:

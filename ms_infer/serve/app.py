@@ -50,25 +50,29 @@ def create_app(
     *open_streams: OpenStream,
     failed: Callable[[Exception], object] | None = None,
     behind: Behind | None = None,
+    ready_seconds: float = 0.0,
 ) -> Starlette:
     """The ASGI application.
 
     Each of `open_streams` makes one more stream of an engine, in a thread that is that engine's alone. `failed` is told
     when a first one could not be made; by default that is logged. `behind` takes the place of engines of this process.
+    Up to `ready_seconds` nobody is served until all is ready: for a server beside others that are.
     """
 
     def own(context: Context) -> tuple[Lanes, Directory]:
         directory = NoDirectory() if config.keep is None else FolderDirectory(config.keep)
         return OwnLanes([Lane(opener) for opener in open_streams], config), directory
 
-    return _Server(config, behind or own, failed or _log_failure).app
+    return _Server(config, behind or own, failed or _log_failure, ready_seconds).app
 
 
 class _Server:
     """Holds the hub and answers requests."""
 
-    def __init__(self, config: ServeConfig, behind: Behind, failed: Callable[[Exception], object]) -> None:
-        self.config, self._behind, self._failed = config, behind, failed
+    def __init__(
+        self, config: ServeConfig, behind: Behind, failed: Callable[[Exception], object], ready_seconds: float
+    ) -> None:
+        self.config, self._behind, self._failed, self._ready_seconds = config, behind, failed, ready_seconds
         self._static = {path: (STATIC / name).read_bytes() for path, name in PAGE.items()}
         self._thumbnails: dict[str, bytes] = {}
         self.files = SessionFiles(config.limits)
@@ -105,6 +109,8 @@ class _Server:
             self.hub = app.state.hub = self.files.hub = Hub(lanes, context, directory, self._failed)
             tasks = [asyncio.create_task(self.hub.warm_up()), asyncio.create_task(self.hub.clean_up())]
             try:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(tasks[0]), self._ready_seconds)
                 yield
             finally:
                 for task in tasks:

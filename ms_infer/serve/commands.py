@@ -22,6 +22,7 @@ def hello(session: Session, client: Client) -> dict[str, Any]:
         "version": protocol.VERSION,
         "session": session.id,
         "key": session.key if client.owner else "",
+        "route": session.context.route,
         "owner": client.owner,
         "state": session.state,
         "resting": session.resting,

@@ -15,14 +15,24 @@ KEEP_SECONDS = 24 * 3600.0
 SUFFIX = ".session"
 
 
+class Moving(Exception):
+    """Somebody else is being given a session: it can be found again in a moment."""
+
+
 class Directory(Protocol):
     """What a server asks before it makes a session for somebody who names one."""
 
     async def save(self, session: str, key: str, data: bytes) -> bool:
         """Keep a session (`SessionState.pack`); False when there is no place for it."""
 
+    async def opened(self, session: str) -> None:
+        """A session is open here, under its key: servers beside this one can find it from now on."""
+
     async def find(self, session: str, key: str) -> bytes | None:
-        """The session of this name and key, which is then the asker's alone; None when it is not here."""
+        """The session of this name and key, which is then the asker's alone; None when it is not here.
+
+        Raises Moving while somebody else is being given it.
+        """
 
 
 class NoDirectory:
@@ -30,6 +40,8 @@ class NoDirectory:
 
     async def save(self, session: str, key: str, data: bytes) -> bool:
         return False
+
+    async def opened(self, session: str) -> None: ...
 
     async def find(self, session: str, key: str) -> bytes | None:
         return None
@@ -48,6 +60,8 @@ class FolderDirectory:
     async def save(self, session: str, key: str, data: bytes) -> bool:
         await asyncio.to_thread(self._write, self._path(session, key), data)
         return True
+
+    async def opened(self, session: str) -> None: ...
 
     async def find(self, session: str, key: str) -> bytes | None:
         return await asyncio.to_thread(self._take, self._path(session, key))

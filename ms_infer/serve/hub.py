@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ms_infer.errors import ConfigError
-from ms_infer.serve.directory import Directory
+from ms_infer.serve.directory import Directory, Moving
 from ms_infer.serve.lane import Lane
 from ms_infer.serve.lanes import Lanes
 from ms_infer.serve.line import Line
@@ -109,11 +109,13 @@ class Hub:
             logger.warning("session %s cannot go on: %s", message.session[:16], error)
             await self._leave(lane)
             raise gone from None
+        except Moving:
+            await self._leave(lane)
+            raise Refused("loading", "the session is being moved; it is there in a moment") from None
         except BaseException:
             await self._leave(lane)
             raise
-        session = await self._open(lane, saved, saved.facts.id)
-        session.key = saved.facts.key
+        session = await self._open(lane, saved, saved.facts.id, saved.facts.key)
         self.context.metrics.resumed.inc()
         return session
 
@@ -142,11 +144,12 @@ class Hub:
             session.maker.image = picture
         return session
 
-    async def _open(self, lane: Lane, saved: SessionState | None, name: str) -> Session:
+    async def _open(self, lane: Lane, saved: SessionState | None, name: str, key: str = "") -> Session:
         """A session on a lane with a seat for it, which is given back when it cannot be opened."""
         try:
             stream = await lane.take()
             session = Session(stream, self.context, lane, name)
+            session.key = key or session.key
             if saved is not None:
                 await self._load(session, saved)
         except BaseException:
@@ -155,6 +158,7 @@ class Hub:
         self.sessions[name] = session
         lane.worker.add(session)
         self._count()
+        await self.directory.opened(name)
         logger.info("session %s opened", name)
         return session
 
@@ -256,8 +260,11 @@ class Hub:
         await asyncio.gather(*(self.move(session) for session in list(self.sessions.values())))
         self._drained.set()
 
-    async def move(self, session: Session) -> None:
-        """Save a session in the directory and say goodbye: it goes on elsewhere."""
+    async def move(self, session: Session, *, wanted: bool = False) -> None:
+        """Save a session in the directory and say goodbye: it goes on elsewhere.
+
+        wanted: somebody with its key waits for it elsewhere, so its owner here is replaced and does not ask for it.
+        """
         kept = False
         await asyncio.to_thread(session.lane.worker.remove, session)  # what is saved is what follows what was shown
         try:
@@ -267,6 +274,8 @@ class Hub:
         except Exception as error:  # one that cannot be saved must not keep the others
             logger.error("session %s cannot be kept", session.id, exc_info=error)
         await session.show.finish(FINISH_SECONDS)
+        if wanted:
+            session.replace_owner()
         if kept:
             self.context.metrics.moved.inc()
             await self.end(session, "moved", "the server is restarted; the stream goes on in a moment", RESTART)

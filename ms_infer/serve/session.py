@@ -71,10 +71,8 @@ class Session:
 
     def attach(self, client: Client) -> None:
         """A client joins; a new owner replaces the old one."""
-        if client.owner and (old := self.owner) is not None:
-            self.clients.discard(old)
-            old.owner = False
-            old.bye("replaced", "opened in another window")
+        if client.owner:
+            self.replace_owner()
         self.clients.add(client)
         if client.owner:
             self.left, self._clock = None, None
@@ -82,6 +80,13 @@ class Session:
         if self.show.newest is not None:
             client.put_frame(self.show.newest)
         self.lane.worker.wake()
+
+    def replace_owner(self) -> None:
+        """Whoever has it must go: somebody with its key has come."""
+        if (old := self.owner) is not None:
+            self.clients.discard(old)
+            old.owner = False
+            old.bye("replaced", "opened in another window")
 
     def detach(self, client: Client) -> None:
         """A client has gone."""

@@ -25,6 +25,8 @@ class Context:
         self.metrics, self.examples = Metrics(), Examples()
         self.layers: LayeredPicker | None = None
         """What the model itself takes for a thing, where it knows; once it is loaded."""
+        self.route = ""
+        """What requests about a session bring in the header x-session-id, so that a proxy sends them to this server."""
         self._loop = asyncio.get_running_loop()
         self._encoder = ThreadPoolExecutor(1, "ms-serve-encode")
         self._tasks: set[asyncio.Task[Any]] = set()

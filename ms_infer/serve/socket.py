@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any
 
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ms_infer.errors import MotionStreamError
@@ -61,14 +62,14 @@ class Connection:
         try:
             while self.session is None and not self.client.closing:
                 async with asyncio.timeout(limits.join_seconds):  # one that waits in line asks again and again
-                    await self._take()
+                    message = await self.socket.receive()
+                await self._take(message)  # as long as it takes: another server may have to hand the session over
         except TimeoutError:
             self._bye("silent", "no join message came in time")
         while not self.client.closing:
-            await self._take()
+            await self._take(await self.socket.receive())
 
-    async def _take(self) -> None:
-        message = await self.socket.receive()
+    async def _take(self, message: Message) -> None:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         self.context.metrics.messages.inc()

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from websockets.exceptions import WebSocketException
 
 from ms_infer.fleet.config import FleetConfig
 from ms_infer.serve.wire.encode import JpegEncoder
@@ -96,14 +98,19 @@ class Fleet:
 
         os.kill(ray.get(find_keeper().__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
 
-    def redeploy(self) -> None:
-        """An update of the engines; returns once all are new."""
-        from ray import serve
-
-        from ms_infer.fleet.deploy import ENGINES, engines
+    def update_engines(self) -> None:
+        """Returns once all are new."""
+        from ms_infer.fleet.deploy import ENGINES, deploy, engines
 
         self.config = replace(self.config, save_chunks=self.config.save_chunks + 1)
-        serve.run(engines(self.config.to_dict()), name=ENGINES, route_prefix=None)
+        deploy(engines(self.config.to_dict()), ENGINES, None)
+
+    def update_gateways(self) -> None:
+        """Returns once all are new."""
+        from ms_infer.fleet.deploy import GATEWAYS, deploy, gateways
+
+        self.config = replace(self.config, save_chunks=self.config.save_chunks + 1)
+        deploy(gateways(self.config.to_dict()), GATEWAYS, "/")
 
     def begin_again(self, **changes: Any) -> None:
         """The whole fleet anew, with other settings."""
@@ -193,14 +200,32 @@ class Plain:
         return picture in [JpegEncoder(grade.quality).encode(one, key=True)[0] for grade, one in grades]
 
 
-def check(page: Page, plain: Plain, first: int = 0) -> None:
-    """Every frame came once, in order, as plain ms-serve makes it, and nothing went wrong."""
+def come_back(page: Page) -> Page:
+    """Another page with the session of one that has ended: it asks until it has it, as ms-serve's own does."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with suppress(WebSocketException, OSError):
+            back = Page(page.server, join=False, open_timeout=PATIENCE)
+            back.join(session=page.hello["session"], key=page.hello["key"])
+            if back.hello:
+                return back
+            assert {error["reason"] for error in back.errors} <= {"loading"}
+            back.socket.close()
+        time.sleep(0.5)
+    raise AssertionError("the session did not come back in time")
+
+
+def check(page: Page, plain: Plain, first: int = 0, dropped: int = 0) -> None:
+    """Every frame came once, in order, as plain ms-serve makes it, and nothing went wrong.
+
+    dropped: frames of connections before this one that the server let fall.
+    """
     indices = [one.index for one in page.frames]
     page.stats.pop("dropped", None)
     page.until(lambda: "dropped" in page.stats, PATIENCE)
     missing = set(range(first, indices[-1] + 1)) - set(indices)
     assert indices == sorted(set(indices))
-    assert len(missing) <= page.stats["dropped"]  # for a page that read too slowly, and no other reason
+    assert len(missing) <= page.stats["dropped"] + dropped  # for a page that read too slowly, and no other reason
     chunks = [one.chunk for one in page.acks if one.first >= first]
     assert chunks == list(range(chunks[0], chunks[0] + len(chunks)))
     assert all(plain.has(one.index, one.picture) for one in page.frames[: len(indices)])

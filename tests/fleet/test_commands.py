@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ms_infer.errors import BundleError, DeviceError
 from ms_infer.fleet import cli
 from ms_infer.fleet.cli import described, main
 
@@ -80,3 +81,18 @@ def test_status_in_words() -> None:
         "engine abc on node nnnnnnnnnnnn: 2 of 4 streams, leaving\ngateway xyz\n"
         "1 states are kept, 13.0 MB; 1 streams wait"
     )
+
+
+def test_what_keeps_an_engine_from_starting_is_told_as_the_error_that_it_is() -> None:
+    from ms_infer.fleet.deploy import told
+
+    trace = (
+        "failed 3 times in a row. Error:\nTraceback:\n  raise\nms_infer.errors.BundleError: b/ is empty; export again\n"
+    )
+    for text, kind, line in (
+        (trace, BundleError, "b/ is empty; export again"),
+        ("Traceback:\nOSError: no space\n", DeviceError, "the fleet could not be started: OSError: no space"),
+    ):
+        error = told(text)
+        assert type(error) is kind
+        assert str(error) == line

@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from ms_infer import Stream
-from tests.fleet.live import PATIENCE, Fleet, Plain, begin, beside, check, play, shown, until
+from ms_infer import ConfigError, Stream
+from tests.fleet.live import PATIENCE, Fleet, Plain, begin, beside, check, come_back, play, shown, until
 from tests.fleet.stand_in import StandIn
 from tests.serve.live import Page
 
@@ -73,10 +73,20 @@ def test_engines_are_updated(fleet: Fleet, plain: Plain, page: Page) -> None:
     begin(page)
     play(page, 2)
     before = set(fleet.pids("Engine"))
-    beside(page, fleet.redeploy)
+    beside(page, fleet.update_engines)
     assert not before & set(fleet.pids("Engine"))
     play(page, shown(page) + 3)
     check(page, plain)
+
+
+def test_calls_at_the_same_time_reach_the_engines_that_they_mean(fleet: Fleet) -> None:
+    from ms_infer.fleet.ray_links import RayLinks, find_keeper
+
+    fleet.until_ready()
+    links = RayLinks(find_keeper())
+    watching = [links._to(engine).watch.remote(engine) for engine in list(fleet.status()["engines"]) * 50]
+    for one in watching:
+        one.result(timeout_s=PATIENCE)  # else Lost
 
 
 def test_keeper_dies(fleet: Fleet, plain: Plain, page: Page) -> None:
@@ -100,12 +110,32 @@ def test_page_comes_back_through_another_gateway(fleet: Fleet, plain: Plain, pag
             back.join(**known)
             back.until(lambda: back.hello or back.errors, PATIENCE)
             reading.result(PATIENCE)
-        assert page.byes[-1]["reason"] == "moved"  # not "replaced": the other gateway has it now
+        assert back.hello["route"] != page.hello["route"]
         assert back.hello["session"] == known["session"]
         play(back, shown(page) + 3)
         assert back.acks[0].chunk == page.acks[-1].chunk + 1  # all was shown, nothing twice
         check(back, plain, back.acks[0].first)
         leave(back)
+
+
+def test_newer_of_two_windows_has_the_session(fleet: Fleet, page: Page) -> None:
+    """The older one is told that it was replaced: it would ask for the session again if that had just moved."""
+    known = {"session": page.hello["session"], "key": page.hello["key"]}
+    with Page(fleet.server, join=False, open_timeout=PATIENCE) as newer, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(ended, page)
+        newer.join(**known)
+        newer.until(lambda: newer.hello or newer.errors, PATIENCE)
+        reading.result(PATIENCE)
+        assert newer.hello["route"] != page.hello["route"]
+        assert [bye["reason"] for bye in page.byes] == ["replaced"]
+        leave(newer)
+
+
+def test_requests_about_a_session_reach_its_gateway(fleet: Fleet, page: Page) -> None:
+    headers = {"x-session-key": page.hello["key"], "x-session-id": page.hello["route"]}
+    with fleet.server.http(timeout=PATIENCE, headers=headers) as http:
+        answers = [http.get(f"/api/sessions/{page.hello['session']}/snapshot").status_code for _ in range(10)]
+    assert answers == [200] * 10
 
 
 def ended(page: Page) -> None:
@@ -132,6 +162,43 @@ def test_gateway_dies(fleet: Fleet, plain: Plain, page: Page) -> None:
         play(back, 8)
         assert back.frames[0].chunk >= 4
         leave(back)
+
+
+def test_gateways_are_updated(fleet: Fleet, plain: Plain, page: Page) -> None:
+    """Pages are told, and come back through whichever gateway takes them: no frame is lost or shown twice."""
+    begin(page)
+    play(page, 3)
+    before, seen, dropped = set(fleet.pids("Gateway")), page, 0
+    with ThreadPoolExecutor(1) as pool:
+        updating = pool.submit(fleet.update_gateways)
+        while not updating.done() or seen.hello["route"] in before:
+            ended(seen)
+            assert [bye["reason"] for bye in seen.byes] == ["moved"]
+            dropped += seen.stats.get("dropped", 0)
+            back = come_back(seen)
+            back.frames[:0], back.acks[:0] = seen.frames, seen.acks
+            seen = back
+            until_told(seen, updating)
+        updating.result()
+    play(seen, shown(seen) + 3)
+    check(seen, plain, dropped=dropped)
+    leave(seen)
+
+
+def until_told(page: Page, updating: Future[None]) -> None:
+    page.until(lambda: updating.done() or page.byes, PATIENCE)
+
+
+def test_near_states_that_an_engine_does_not_have_are_refused_at_start(fleet: Fleet) -> None:
+    from ray import serve
+
+    from ms_infer.fleet.deploy import deploy, engines
+
+    try:
+        with pytest.raises(ConfigError, match=r"--keep near: .* no near states; start the fleet with --keep exact"):
+            deploy(engines({**fleet.config.to_dict(), "keep": "near"}), "refused", None)
+    finally:
+        serve.delete("refused")
 
 
 def test_more_pages_than_seats(fleet: Fleet) -> None:

@@ -12,9 +12,9 @@ import pytest
 from ms_infer.config import StreamConfig
 from ms_infer.errors import ConfigError
 from ms_infer.fleet.config import FleetConfig
-from ms_infer.fleet.keeper import Keeper
+from ms_infer.fleet.keeper import Found, Keeper
 from ms_infer.fleet.place import Places
-from ms_infer.fleet.vault import KEEP_SECONDS, Card, Place, Vault
+from ms_infer.fleet.vault import KEEP_SECONDS, MOVE_SECONDS, Card, Place, Vault
 from ms_infer.serve.saved import Facts, SessionState, joined, pack_stream, unpack
 from tests.fleet.here import Here
 from tests.fleet.stand_in import StandIn
@@ -94,11 +94,34 @@ def test_session_is_whoever_asks_first_and_knows_its_key() -> None:
     vault = Vault()
     vault.tell("name", "key", card())
     assert vault.ask("name", "guess") is None
-    assert vault.take("name", "guess") is None
+    assert vault.take("name", "guess", 0.0) is None
     assert vault.ask("name", "key") is not None
     assert vault.ask("name", "key") is None
-    assert vault.take("name", "key") is not None
-    assert vault.take("name", "key") is None
+    assert vault.take("name", "key", 0.0) is not None
+    assert vault.take("name", "key", 0.0) is None
+
+
+def test_session_that_is_being_handed_out_is_there_again_in_a_moment() -> None:
+    """Whoever asks meanwhile, with a page loaded anew for instance, must not take it for gone."""
+    vault = Vault()
+    vault.tell("name", "key", card())
+    assert not vault.moving("name", "key", 100.0)
+    vault.ask("name", "key")
+    assert vault.moving("name", "key", 100.0)
+    vault.take("name", "key", 100.0)
+    assert vault.moving("name", "key", 100.1)
+    assert not vault.moving("name", "key", 100.0 + MOVE_SECONDS)  # whoever got it is gone as well
+    vault.tell("name", "key", card())
+    assert not vault.moving("name", "key", 100.1)
+
+
+def test_key_of_a_session_that_was_taken_over_is_worth_nothing() -> None:
+    vault = Vault()
+    vault.tell("name", "key", card())
+    vault.tell("name", "newer", card())
+    assert vault.ask("name", "key") is None
+    assert vault.take("name", "key", 0.0) is None
+    assert vault.take("name", "newer", 0.0) is not None
 
 
 def test_session_goes_on_with_the_newest_state_of_its_stream() -> None:
@@ -109,7 +132,7 @@ def test_session_goes_on_with_the_newest_state_of_its_stream() -> None:
     for kept, index in ((Place(1, 4), 4), (Place(0, 4), None)):
         vault.tell("name", "key", card())
         vault.keep("s", kept, state)
-        found = vault.take("name", "key")
+        found = vault.take("name", "key", 0.0)
         assert found is not None
         session = unpack(found, stream.config)
         assert session.facts.prompt == "words"
@@ -122,10 +145,10 @@ def test_handed_over_session_outlives_its_stream_and_late_cards() -> None:
     vault.tell("name", "key", card(whole=b"whole"))
     vault.tell("name", "key", card())
     vault.forget("s")
-    assert vault.take("name", "key") == b"whole"
+    assert vault.take("name", "key", 0.0) == b"whole"
     vault.tell("name", "key", card())
     vault.forget("s")
-    assert vault.take("name", "key") is None
+    assert vault.take("name", "key", 0.0) is None
 
 
 def test_session_that_nobody_comes_back_to_is_thrown_away() -> None:
@@ -136,7 +159,7 @@ def test_session_that_nobody_comes_back_to_is_thrown_away() -> None:
     assert vault.seats
     vault.tidy(KEEP_SECONDS + 1, set())
     assert not vault.seats
-    assert vault.take("name", "key") is None
+    assert vault.take("name", "key", 0.0) is None
 
 
 @pytest.mark.parametrize("stream", [b"", b"no file", b"\x10" + bytes(7) + b'{"a": 1}        '])
@@ -152,15 +175,16 @@ def test_keeper_asks_the_gateway_that_has_a_session() -> None:
     fleet.run(keeper.listen("g", ["s"], None))
     fleet.run(keeper.tell("name", "key", "s", "g", stream.place, light()))
 
-    async def both() -> tuple[bytes | None, list[str], bool]:
+    async def both() -> tuple[Found, list[str], bool, Found]:
         finding = asyncio.ensure_future(keeper.find("name", "key"))
         order = await keeper.listen("g", ["s"], None)
         while not order.hand_over:
             order = await keeper.listen("g", ["s"], order)
+        meanwhile = await keeper.find("name", "key")
         saved = await keeper.save("name", "key", "s", "g", b"whole")
-        return await finding, order.hand_over, saved
+        return await finding, order.hand_over, saved, meanwhile
 
-    assert fleet.run(both()) == (b"whole", ["name"], True)
+    assert fleet.run(both()) == (Found(b"whole"), ["name"], True, Found(None, moving=True))
     assert not fleet.run(keeper.save("name", "key", "s", "g", b"late"))  # it is somebody else's now
     assert fleet.run(keeper.status())["streams"] == 0
     fleet.close()

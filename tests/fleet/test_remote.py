@@ -12,7 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from ms_infer.errors import ConfigError, DeviceError
+from ms_infer.fleet.config import SMALL_BYTES, Keep
 from ms_infer.fleet.remote import RemoteStream
+from ms_infer.fleet.seats import EngineSeats
+from ms_infer.state import StreamState
 from ms_infer.tracks import Tracks
 from tests.fleet.here import Here
 from tests.fleet.stand_in import StandIn
@@ -217,3 +220,35 @@ def test_seats_of_one_engine_are_apart(fleet: Here) -> None:
 def test_embedding_comes_from_any_engine(fleet: Here) -> None:
     stream: RemoteStream = fleet.stream()
     assert stream.embed("a").shape == (16, 128)
+
+
+def small(keep: Keep, nbytes: int, near: Callable[[Any], StreamState] | None) -> str:
+    """Which state is kept of a stream whose state has so many bytes."""
+
+    class Kind(StandIn):
+        pass
+
+    if near is not None:
+        Kind.near_state = near  # type: ignore[attr-defined]
+    seats = EngineSeats(lambda: Kind(seconds=0.0, size=nbytes), keep)
+    seats.warm()
+    return "near" if seats._near else "exact"
+
+
+def without_latents(stream: Any) -> StreamState:
+    raise ConfigError("the openvino engine does not keep the latents of its sink; save the exact state()")
+
+
+def test_small_states_are_kept_exactly_and_large_ones_near_where_the_engine_can() -> None:
+    assert small("auto", 1000, StandIn.state) == "exact"
+    assert small("auto", SMALL_BYTES, StandIn.state) == "near"
+    assert small("auto", SMALL_BYTES, without_latents) == "exact"
+    assert small("auto", SMALL_BYTES, None) == "exact"
+    assert small("near", 1000, StandIn.state) == "near"
+    assert small("exact", SMALL_BYTES, StandIn.state) == "exact"
+
+
+@pytest.mark.parametrize("near", [without_latents, None])
+def test_near_states_that_an_engine_does_not_have_are_refused_before_anybody_sits(near: Any) -> None:
+    with pytest.raises(ConfigError, match=r"--keep near: .*; start the fleet with --keep exact"):
+        small("near", 1000, near)

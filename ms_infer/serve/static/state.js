@@ -10,6 +10,7 @@
  * @typedef {object} Hello what the server says at first (docs/reference/protocol.md)
  * @property {string} session
  * @property {string} key
+ * @property {string} route
  * @property {boolean} owner
  * @property {Mode} state
  * @property {boolean} [resting]

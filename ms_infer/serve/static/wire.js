@@ -105,6 +105,7 @@ function receive({ data }) {
 
 /** Ask this session's part of the server. @param {string} what @param {RequestInit} [options] */
 export function request(what, options) {
-  const headers = { "x-session-key": state.hello?.key ?? "", "x-token": token };
+  const { key = "", route = "" } = state.hello ?? {};
+  const headers = { "x-session-key": key, "x-session-id": route, "x-token": token };
   return fetch(`api/sessions/${state.hello?.session}/${what}`, { ...options, headers });
 }
