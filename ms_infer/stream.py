@@ -347,9 +347,10 @@ class Stream:
     def _make_chunk(self) -> Chunk:
         self._cancelled.clear()
         run = self._running()
-        began = time.perf_counter()
+        began, engine = time.perf_counter(), self._engine
         control, player = self._apply_controls(run)
-        engine = self._engine
+        if self.config.context.recompute:
+            engine.recache(replace_sink=True)
         plan = plan_chunk(self.config, run.index, player, run.seed, given=run.given, sink_start=engine.sink_start)
         engine.generate(plan)
         engine.check_cancelled()
@@ -359,8 +360,7 @@ class Stream:
         engine.commit()  # with the clean pass: later chunks must not attend to noisy keys
         timings = {**engine.stage_ms(), "chunk": (time.perf_counter() - began) * 1e3}
         self._run = replace(run, index=run.index + 1, control=control, player=player)
-        first = run.span(self.config).first_rgb_frame
-        return Chunk(run.index, frames, first, control.id, timings, self.config.fps)
+        return Chunk(run.index, frames, run.span(self.config).first_rgb_frame, control.id, timings, self.config.fps)
 
     def _apply_controls(self, run: Run) -> tuple[Control, TrackPlayer]:
         """The newest control and a player that plays it; the current ones stay as they are."""

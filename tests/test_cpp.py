@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ms_export.exporter import export_bundle
+from ms_export.options import ExportOptions
 from numpy.typing import NDArray
 
 from ms_infer import ContextConfig, ScheduleConfig, Stream, StreamConfig, Tracks
@@ -28,6 +30,8 @@ from ms_infer.tracks.player import TrackPlayer
 from tests.cpp.building import build, bundle, grey_bundle, library, needs_compiler, probe
 from tests.cpp.compare_python import compare, picture
 from tests.cpp.native import Library, NativeError, NativeStream
+from tests.test_recompute import AGAIN
+from tests.tiny import without_tracks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -225,6 +229,15 @@ def test_50_chunks_of_one_bundle_have_equal_frames(library: Library, bundle: Pat
 def test_a_model_with_image_tokens_and_grey_frames_has_equal_frames(library: Library, grey_bundle: Path) -> None:
     """Beyond the latent frame 32, after which the grey ones do not change; with a re-encoded context."""
     found = compare(Path(library.handle._name), grey_bundle, chunks=14)
+    assert found.largest <= 1
+
+
+def test_a_context_that_is_encoded_again_before_every_chunk_gives_equal_frames(
+    library: Library, tmp_path: Path
+) -> None:
+    """After a given latent frame, and over a change of the prompt."""
+    export_bundle(without_tracks(context=AGAIN), "0" * 64, tmp_path, ExportOptions())
+    found = compare(Path(library.handle._name), tmp_path, chunks=10)
     assert found.largest <= 1
 
 

@@ -20,7 +20,9 @@ LAYOUTS = {"self_forcing": "self-forcing", "longlive": "longlive", "longlive_2":
 
 def described(config: StreamConfig) -> str:
     context, schedule = config.context, config.schedule
-    return f"c{context.chunk_frames} s{context.sink_frames} w{context.window_frames} {context.rope} {schedule.shift:g}"
+    again = " again" if context.recompute else ""
+    sizes = f"c{context.chunk_frames} s{context.sink_frames} w{context.window_frames}{again}"
+    return f"{sizes} {context.rope} {schedule.shift:g}"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -43,7 +45,7 @@ def test_the_folder_of_a_publisher_opens_with_the_settings_of_its_model(
         ("longlive-2", "c8 s8 w16 relative 5", [1000, 937.5, 833.333, 625]),
         ("causvid", "c3 s0 w18 absolute 8", [1000, 757, 522]),
         ("causvid-4step", "c3 s0 w18 absolute 8", [1000, 960, 888.889, 727.273]),
-        ("krea-14b", "c3 s0 w3 relative 5", [1000, 937, 833, 625]),
+        ("krea-14b", "c3 s0 w3 again relative 5", [1000, 937, 833, 625]),
     ],
 )
 def test_a_named_student_has_the_published_context_and_steps(name: str, words: str, timesteps: list[float]) -> None:

@@ -64,6 +64,7 @@ CONTEXTS = {
     "short first chunk": ContextConfig(sink_frames=2, window_frames=4, first_chunk_frames=1),
     "absolute": ContextConfig(sink_frames=1, window_frames=5, rope="absolute"),
     "no sink": ContextConfig(sink_frames=0, window_frames=4),
+    "encoded again": ContextConfig(sink_frames=0, window_frames=3, recompute=True),
 }
 
 

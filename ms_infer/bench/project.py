@@ -110,12 +110,16 @@ def project(device: str, model: str, precision: str = "bf16") -> Projection:
     one, last = work_of_pass(config), 1 / config.model.layers
     moved, launches = layer_bytes(config, precision), LAYER_LAUNCHES * config.model.layers + PASS_LAUNCHES
     clean = Work(one.linear * (1 - last) + _projections(config), one.attention * (1 - last))
+    cleans = 1 + config.context.recompute  # at the end of the chunk, and of the window before the next one
     convolutions, decoded = decoder_work(config)
     whole = Work(one.linear * passes, one.attention * passes)
+    cleaned = Work(clean.linear * cleans, clean.attention * cleans)
     stages = (
         _stage("denoise", gpu, precision, work=whole, moved=moved * passes, launches=launches * passes),
         _stage("decode", gpu, precision, convolutions=convolutions, moved=decoded, launches=100),
-        _stage("write_cache", gpu, precision, work=clean, moved=moved * (1 - last), launches=launches),
+        _stage(
+            "write_cache", gpu, precision, work=cleaned, moved=moved * (1 - last) * cleans, launches=launches * cleans
+        ),
     )
     return Projection(gpu.name, model, precision, config.context.span(10).rgb_frames, stages)
 

@@ -78,6 +78,9 @@ class ContextConfig:
     """Latent frames of the first chunk; None means chunk_frames."""
     rope: Rope = "relative"
     """Temporal positions: slot in the context, or true latent frame index."""
+    recompute: bool = False
+    """Encode the window again before every chunk, by itself and under the newest prompt: its keys then know of nothing
+    older (Krea)."""
 
     def __post_init__(self) -> None:
         require(self.chunk_frames >= 1, f"chunk_frames must be at least 1, not {self.chunk_frames}")
@@ -92,6 +95,11 @@ class ContextConfig:
             f"first_chunk_frames must be 1..chunk_frames ({self.chunk_frames}), not {first}",
         )
         require(self.rope in ("relative", "absolute"), f"rope must be relative or absolute, not {self.rope!r}")
+        require(
+            not self.recompute or (self.sink_frames == 0 and self.window_frames == self.chunk_frames),
+            f"recompute needs sink_frames 0 and a window of one chunk, not sink_frames {self.sink_frames} and "
+            f"window_frames {self.window_frames} with chunk_frames {self.chunk_frames}; or set recompute=false",
+        )
 
     @property
     def ring_frames(self) -> int:
@@ -106,6 +114,11 @@ class ContextConfig:
     def remembered_frames(self) -> int:
         """Latent frames that an engine of stages keeps for re-encoding: all that a chunk may be made from again."""
         return self.cache_frames + self.chunk_frames
+
+    @property
+    def reencoded_frames(self) -> int:
+        """Newest latent frames that are encoded again where the context is."""
+        return self.window_frames if self.recompute else self.cache_frames
 
     @property
     def opening_frames(self) -> int:

@@ -130,9 +130,9 @@ RECIPES: dict[str, Recipe] = {
         context=_SELF_FORCING,
         schedule=ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=8.0),
     ),
-    "krea-14b": Recipe(  # Krea encodes the 3 latent frames before a chunk again; the cache keeps them instead
+    "krea-14b": Recipe(
         model="wan2.1-14b",
-        context=ContextConfig(sink_frames=0, window_frames=3),
+        context=ContextConfig(sink_frames=0, window_frames=3, recompute=True),
         schedule=_KREA,
     ),
 }

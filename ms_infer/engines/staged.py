@@ -241,7 +241,7 @@ class StagedEngine(Engine):
         the demo's weights.
         """
         context, made = self.config.context, self._made
-        start = max(self.sink_start, made - context.cache_frames)
+        start = max(self.sink_start, made - context.reencoded_frames)
         if start > self.sink_start and replace_sink:
             self._ring.reset(start)
         elif start > self.sink_start:  # beside a kept sink only what the ring holds is read again
@@ -249,7 +249,8 @@ class StagedEngine(Engine):
         self._ring.unroll(made)
         runs = range(made - context.chunk_frames, start - context.chunk_frames, -context.chunk_frames)
         firsts = sorted({max(start, run) for run in runs})
-        rounds = min(RECACHE_ROUNDS.get(self.precision, FEWER_ROUNDS), self.config.model.layers)
+        needed = min(RECACHE_ROUNDS.get(self.precision, FEWER_ROUNDS), self.config.model.layers)
+        rounds = needed if len(firsts) > 1 else 1  # a chunk alone depends on no other that is made anew
         for first in firsts * rounds:
             self.runner.prepare()
             self._place(first, until=made)

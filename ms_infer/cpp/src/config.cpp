@@ -26,6 +26,10 @@ ContextConfig read_context(const Json& json) {
   require(rope == "relative" || rope == "absolute", MS_ERROR_BUNDLE, "the manifest names the rope '", rope,
           "'; expected relative or absolute");
   context.relative = rope == "relative";
+  if (const Json* recompute = json.find("recompute")) context.recompute = recompute->boolean();
+  require(!context.recompute || (!context.sink_frames && context.window_frames == context.chunk_frames),
+          MS_ERROR_BUNDLE, "the manifest says recompute with sink_frames = ", context.sink_frames,
+          " and window_frames = ", context.window_frames, "; expected 0 and chunk_frames, ", context.chunk_frames);
   return context;
 }
 

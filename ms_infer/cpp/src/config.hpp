@@ -33,9 +33,12 @@ struct Placement {
 struct ContextConfig {
   int chunk_frames = 3, sink_frames = 3, window_frames = 3, opening_frames = 3;
   bool relative = true;
+  bool recompute = false;  // the window is encoded again before every chunk, by itself
 
   int ring_frames() const { return window_frames + chunk_frames; }
   int cache_frames() const { return sink_frames + ring_frames(); }
+  // Newest latent frames that are encoded again where the context is.
+  int reencoded_frames() const { return recompute ? window_frames : cache_frames(); }
   // Latent frames of a chunk, and where it begins; `given` latent frames came before the first one.
   int frames_of_chunk(std::int64_t index, std::int64_t given = 0) const {
     return index == 0 && !given ? opening_frames : chunk_frames;

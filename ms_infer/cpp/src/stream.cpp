@@ -111,6 +111,7 @@ Chunk Stream::step(const FrameTarget& target) {
   const auto began = Clock::now();
   TrackPlayer player = run.player;
   auto control = apply_controls(run, player);
+  if (config().context.recompute) engine.recache(true);
   Chunk chunk;
   const ChunkPlan planned = plan(run, player);
   engine.generate(planned);

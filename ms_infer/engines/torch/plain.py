@@ -325,7 +325,7 @@ class TorchEngine(Engine):
 
     @torch.no_grad()
     def recache(self, *, replace_sink: bool) -> None:
-        start = max(0, self._made - self.config.context.cache_frames)
+        start = max(0, self._made - self.config.context.reencoded_frames)
         if start == self._made:
             return
         if replace_sink and start > self.cache.sink_start:

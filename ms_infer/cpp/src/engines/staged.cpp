@@ -338,7 +338,7 @@ void StagedEngine::recall(std::int64_t start, int frames) {
 
 void StagedEngine::recache(bool replace_sink) {
   const ContextConfig& context = config_.context;
-  std::int64_t start = std::max<std::int64_t>(sink_start(), made_ - context.cache_frames());
+  std::int64_t start = std::max<std::int64_t>(sink_start(), made_ - context.reencoded_frames());
   if (start > sink_start() && replace_sink)
     ring_.reset(start);
   else if (start > sink_start())  // beside a kept sink only what the ring holds is read again
@@ -349,7 +349,8 @@ void StagedEngine::recache(bool replace_sink) {
     firsts.push_back(std::max(start, run));
   std::sort(firsts.begin(), firsts.end());
   firsts.erase(std::unique(firsts.begin(), firsts.end()), firsts.end());
-  const int rounds = std::min(model_->engine().precision() == "fp32" ? kRecacheRounds : kFewerRounds, config_.layers);
+  const int needed = std::min(model_->engine().precision() == "fp32" ? kRecacheRounds : kFewerRounds, config_.layers);
+  const int rounds = firsts.size() > 1 ? needed : 1;  // a chunk alone depends on no other that is made anew
   for (int round = 0; round < rounds; ++round)
     for (const std::int64_t first : firsts) {
       runner_->prepare();

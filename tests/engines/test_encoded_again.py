@@ -1,0 +1,41 @@
+"""Exported stages encode the window again before every chunk, as PyTorch does, without a graph of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ms_export.exporter import export_bundle
+from ms_export.onnx_engine import open_onnx
+from ms_export.options import ExportOptions
+from ms_export.verify import PSNR_LIMITS, psnr
+
+from ms_infer import Stream
+from ms_infer.engines.openvino import open_openvino
+from ms_infer.engines.torch import TorchEngine
+from tests.test_recompute import AGAIN
+from tests.tiny import without_tracks
+
+
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("writes", ["frame", "chunk"])
+def test_streams_of_a_bundle_are_those_of_pytorch(tmp_path: Path, writes: str, image: bool) -> None:
+    student = without_tracks(context=AGAIN)
+    manifest = export_bundle(student, "0" * 64, tmp_path, ExportOptions(writes=writes)).manifest
+    engines = [
+        TorchEngine(student, device="cpu"),
+        open_onnx(manifest, threads=1),
+        open_openvino(manifest, precision="fp32", threads=1),
+    ]
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8) if image else None
+    videos = []
+    for engine in engines:
+        with Stream(engine) as stream:
+            stream.start(picture, "a cat", seed=3)
+            chunks = [stream.step().frames for _ in range(3)]
+            stream.set_prompt("dog night")
+            videos.append([*chunks, stream.step().frames, stream.step().frames])
+
+    for video in videos[1:]:
+        assert min(psnr(made, wanted) for made, wanted in zip(video, videos[0], strict=True)) >= PSNR_LIMITS["fp32"]
