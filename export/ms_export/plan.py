@@ -11,7 +11,7 @@ from ms_infer.bundle.stages import GRAPH_DTYPES, ITEM_BYTES, StageSpec, stage_sp
 from ms_infer.checkpoint import Student
 from ms_infer.checkpoint.parts import parts_of
 from ms_infer.config import StreamConfig
-from ms_infer.errors import CheckpointError, MissingExtraError
+from ms_infer.errors import CheckpointError, ConfigError, MissingExtraError
 
 _EXTRAS = {
     "onnx": ("export", ("onnx", "onnxscript")),
@@ -24,8 +24,13 @@ _EXTRAS = {
 def check_student(student: Student, options: ExportOptions) -> None:
     """Refuse what cannot be exported, before anything is written.
 
-    CheckpointError: a part is missing. MissingExtraError: a library is missing.
+    CheckpointError: a part is missing. ConfigError: a setting needs PyTorch. MissingExtraError: a library is missing.
     """
+    if student.config.schedule.solver == "unipc":
+        raise ConfigError(
+            "exported engines take every denoising step from its own pass alone, which UniPC does not: export with "
+            "--set schedule.solver=euler, or run the checkpoint itself with --engine torch"
+        )
     if student.vae is None:
         raise CheckpointError("the checkpoint has no autoencoder; give one with --vae PATH (a TAEHV or Wan VAE file)")
     for part in parts_of(student.config):

@@ -110,7 +110,7 @@ class Recipe:
 
 _UNWARPED = ScheduleConfig(timesteps=(1000.0, 757.0, 522.0), warp=False, shift=8.0)
 _KREA = ScheduleConfig(timesteps=(1000.0, 937.0, 833.0, 625.0), warp=False, shift=5.0)
-_EULER = ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=5.0, renoise="none")
+_UNIPC = ScheduleConfig(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=5.0, renoise="none", solver="unipc")
 
 RECIPES: dict[str, Recipe] = {
     "self-forcing": Recipe(model="wan2.1-1.3b", context=_SELF_FORCING, schedule=_FEW_STEP),
@@ -119,10 +119,10 @@ RECIPES: dict[str, Recipe] = {
         context=ContextConfig(sink_frames=3, window_frames=6, rope="absolute"),
         schedule=_FEW_STEP,
     ),
-    "longlive-2": Recipe(  # its own sampler is UniPC of the same steps
+    "longlive-2": Recipe(
         model="wan2.2-5b",
         context=ContextConfig(chunk_frames=8, sink_frames=8, window_frames=16),
-        schedule=_EULER,
+        schedule=_UNIPC,
     ),
     "causvid": Recipe(model="wan2.1-1.3b", context=_SELF_FORCING, schedule=_UNWARPED),
     "causvid-4step": Recipe(

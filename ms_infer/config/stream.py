@@ -38,7 +38,10 @@ class ScheduleConfig:
     shifted_twice: bool = False
     """Whether the table of sigmas ends where the shift puts 0.001, and is shifted again (FastVideo's scheduler)."""
     renoise: Literal["fresh", "none"] = "fresh"
-    """"fresh": re-noise x0 between steps; "none": Euler along the flow."""
+    """"fresh": re-noise x0 between steps; "none": along the flow, as the solver does it."""
+    solver: Literal["euler", "unipc"] = "euler"
+    """How steps without fresh noise go along the flow: straight, or UniPC of order 2 as Wan's scheduler does it, with
+    sigmas that begin at 0.999 before the shift and whole timesteps (LongLive 2; PyTorch engine only)."""
 
     def __post_init__(self) -> None:
         steps = self.timesteps
@@ -46,6 +49,10 @@ class ScheduleConfig:
         require(
             all(0 < t <= 1000 for t in steps) and list(steps) == sorted(steps, reverse=True),
             f"timesteps must fall from at most 1000 and stay above 0, got {steps}",
+        )
+        require(
+            self.solver == "euler" or (self.solver == "unipc" and self.renoise == "none"),
+            f"solver must be euler, or unipc with renoise='none', not {self.solver!r} with {self.renoise!r}",
         )
         require(self.shift > 0, f"shift must be positive, not {self.shift}")
         require(0 <= self.context_timestep <= 1000, "context_timestep must be within 0..1000")

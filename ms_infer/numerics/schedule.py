@@ -58,9 +58,20 @@ class DenoiseStep:
 def denoise_steps(config: ScheduleConfig) -> tuple[DenoiseStep, ...]:
     """The passes of a chunk, noisy to clean."""
     shift, twice = config.shift, config.shifted_twice
-    steps = [warp(t, shift, twice) for t in config.timesteps] if config.warp else list(config.timesteps)
-    sigmas = [sigma_of(t, shift, twice) for t in steps]
+    if config.solver == "unipc":
+        sigmas = _solver_sigmas(config)
+        steps = [float(int(TRAIN_STEPS * sigma)) for sigma in sigmas]
+    else:
+        steps = [warp(t, shift, twice) for t in config.timesteps] if config.warp else list(config.timesteps)
+        sigmas = [sigma_of(t, shift, twice) for t in steps]
     return tuple(
         DenoiseStep(timestep, sigma, next_sigma)
         for timestep, sigma, next_sigma in zip(steps, sigmas, [*sigmas[1:], 0.0], strict=True)
     )
+
+
+def _solver_sigmas(config: ScheduleConfig) -> list[float]:
+    """Sigmas of Wan's solvers: even between 0.999 and 0, then shifted, without a table."""
+    even = np.array(config.timesteps) * float(np.float32(1 - 1 / TRAIN_STEPS)) / TRAIN_STEPS
+    moved = config.shift * even / (1 + (config.shift - 1) * even) if config.warp else even
+    return [float(sigma) for sigma in moved.astype(np.float32)]

@@ -26,11 +26,10 @@ from ms_infer.engines.torch.timesteps import Timesteps
 from ms_infer.engines.torch.timing import StageTimes
 from ms_infer.errors import ConfigError
 from ms_infer.model.context import ContextCache
-from ms_infer.model.denoise import next_latents
+from ms_infer.model.denoise import sampler_of
 from ms_infer.model.first_frame import GreyTail
 from ms_infer.model.layers import move_first_frame
 from ms_infer.model.transformer import PLAIN, ContextAttend, CrossKeys, Operations
-from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import embed_prompt
 
 
@@ -66,7 +65,8 @@ class TorchEngine(Engine):
         self.layer_network = self._placed(student.layer_network) if student.layer_network else None
         self._references: tuple[Tensor, ...] = ()
         self._digest: str | None = None
-        self.steps = denoise_steps(self.config.schedule)
+        self._sampler = sampler_of(self.config.schedule)
+        self.steps = self._sampler.steps
         self.cache = ContextCache(self.config, device=self.device, dtype=self.dtype)
         self.attend: ContextAttend = self.cache
         self._keys: CrossKeys = ()
@@ -280,8 +280,7 @@ class TorchEngine(Engine):
     def _denoise(self, step: int) -> None:
         passes = self.steps[step]
         flow = self._run(self._timestep(passes.timestep, self._x.shape[1], pinned=self._pins_image()))
-        fresh = self.config.schedule.renoise == "fresh"
-        self._x = next_latents(self._x, flow, passes, (lambda: self._noise(step + 1)) if fresh else None)
+        self._x = self._sampler.next(step, self._x, flow, self._noise)
         self._pin_image()
 
     def frames(self) -> NDArray[np.uint8]:
