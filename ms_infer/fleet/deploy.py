@@ -26,7 +26,14 @@ READY_SECONDS = 60.0
 """Ray Serve sends nobody to a new gateway until it is ready; after so long it says itself that it is not ready yet."""
 CALLS = 10_000
 """Calls that a replica takes at the same time: most of them wait for their turn, or are WebSockets."""
-QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+BOTH: dict[str, Any] = {
+    "max_ongoing_requests": CALLS,
+    "graceful_shutdown_wait_loop_s": 0.1,
+    "graceful_shutdown_timeout_s": LEAVE_SECONDS,
+    "max_constructor_retry_count": 3,  # what keeps it from starting is mostly a setting
+    "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+}
+"""Settings of both deployments."""
 
 
 def engines(settings: dict[str, Any]) -> serve.Application:
@@ -37,13 +44,10 @@ def engines(settings: dict[str, Any]) -> serve.Application:
         Engine,
         name="Engine",
         num_replicas=config.replicas,
-        max_ongoing_requests=CALLS,
         ray_actor_options=options,
         health_check_period_s=2,
-        graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=LEAVE_SECONDS,
         request_router_config=routed_by(ToReplica),
-        logging_config=QUIET,
+        **BOTH,
     )
     return deployment.bind(config.to_dict())
 
@@ -63,12 +67,9 @@ def gateways(settings: dict[str, Any]) -> serve.Application:
         serve.ingress(build)(Gateway),
         name="Gateway",
         num_replicas=config.gateways,
-        max_ongoing_requests=CALLS,
         ray_actor_options={"num_cpus": config.gateway_cpus},
         request_router_config=routed_by(ToGateway),
-        graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=LEAVE_SECONDS,
-        logging_config=QUIET,
+        **BOTH,
     )
     return deployment.bind()
 
@@ -108,7 +109,8 @@ def deploy(application: serve.Application, name: str, route: str | None) -> None
     try:
         serve.run(application, name=name, route_prefix=route)
     except RuntimeError as error:
-        raise told(str(error)) from error
+        parts = serve.status().applications[name].deployments.values()
+        raise told("\n".join([str(error), *(part.message for part in parts)])) from error
 
 
 def told(traceback: str) -> MotionStreamError:

@@ -196,7 +196,7 @@ def test_near_states_that_an_engine_does_not_have_are_refused_at_start(fleet: Fl
 
     try:
         with pytest.raises(ConfigError, match=r"--keep near: .* no near states; start the fleet with --keep exact"):
-            deploy(engines({**fleet.config.to_dict(), "keep": "near"}), "refused", None)
+            deploy(engines({**fleet.config.to_dict(), "keep": "near", "replicas": 1}), "refused", None)
     finally:
         serve.delete("refused")
 
