@@ -67,6 +67,8 @@ def test_session_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert back.hello["state"] == "paused"
         assert back.hello["last_control"] == page.control
         assert not list(tmp_path.iterdir())  # it is this server's now
+        with made.http() as http:
+            assert "ms_infer_sessions_resumed_total 1.0" in http.get("/metrics").text
         back.send("resume")
         back.until(lambda: back.frames)
         assert back.frames[0].chunk > chunk
