@@ -1,7 +1,7 @@
 """Record the page of `ms-serve` for the README: `python scripts/record_page.py` on a quiet machine with Chromium.
 
-A thing of a scene is dragged, the camera moves, a thing of a photograph is dragged. Writes `docs/images/live.webp` (an
-animated picture of at most 3 MB) and `docs/images/live.png`. What is waited for is cut out; all else keeps its time.
+A thing is outlined and dragged along a bow, the camera moves, the light changes. Writes `docs/images/live.webp`, an
+animated picture. What is waited for is cut out; all else keeps its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from ms_infer.demo import Example, default_example, demo_examples
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 VIEWPORT = {"width": 1200, "height": 780}
 MOVE_MS = 25
+CHUNK_MS = 800
 Place = tuple[float, float]
 
 
@@ -37,16 +38,15 @@ class Options:
     source: tyro.conf.Positional[str] = "demo"
     out: Path = IMAGES / "live.webp"
     """Animated picture, .webp or .gif."""
-    still: Path = IMAGES / "live.png"
     scene: str = default_example().image.stem
-    """Example whose thing is dragged first."""
-    photograph: str = "coffee"
-    """The one whose thing is dragged at last, from `grip` to `to`, in shares of the picture."""
-    grip: Place = (0.47, 0.37)
-    to: Place = (0.6, 0.3)
+    """Example whose thing is dragged."""
+    bow: float = 0.16
+    """How far the way of the drag bends upwards, in shares of the picture."""
+    look: str = "dusk"
+    """Light that comes at last."""
     width: int = 640
-    fps: int = 12
-    most_bytes: int = 3_000_000
+    fps: int = 10
+    most_bytes: int = 1_200_000
 
 
 @dataclass
@@ -91,7 +91,8 @@ class Screen:
         self._wire.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
 
     def close(self) -> None:
-        """Film no more."""
+        """Film no more; what still comes has nobody to answer."""
+        self._wire.remove_listener("Page.screencastFrame", self._shown)
         self._wire.send("Page.stopScreencast")
         self._wire.detach()
 
@@ -109,56 +110,51 @@ class Screen:
         assert box is not None, "the page has its picture"
         return box["x"] + place[0] * box["width"], box["y"] + place[1] * box["height"]
 
-    def glide(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
-        """Move the pointer, slowly at both ends; `during` is called half-way."""
-        begin, called = time.monotonic(), False
+    def glide(self, start: Place, end: Place, seconds: float, bow: float = 0.0) -> None:
+        """Move the pointer, slowly at both ends, on a way that bends upwards by `bow`."""
+        begin = time.monotonic()
         while (part := min((time.monotonic() - begin) / seconds, 1.0)) < 1:
             eased = part * part * (3 - 2 * part)
-            self.page.mouse.move(
-                *self.at((start[0] + (end[0] - start[0]) * eased, start[1] + (end[1] - start[1]) * eased))
-            )
+            x, y = (a + (b - a) * eased for a, b in zip(start, end, strict=True))
+            self.page.mouse.move(*self.at((x, y - bow * 4 * eased * (1 - eased))))
             self.page.wait_for_timeout(MOVE_MS)
-            if part > 0.5 and not called:
-                during()
-                called = True
         self.page.mouse.move(*self.at(end))
 
-    def drag(self, start: Place, end: Place, seconds: float, during: Callable[[], None] = lambda: None) -> None:
-        """Point at a thing until it is outlined, and carry it off."""
+    def drag(self, start: Place, end: Place, seconds: float, bow: float = 0.0) -> None:
+        """Point at a thing until it is outlined, and carry it off until the picture has followed."""
         self.page.mouse.move(*self.at(start))
         with suppress(TimeoutError):  # without a thing the page takes what is near
-            self.until("!!page.thing", 10)
-        self.page.wait_for_timeout(500)
-        self.page.mouse.down()
-        self.glide(start, end, seconds, during)
-        self.page.wait_for_timeout(500)
-        self.page.mouse.up()
+            self.until("!!page.thing", 30)
         self.page.wait_for_timeout(600)
+        self.page.mouse.down()
+        self.glide(start, end, seconds, bow)
+        self.page.mouse.up()
+        self.follow()
+
+    def follow(self) -> None:
+        """Film on until a chunk that was made with all that was done is seen."""
+        control = self.page.evaluate("page.control")
+        self.page.wait_for_function(f"page.frame.control >= {control}", timeout=120_000)
+        self.page.wait_for_timeout(CHUNK_MS)
 
 
 def play(screen: Screen, options: Options) -> None:
     """What is to be seen."""
-    page, (example, photograph) = screen.page, (_example(options.scene), _example(options.photograph))
+    page, example = screen.page, _example(options.scene)
     page.click(f"[data-example={example.image.stem}]")
     screen.until("page.frame?.index > 12")
     screen.film.on = True
-    start, end = example.drags[0]
-
-    def shoot() -> None:
-        page.screenshot(path=options.still)
-
-    screen.drag(start, end, 1.9, shoot)
+    screen.drag(*example.drags[0], 2.0, options.bow)
     page.keyboard.down("Alt")
-    page.mouse.move(*screen.at((0.5, 0.5)))
+    page.mouse.move(*screen.at((0.6, 0.35)))
     page.mouse.down()
-    screen.glide((0.5, 0.5), (0.38, 0.46), 1.2)
+    screen.glide((0.6, 0.35), (0.48, 0.31), 1.2)
     page.mouse.up()
     page.keyboard.up("Alt")
-    page.wait_for_timeout(900)
-    before = page.evaluate("page.frame.index")
-    page.click(f"[data-example={photograph.image.stem}]")
-    screen.until(f"page.frame && page.frame.index < {before} && page.frame.index > 12")
-    screen.drag(options.grip, options.to, 1.9)
+    screen.follow()
+    page.click(f"#looks button:text-is('{options.look}')")
+    screen.follow()
+    page.wait_for_timeout(CHUNK_MS)
     screen.film.on = False
 
 
@@ -226,7 +222,7 @@ def main() -> None:
         screen.close()
     size = write(screen.film, options)
     seconds = screen.film.frames[-1][0] - screen.film.frames[0][0]
-    print(f"{options.out}: {seconds:.1f} s, {size / 1e6:.2f} MB; {options.still}")
+    print(f"{options.out}: {seconds:.1f} s, {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

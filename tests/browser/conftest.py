@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from ms_infer.serve.protocol import FRAME_HEAD, Type
-from tests.serve.live import Ack, read_ack, running
+from tests.serve.live import Ack, Running, read_ack, running
 from tests.serve.moving_picture import MovingPicture
 
 torch.set_num_threads(1)
@@ -59,7 +59,14 @@ def chromium() -> Iterator[Browser]:
 def stand_in() -> Iterator[str]:
     """Address of a server whose model is the first frame, moved along the tracks."""
     with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01, codec="jpeg") as made:
+        begin_with("balloon", made)
         yield f"http://localhost:{made.port}/"
+
+
+def begin_with(name: str, server: Running) -> None:
+    """Let a server show an example at first: one whose places a test knows."""
+    examples = server.app.state.hub.context.examples
+    examples.names = (name, *(other for other in examples.names if other != name))
 
 
 @pytest.fixture(scope="session")

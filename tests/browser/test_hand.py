@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ms_infer.hand import Kind
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, begin_with
 from tests.serve.live import running
 from tests.serve.moving_picture import MovingPicture
 
@@ -23,6 +23,7 @@ BALLOON = (0.5, 0.4)
 def slow() -> Iterator[str]:
     """Address of a server whose chunks take a second and a half."""
     with running(lambda: MovingPicture(size=128, seconds=1.5), max_sessions=64, min_fps=0.01) as made:
+        begin_with("balloon", made)
         yield f"http://localhost:{made.port}/"
 
 

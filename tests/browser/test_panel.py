@@ -11,7 +11,7 @@ from PIL import Image
 
 from ms_infer.hand import Kind
 from ms_infer.media import open_writer
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, begin_with
 from tests.serve.live import running
 from tests.serve.moving_picture import MovingPicture
 
@@ -23,6 +23,7 @@ WORDS = ("plain", "night", "dusk", "fog", "cat", "camera", "camel", "moves", "le
 def reading() -> Iterator[str]:
     """Address of a server whose model knows some words."""
     with running(lambda: MovingPicture(size=128, words=WORDS), max_sessions=64, min_fps=0.01) as made:
+        begin_with("balloon", made)  # no words yet
         yield f"http://localhost:{made.port}/"
 
 
@@ -65,6 +66,7 @@ def test_looks_are_chips_and_change_the_running_picture(visit: Open, reading: st
 
 def test_new_look_may_come_slowly(visit: Open) -> None:
     with running(lambda: MovingPicture(size=128, words=WORDS)) as made:
+        begin_with("balloon", made)
         page = visit(f"http://localhost:{made.port}/")
         assert page.tab.locator("#over-out").inner_text() == "at once"
         page.tab.focus("#over")

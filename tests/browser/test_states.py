@@ -244,7 +244,7 @@ def test_restarted_server_gets_the_users_own_picture_again(visit: Open, tmp_path
         count = len(page.frames)
         page.until(lambda: len(page.frames) > count)
         shown = page.pictures(-1, None)[0].astype(int)  # type: ignore[arg-type]
-        assert np.abs(shown - (200, 30, 30)).max() < 15  # and not the balloon
+        assert np.abs(shown - (200, 30, 30)).max() < 15  # and not an example
         page.shoot("state-restarted")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ms_infer.demo import demo_examples
+from ms_infer.demo import default_example, demo_examples
 from tests.serve.live import Page, running
 from tests.serve.moving_picture import MovingPicture
 
@@ -26,4 +26,5 @@ def test_every_source_offers_the_pictures_of_the_demo() -> None:
                 assert all(http.get(f"/examples/{name}").status_code == 200 for name in offered[-1])
     assert offered[0] == offered[1]
     assert names < set(offered[0])
+    assert offered[0][0] == default_example().image.stem  # what the command line begins with too
     assert {"coffee", "chelsea", "rocket"} < set(offered[0])  # photographs are among them

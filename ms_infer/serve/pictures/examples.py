@@ -1,4 +1,4 @@
-"""Pictures to begin with: a balloon that asks to be dragged, and those of the demo model."""
+"""Pictures to begin with: those of the demo model, and a balloon that is drawn here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ms_infer.demo import demo_examples
+from ms_infer.demo import default_example, demo_examples
 from ms_infer.errors import ConfigError
 from ms_infer.media import load_image
 
@@ -22,7 +22,8 @@ class Examples:
         self._files = {example.image.stem: example.image for example in examples}
         self.prompts = {example.image.stem: example.prompt for example in examples}
         """What each picture is to be told with, where it is known."""
-        self.names = (DRAWN, *self._files)
+        first = default_example().image.stem
+        self.names = (first, *(name for name in self._files if name != first), DRAWN)
 
     def picture(self, name: str, height: int, width: int) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], the same every time; ConfigError for an unknown name."""
