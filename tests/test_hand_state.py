@@ -9,6 +9,7 @@ import pytest
 
 from ms_infer import Hand, Tracks
 from ms_infer.errors import ConfigError
+from ms_infer.hand.movers import Field
 
 
 def busy(kind: str) -> Hand:
@@ -58,6 +59,14 @@ def test_hand_goes_on_to_the_bit_at_another_time(kind: str, moved: float) -> Non
     assert np.array_equal(hand.tracks(7.0).ids, other.tracks(7.0 + moved).ids)
 
 
+def test_a_field_pushes_what_rests_far_away_as_the_nearest_place_of_the_picture() -> None:
+    """No integer is as large."""
+    field = Field()
+    field.add(np.arange(8.0).reshape(2, 2, 2))
+    steps = field.take(np.array([[1e30, 1e30], [-1e30, 1e30], [0.6, 0.4], [0.1, -1e30]]))
+    assert np.array_equal(steps, [[6, 7], [4, 5], [2, 3], [0, 1]])
+
+
 def test_state_is_a_copy() -> None:
     hand = busy("fingers")
     state = hand.state(2.2)
@@ -83,6 +92,7 @@ def broken(name: str, array: Any) -> dict[str, Any]:
         ("dots.marks", np.full((47, 3), 9, np.uint8)),
         ("numbers", np.full(8, np.nan)),
         ("numbers", np.array([1e9, 1e9, 0, 0, 0, 0, 0, 0])),
+        ("numbers", np.array([100.0, 100, 0, 0, 0, 0, 0, 0])),
         ("numbers", np.array([5, 5, 0, 0, 0, 0, 7.0, 0])),
         ("sticks", np.full((4, 4), 3.0)),
         ("hold0.places", np.array([[0.0, 0.5, 0.5], [-1.0, 0.5, 0.5]])),

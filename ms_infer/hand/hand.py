@@ -15,7 +15,7 @@ from ms_infer.hand import saved
 from ms_infer.hand.checks import moment_of, position, positions, reach_of
 from ms_infer.hand.dots import BoolArray, Dots, Hold, IntArray, Kind, grid_cells, squared
 from ms_infer.hand.grab import taken
-from ms_infer.hand.movers import SPRING, Array, Field, Path, Pointer, Stick
+from ms_infer.hand.movers import FULL_SPEED, SPRING, Array, Field, Path, Pointer, Stick
 from ms_infer.tracks import Tracks
 from ms_infer.tracks.checks import positive
 from ms_infer.tracks.tracks import RIM
@@ -23,7 +23,6 @@ from ms_infer.tracks.tracks import RIM
 MARGIN = 0.3  # how far outside of the picture a point is kept
 COVER = 0.8  # of the grid's spacing
 SAME = 1e-3  # a point that was put this close to a place was put there
-FULL = 0.12, 0.12, 0.22, 0.25  # what the stick moves in a second: pictures, pictures, e-folds, radians
 SPARE = 32  # points that the grid leaves for what is grabbed, painted and held
 MAX_POINTERS, MAX_PATHS = 16, 64  # that move at the same time
 MAX_POINTS = 10_000
@@ -199,7 +198,7 @@ class Hand:
         with self._lock:
             self._way = [
                 min(max(left + value, -10 * full), 10 * full)
-                for left, value, full in zip(self._way, values, FULL, strict=True)
+                for left, value, full in zip(self._way, values, FULL_SPEED, strict=True)
             ]
 
     def play(self, tracks: Tracks | None, *, loop: bool = False) -> None:
@@ -283,7 +282,7 @@ class Hand:
         seconds, values = frames / self.fps, []
         stick = self._steered
         for axis, held in enumerate((stick.x, stick.y, stick.zoom, stick.roll)):
-            most = FULL[axis] * seconds
+            most = FULL_SPEED[axis] * seconds
             wanted = self._way[axis] / most
             added = min(max(wanted, -1 - held), 1 - held)
             self._way[axis] = 0.0 if added == wanted else self._way[axis] - added * most

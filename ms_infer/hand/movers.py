@@ -18,7 +18,7 @@ Point = tuple[float, float]
 MAX_STEP = 0.03  # of the picture per RGB frame; a faster pointer is followed a little later
 MAX_SAMPLES = 512  # pointer positions kept between two chunks: 2 s of a 240 Hz mouse
 ARRIVED = 1e-4  # of the picture
-PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.12, 0.22, 0.25  # picture widths, e-folds and radians per second at full stick
+FULL_SPEED = 0.12, 0.12, 0.22, 0.25  # what the stick moves in a second: pictures, pictures, e-folds, radians
 SPRING = 0.02  # share of the way back to its point of rest that a pushed point goes in each RGB frame
 
 
@@ -141,14 +141,15 @@ class Stick:
         The content moves against the camera: to the right means that the picture slides to the left. exp and the
         angle's sine and cosine are rational: the same bits in every language, and exact turns.
         """
-        half = self.zoom / fps * ZOOM_SPEED * 0.5
+        full_x, full_y, full_zoom, full_roll = FULL_SPEED
+        half = self.zoom / fps * full_zoom * 0.5
         scale = (1 + half) / (1 - half)
-        tangent = -(self.roll / fps * ROLL_SPEED * 0.5)
+        tangent = -(self.roll / fps * full_roll * 0.5)
         below = 1 + tangent * tangent
         cosine, sine = (1 - tangent * tangent) / below, 2 * tangent / below
         across, down = (points[:, 0] - 0.5) * aspect * scale, (points[:, 1] - 0.5) * scale
-        x = (across * cosine - down * sine) / aspect + 0.5 - self.x / fps * PAN_SPEED
-        y = across * sine + down * cosine + 0.5 - self.y / fps * PAN_SPEED
+        x = (across * cosine - down * sine) / aspect + 0.5 - self.x / fps * full_x
+        y = across * sine + down * cosine + 0.5 - self.y / fps * full_y
         return np.stack([x, y], -1)
 
 
@@ -169,8 +170,8 @@ class Field:
         if self.sum is None:
             return np.zeros_like(points)
         rows, cols = self.sum.shape[:2]
-        row = np.clip((points[:, 1] * rows).astype(np.int64), 0, rows - 1)
-        col = np.clip((points[:, 0] * cols).astype(np.int64), 0, cols - 1)
+        row = np.clip(points[:, 1] * rows, 0, rows - 1).astype(np.int64)  # clipped first: no integer may be so large
+        col = np.clip(points[:, 0] * cols, 0, cols - 1).astype(np.int64)
         movement = self.sum[row, col]
         self.sum = None
         return np.asarray(movement)

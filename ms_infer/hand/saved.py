@@ -137,7 +137,8 @@ def load(hand: Any, arrays: Mapping[str, NDArray[Any]], now: float) -> None:
     numbers = checked(arrays, "numbers", np.float64, (8,))
     sticks = checked(arrays, "sticks", np.float64, (4, 4))
     require(bool((numbers[:3] >= 0).all()) and numbers[6] <= 0, "a saved hand holds numbers below 0 or a later time")
-    require(bool((numbers[:2] <= hand.capacity).all()), "a saved hand holds a grid that does not fit")
+    fits = bool((numbers[:2] <= hand.capacity).all()) and numbers[0] * numbers[1] <= hand.capacity
+    require(fits, "a saved hand holds a grid that does not fit")
     require(bool((np.abs(sticks[:3]) <= 1).all()), "a saved hand holds a stick beyond its full speed")
     playing, holds = _load_playing(under("playing.", arrays), hand), _load_holds(arrays, now)
     field = Field() if numbers[7] else None

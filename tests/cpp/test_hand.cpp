@@ -1,6 +1,8 @@
 // The hand: the golden script of Python's, and calls from many threads. No bundle, no engine.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -156,6 +158,13 @@ TEST(a_saved_hand_goes_on_at_another_time_and_what_no_hand_saved_changes_nothing
   const std::string text(changed.begin(), changed.end());
   changed[text.find("dots.marks") + 5] = 'x';
   refused(changed, "a saved hand holds no dots.marks of the shape");
+  const double grid[] = {10, 10}, large[] = {200, 200};  // each fits, all of its points do not
+  changed = saved;
+  const auto* bytes = reinterpret_cast<const unsigned char*>(grid);
+  const auto at = std::search(changed.begin(), changed.end(), bytes, bytes + sizeof grid);
+  CHECK(at != changed.end());
+  std::memcpy(&*at, large, sizeof large);
+  refused(changed, "a saved hand holds a grid that does not fit");
   ms::Hand small({.rows = 2, .cols = 2, .capacity = 40});
   try {
     small.load(0, saved);
@@ -170,6 +179,13 @@ TEST(a_saved_hand_goes_on_at_another_time_and_what_no_hand_saved_changes_nothing
   CHECK(room > 3);
   CHECK_EQUAL(ms_hand_load(plain, 0, nullptr, 0), MS_ERROR_CONFIG);
   ms_hand_destroy(plain);
+}
+
+TEST(a_field_pushes_what_rests_far_away_as_the_nearest_place_of_the_picture) {
+  Field field;
+  field.add(std::array<double, 8>{0, 1, 2, 3, 4, 5, 6, 7}, 2, 2);
+  const auto steps = field.take(std::array<Point, 4>{{{1e30, 1e30}, {-1e30, 1e30}, {0.6, 0.4}, {0.1, -1e30}}});
+  CHECK((steps == std::vector<Point>{{6, 7}, {4, 5}, {2, 3}, {0, 1}}));
 }
 
 TEST(a_hand_takes_calls_from_many_threads) {

@@ -13,7 +13,6 @@ namespace {
 constexpr double kMargin = 0.3;   // how far outside of the picture a point is kept
 constexpr double kCover = 0.8;    // of the grid's spacing
 constexpr double kSpring = 0.02;  // share of the way back to its point of rest that a pushed point goes in each RGB frame
-constexpr std::array<double, 4> kFull{0.12, 0.12, 0.22, 0.25};
 
 }  // namespace
 
@@ -55,7 +54,7 @@ Tracks Hand::tracks(double now, int frames) {
 void Hand::set_stick(int frames) {
   const double seconds = frames / fps_;
   for (std::size_t i = 0; i < way_.size(); ++i) {
-    const double held = steered_.axes[i], most = kFull[i] * seconds, wanted = way_[i] / most;
+    const double held = steered_.axes[i], most = kFullSpeed[i] * seconds, wanted = way_[i] / most;
     const double added = std::min(std::max(wanted, -1 - held), 1 - held);
     way_[i] = added == wanted ? 0.0 : way_[i] - added * most;
     stick_.axes[i] = held + added;

@@ -9,7 +9,6 @@ namespace {
 
 constexpr std::int64_t kMaxPoints = 10'000, kSpare = 32;  // the grid leaves some for what is grabbed, painted and held
 constexpr std::size_t kMaxPointers = 16, kMaxPaths = 64;  // that move at the same time
-constexpr std::array<double, 4> kFull{0.12, 0.12, 0.22, 0.25};  // what the stick moves in a second
 constexpr double kFar = 10.0, kSame = 1e-3;
 
 void check_place(double value) {
@@ -66,16 +65,17 @@ void Hand::clear() {
   dots_.add(grid_cells(rows_, cols_), Kind::grid);
 }
 
-std::size_t Hand::count(std::size_t kind_of_mover) const {
-  return static_cast<std::size_t>(
-      std::count_if(holds_.begin(), holds_.end(), [&](const Hold& one) { return one.mover.index() == kind_of_mover; }));
+template <class Mover>
+std::size_t Hand::count() const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      holds_, [](const Hold& one) { return std::holds_alternative<Mover>(one.mover); }));
 }
 
 int Hand::press(std::int64_t pointer, const Point& point, double at, double reach, std::span<const Point> thing) {
   check_places(std::array<Point, 1>{point}), check_moment(at), check_reach(reach), check_places(thing);
   const std::lock_guard lock(lock_);
   let_go_of(pointer);
-  if (count(0) >= kMaxPointers) return 0;
+  if (count<PointerMover>() >= kMaxPointers) return 0;
   return add_hold(PointerMover(point, at), taken(dots_, point, reach, thing, Kind::drag, aspect_), Kind::drag, pointer);
 }
 
@@ -161,7 +161,7 @@ int Hand::path(std::span<const Point> points, double seconds, double reach, std:
   require(points.size() >= 2, MS_ERROR_CONFIG, "a path has at least 2 points (x, y), not ", points.size());
   check_places(points), check_places(thing), check_positive("seconds", seconds), check_reach(reach);
   const std::lock_guard lock(lock_);
-  if (count(1) >= kMaxPaths) return 0;
+  if (count<PathMover>() >= kMaxPaths) return 0;
   const Mask along = taken(dots_, points[0], reach, thing, Kind::path, aspect_);
   return add_hold(PathMover({points.begin(), points.end()}, seconds), along, Kind::path, std::nullopt);
 }
@@ -178,7 +178,7 @@ void Hand::carry(const Stick& way) {
     require(std::isfinite(value), MS_ERROR_CONFIG, "the camera is carried by finite numbers, not ", value);
   const std::lock_guard lock(lock_);
   for (std::size_t i = 0; i < way_.size(); ++i)
-    way_[i] = std::min(std::max(way_[i] + way.axes[i], -10 * kFull[i]), 10 * kFull[i]);
+    way_[i] = std::min(std::max(way_[i] + way.axes[i], -10 * kFullSpeed[i]), 10 * kFullSpeed[i]);
 }
 
 void Hand::play(const Tracks* tracks, bool loop) {

@@ -77,7 +77,8 @@ class Hand {
   void let_go_of(std::int64_t pointer);
   int add_hold(std::variant<PointerMover, PathMover> mover, const Mask& along, Kind kind,
                std::optional<std::int64_t> pointer);
-  std::size_t count(std::size_t kind_of_mover) const;
+  template <class Mover>
+  std::size_t count() const;
   void free_grid_near(std::span<const Point> places, bool free);
   void set_stick(int frames);
   void tidy();

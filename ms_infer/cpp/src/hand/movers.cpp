@@ -9,7 +9,6 @@ namespace {
 
 constexpr double kMaxStep = 0.03;  // of the picture per RGB frame; a faster pointer is followed a little later
 constexpr double kArrived = 1e-4;  // of the picture
-constexpr double kPan = 0.12, kZoom = 0.22, kRoll = 0.25;  // pictures, e-folds and radians per second at full stick
 
 // The polyline `points` at `at`, their ascending places being `where`; held before the first and after the last.
 Point between(double at, std::span<const double> where, std::span<const Point> points) {
@@ -96,12 +95,13 @@ Stick Stick::towards(const Stick& other, double part) const {
 
 Point Stick::moved(const Point& point, double fps, double aspect) const {
   const auto [x, y, zoom, roll] = axes;
-  const double half = zoom / fps * kZoom * 0.5, scale = (1 + half) / (1 - half);
-  const double tangent = -(roll / fps * kRoll * 0.5), below = 1 + tangent * tangent;
+  const auto [full_x, full_y, full_zoom, full_roll] = kFullSpeed;
+  const double half = zoom / fps * full_zoom * 0.5, scale = (1 + half) / (1 - half);
+  const double tangent = -(roll / fps * full_roll * 0.5), below = 1 + tangent * tangent;
   const double cosine = (1 - tangent * tangent) / below, sine = 2 * tangent / below;
   const double across = (point[0] - 0.5) * aspect * scale, down = (point[1] - 0.5) * scale;
-  return {(across * cosine - down * sine) / aspect + 0.5 - x / fps * kPan,
-          across * sine + down * cosine + 0.5 - y / fps * kPan};
+  return {(across * cosine - down * sine) / aspect + 0.5 - x / fps * full_x,
+          across * sine + down * cosine + 0.5 - y / fps * full_y};
 }
 
 void Field::add(std::span<const double> movement, int rows, int cols) {
@@ -112,10 +112,11 @@ void Field::add(std::span<const double> movement, int rows, int cols) {
 std::vector<Point> Field::take(std::span<const Point> points) {
   std::vector<Point> found(points.size(), Point{0, 0});
   if (sum_.empty()) return found;
+  const auto cell = [](double place, int cells) {  // a place may be too far outside for any integer
+    return static_cast<std::size_t>(std::clamp(place * cells, 0.0, cells - 1.0));
+  };
   for (std::size_t i = 0; i < points.size(); ++i) {
-    const auto row = std::clamp<std::int64_t>(static_cast<std::int64_t>(points[i][1] * rows_), 0, rows_ - 1);
-    const auto col = std::clamp<std::int64_t>(static_cast<std::int64_t>(points[i][0] * cols_), 0, cols_ - 1);
-    const auto at = static_cast<std::size_t>(2 * (row * cols_ + col));
+    const std::size_t at = 2 * (cell(points[i][1], rows_) * static_cast<std::size_t>(cols_) + cell(points[i][0], cols_));
     found[i] = {sum_[at], sum_[at + 1]};
   }
   sum_.clear();

@@ -2,6 +2,7 @@
 // float64 in the order that is written, nothing fused: docs/reference/hand.md is the rule.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <span>
 #include <vector>
@@ -11,6 +12,8 @@
 namespace ms_infer {
 
 constexpr std::size_t kMaxHistory = 512;  // pointer positions kept between two chunks
+// What the camera's stick moves in a second at full speed: pictures, pictures, e-folds, radians.
+constexpr std::array<double, 4> kFullSpeed{0.12, 0.12, 0.22, 0.25};
 
 // A drag. Its history between two chunks is replayed on the RGB frames of the next one.
 class PointerMover {

@@ -231,7 +231,8 @@ struct SavedHand {
     require(numbers[0] >= 0 && numbers[1] >= 0 && numbers[2] >= 0 && numbers[2] < 0x1p53 && numbers[6] <= 0, MS_ERROR_CONFIG,
             "a saved hand holds numbers below 0 or a later time");
     const auto capacity = static_cast<double>(hand.dots_.capacity);
-    require(numbers[0] <= capacity && numbers[1] <= capacity, MS_ERROR_CONFIG, "a saved hand holds a grid that does not fit");
+    const bool fits = numbers[0] <= capacity && numbers[1] <= capacity && numbers[0] * numbers[1] <= capacity;
+    require(fits, MS_ERROR_CONFIG, "a saved hand holds a grid that does not fit");
     require(all_of({sticks.begin(), sticks.begin() + 12}, [](double one) { return std::fabs(one) <= 1; }), MS_ERROR_CONFIG,
             "a saved hand holds a stick beyond its full speed");
     auto playing = load_playing(saved, hand.fps_);
