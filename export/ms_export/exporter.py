@@ -30,7 +30,7 @@ from ms_infer.numerics.schedule import denoise_steps
 
 logger = logging.getLogger(__name__)
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Counts changes of the exported graphs: a new number makes old bundles out of date."""
 
 
@@ -215,7 +215,7 @@ class Exporter:
         (self.folder / folder).mkdir(parents=True, exist_ok=True)
         core, table = make_core(), WeightTable.of(self.student, torch.float32)
         stages: dict[str, str] = {}
-        converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise: one model, one state
+        converted = [spec for spec in specs.values() if spec.name != "roll"]  # part of denoise
         for number, spec in enumerate(converted, 1):
             stages[spec.name] = (folder / f"{spec.name}.xml").as_posix()
             if self.store.has(stages[spec.name]) and self.store.has((folder / f"{spec.name}.bin").as_posix()):

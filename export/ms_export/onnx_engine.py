@@ -5,10 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
-
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.base import Array
 from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import ConfigError, MissingExtraError
@@ -43,42 +40,29 @@ class OnnxModels:
 
 
 class OnnxStages(StageCaller):
-    """One stream's half: host arrays, and caches that are host arrays too."""
+    """One stream's half: host arrays."""
 
     name = "onnxruntime"
 
     def __init__(self, models: OnnxModels, arrays: HostArrays) -> None:
         self.precision, self._models, self._arrays = models.precision, models, arrays
-        self._denoise = arrays.specs["denoise"]
-        self._caches: dict[str, Array] = {}
-        self.reset_caches()
 
     def twin(self, arrays: HostArrays) -> OnnxStages:
         return OnnxStages(self._models, arrays)
 
     def call(self, stage: str, side: int) -> None:
         spec = self._arrays.specs[stage]
-        feeds = {
-            tensor.name: self._caches[tensor.name] if tensor.role == "cache" else self._arrays.of(stage, tensor, side)
-            for tensor in spec.inputs
-        }
+        feeds = {tensor.name: self._arrays.of(stage, tensor, side) for tensor in spec.inputs}
         results = self._models[stage].run([tensor.name for tensor in spec.outputs], feeds)
         inputs = {new: old for old, new in spec.aliases}
         for tensor, result in zip(spec.outputs, results, strict=True):
             if tensor.role == "cache":
-                self._caches[inputs[tensor.name]] = result
+                self._arrays.named(stage, inputs[tensor.name])[...] = result
             else:
                 self._arrays.of(stage, tensor, side)[...] = result
 
-    def read_cache(self, name: str) -> Array:
-        return self._caches[name].copy()
-
-    def write_cache(self, name: str, cache: Array) -> None:
-        self._caches[name] = cache
-
-    def reset_caches(self) -> None:
-        tensors = [tensor for tensor in self._denoise.inputs if tensor.role == "cache"]
-        self._caches = {tensor.name: np.zeros(tensor.shape, np.dtype(tensor.dtype)) for tensor in tensors}
+    def keep_pass(self) -> None:
+        """Every pass writes whole caches."""
 
 
 def open_session(path: str, threads: int | None = None) -> Any:

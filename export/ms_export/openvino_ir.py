@@ -1,4 +1,4 @@
-"""From ONNX stages to OpenVINO IR that needs no extension: caches inside the model as states."""
+"""From ONNX stages to OpenVINO IR that needs no extension, and that returns the rows of caches which it writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ms_export.modules import ATTENTION, DOMAIN
 from ms_export.openvino_weights import fill, hollow
 from ms_export.weights import WEIGHTS, WeightTable
-from ms_infer.bundle.stages import StageSpec
+from ms_infer.bundle.stages import StageSpec, rows_name
 from ms_infer.errors import BundleError, MissingExtraError
 
 
@@ -63,22 +63,17 @@ def _sink_window_attention(context: Any) -> Any:
 def convert_stage(
     core: Any, graph: Path, spec: StageSpec, target: Path, table: WeightTable, roll: Path | None = None
 ) -> None:
-    """Write `target` (.xml and .bin): the graph with its caches as states.
+    """Write `target` (.xml and .bin): the graph, whose caches are inputs that it does not change.
 
-    table: of the file of weights beside the graph. roll: graph that re-rotates the sink; states belong to one model,
-    so it becomes the first part of this one.
+    table: of the file of weights beside the graph. roll: graph that re-rotates the sink; it becomes the first part of
+    this one, so that every pass sees the sink where it is now and nobody writes it back.
     """
     openvino = load_openvino()
-    from openvino.passes import MakeStateful, Manager
-
     model = core.read_model(graph)
     _check_names(model, spec)
+    _return_rows(model, spec)
     if roll is not None:
         model = _compose(openvino, core.read_model(roll), model)
-    if spec.aliases:
-        manager = Manager()
-        manager.register_pass(MakeStateful(dict(spec.aliases)))
-        manager.run_passes(model)
     zeros = hollow(openvino, model, table)
     try:
         openvino.save_model(model, target, compress_to_fp16=False)
@@ -95,6 +90,28 @@ def _check_names(model: Any, spec: StageSpec) -> None:
     assert have == [i.name for i in spec.inputs], f"{spec.name}: OpenVINO sees the inputs {have}"
 
 
+def _return_rows(model: Any, spec: StageSpec) -> None:
+    """Let the outputs of caches be the rows that are written there `[1, heads, chunk_tokens, head_dim]`: whoever owns
+    a cache puts them into it. Whole caches would have to be copied out of the library and kept twice.
+    """
+    import openvino.opset13 as ops
+
+    caches = {new: old for old, new in spec.aliases}
+    for result in model.get_results():
+        written = result.input_value(0)
+        name = next(iter(written.get_names() & caches.keys()), None)
+        if name is None:
+            continue
+        parts: list[Any] = []  # one, or one for each latent frame, the last first
+        while written.get_node().get_type_name() == "ScatterUpdate":
+            parts.insert(0, written.get_node().input_value(2))
+            written = written.get_node().input_value(0)
+        rows = ops.concat(parts, 2).output(0) if len(parts) > 1 else parts[0]
+        result.input(0).replace_source_output(rows)
+        result.output(0).set_names({rows_name(caches[name])})
+    model.validate_nodes_and_infer_types()
+
+
 def _compose(openvino: Any, roll: Any, denoise: Any) -> Any:
     """One model: the caches that `roll` writes are those that `denoise` reads."""
     parameters = {p.get_friendly_name(): p for p in roll.get_parameters()}
@@ -105,6 +122,6 @@ def _compose(openvino: Any, roll: Any, denoise: Any) -> Any:
         consumer = inner.pop(name)
         source.set_names(set())  # the name belongs to the output of the whole model
         consumer.output(0).replace(source)
-    for name in [n for n in inner if n in parameters]:  # un-rotated sink keys: read by both, written by denoise
+    for name in [n for n in inner if n in parameters]:  # un-rotated sink keys
         inner.pop(name).output(0).replace(parameters[name].output(0))
     return openvino.Model(denoise.get_results(), [*inner.values(), *parameters.values()], "denoise")

@@ -17,8 +17,8 @@ from ms_infer.files import write_text
 from ms_infer.progress import Progress, silent
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""Bundles of this format are read: since 2 every tensor has its role."""
+FORMAT = 3
+"""Bundles of this format are read: since 3 OpenVINO's models return the rows of caches that they write."""
 
 _MAX_BYTES = 16 << 20
 

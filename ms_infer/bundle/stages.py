@@ -101,6 +101,11 @@ def cache_name(kind: str, layer: int) -> str:
     return f"{kind}_{layer}" if kind == "sink_k" else f"{kind}_cache_{layer}"
 
 
+def rows_name(cache: str) -> str:
+    """Output of an OpenVINO `denoise` in the place of a whole cache: the rows that the pass wrote there."""
+    return f"{cache}_rows"
+
+
 def cross_names(config: StreamConfig) -> list[str]:
     """Cross-attention keys and values in the order of the layers."""
     kinds = ["k", "v"] + (["k_image", "v_image"] if config.model.image_tokens else [])

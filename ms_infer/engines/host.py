@@ -31,50 +31,49 @@ from ms_infer.engines.runner import (
 class HostArrays:
     """The one host array behind every tensor of the stages, made when it is asked for first.
 
-    Stages that hand a tensor on share its array, by name and shape; that of an opening chunk is the beginning of the
-    longest. Autoencoder states and what the host reads have two sides: a stage reads the states of one side and writes
-    those of the other, so a chunk can be made again.
+    Stages that hand a tensor on share its array, by name and shape; that of an opening chunk, and its frames, are the
+    beginning of the longest. Autoencoder states have two sides: a stage reads those of one side and writes those of the
+    other, so a chunk can be made again. Caches have one: what a chunk writes there is out of its context until then.
     """
 
     def __init__(self, specs: Mapping[str, StageSpec]) -> None:
         self.specs = specs
         self._followers, self._longest = followers(specs), longest(specs)
         self._arrays: dict[tuple[str, Shape, int], Array] = {}
-        self._states: list[Array] = []
+        self._kept: list[Array] = []
 
     def of(self, stage: str, tensor: TensorSpec, side: int = 0) -> Array:
         """Array of a tensor of a stage."""
         whole = window_of(self.specs, stage, tensor)
         if whole is not None:
             return self.of("denoise", whole)[:, : tensor.shape[1]]
-        name = tensor.name
-        if tensor.role == "state" and name in self._followers:
-            name, side = self._followers[name], 1 - side
-        elif tensor.role == "host" and tensor in self.specs[stage].outputs:
-            name = f"{stage}.{name}"  # another stage may have an input of this name
-            side = 0 if STATEFUL.get(stage) == "grey" else side
-        elif tensor.role != "state":
+        name, decoded = tensor.name, tensor.name == "frames"
+        room = self._longest[name] if tensor.role == "device" or decoded else tensor
+        if tensor.role != "state":
             side = 0
-        room = self._longest[name] if tensor.role == "device" else tensor
+        elif name in self._followers:
+            name, side = self._followers[name], 1 - side
+        if tensor.role == "host" and tensor in self.specs[stage].outputs and not decoded:
+            name = f"{stage}.{name}"  # another stage may have an input of this name
         key = (name, room.shape, side)
         if key not in self._arrays:
             self._arrays[key] = np.zeros(room.shape, np.dtype(tensor.dtype))
-            if tensor.role == "state":
-                self._states.append(self._arrays[key])
+            if tensor.role in ("state", "cache"):
+                self._kept.append(self._arrays[key])
         return self._arrays[key].reshape(-1)[: math.prod(tensor.shape)].reshape(tensor.shape)
 
     def named(self, stage: str, name: str, side: int = 0) -> Array:
         """Array of a tensor of a stage, by name."""
         return self.of(stage, named(self.specs[stage], name), side)
 
-    def clear_states(self) -> None:
-        """Fill the states of both sides with zeros."""
-        for array in self._states:
+    def clear(self) -> None:
+        """Fill the states of both sides and the caches with zeros."""
+        for array in self._kept:
             array[...] = 0
 
 
 class StageCaller(ABC):
-    """Computes stages over host arrays and owns the attention caches."""
+    """Computes stages over host arrays."""
 
     name: str
     precision: str
@@ -84,16 +83,8 @@ class StageCaller(ABC):
         """Run a stage: it reads states of this side and writes those of the other."""
 
     @abstractmethod
-    def read_cache(self, name: str) -> Array:
-        """A copy of a cache, by the name of its input."""
-
-    @abstractmethod
-    def write_cache(self, name: str, cache: Array) -> None:
-        """Put back what `read_cache` returned."""
-
-    @abstractmethod
-    def reset_caches(self) -> None:
-        """Fill all caches with zeros."""
+    def keep_pass(self) -> None:
+        """Let the caches hold the keys and values of the chunk as the pass that ran last made them."""
 
     @abstractmethod
     def twin(self, arrays: HostArrays) -> StageCaller:
@@ -141,9 +132,8 @@ class HostRunner(ChunkRunner):
 
     def move_rows(self, target: int, source: int, rows: int) -> None:
         for spec in rolling_caches(self.specs):
-            cache = self._stages.read_cache(spec.name)
+            cache = self._arrays.of("denoise", spec)
             cache[:, :, target : target + rows] = cache[:, :, source : source + rows]
-            self._stages.write_cache(spec.name, cache)
 
     def start(self, opening: bool, *, tracked: bool) -> None:
         self._opening, self._tracked = opening, tracked
@@ -168,17 +158,21 @@ class HostRunner(ChunkRunner):
             bound[...] = getattr(inputs, name)
         self._stages.call("denoise", 0)
 
+    def _clean_pass(self) -> None:
+        self._pass(self.passes[-1])
+        self._stages.keep_pass()
+
     def frames(self) -> NDArray[np.uint8]:
         self._times.start()
         stage = "decode_first" if self._opening else "decode"
         self._call(stage)
-        frames: NDArray[np.uint8] = self._arrays.named(stage, "frames", self._sides["decoder"])
+        frames: NDArray[np.uint8] = self._arrays.named(stage, "frames")
         self._times.lap("decode")
         return frames
 
     def commit(self, start: int, frames: int) -> None:
         self._times.start()
-        self._pass(self.passes[-1])
+        self._clean_pass()
         self._times.lap("write_cache")
         self._sides["encoder"] ^= self._tracked
         self._sides["decoder"] ^= 1
@@ -189,7 +183,7 @@ class HostRunner(ChunkRunner):
 
     def write_given(self) -> None:
         self._call("roll")
-        self._pass(self.passes[-1])
+        self._clean_pass()
         self._call("decode_given" if "decode_given" in self.specs else "decode_first")
         self._sides["decoder"] ^= 1
         self._remember(0, 1)
@@ -200,7 +194,7 @@ class HostRunner(ChunkRunner):
             for j in range(frames):
                 slot[0, j] = self._history[(start + j) % self._capacity, first:end]
         self._call("roll")
-        self._pass(self.passes[-1])
+        self._clean_pass()
 
     def _remember(self, start: int, frames: int) -> None:
         """Keep the transformer's input of the newest latent frames, for `write_again`."""
@@ -209,16 +203,15 @@ class HostRunner(ChunkRunner):
             np.concatenate(parts, out=self._history[(start + j) % self._capacity])
 
     def reset(self) -> None:
-        self._arrays.clear_states()
+        self._arrays.clear()
         for array in (self._bound["noise"], self._history, *self._slots):
             array[...] = 0
-        self._stages.reset_caches()
 
     def read_cache(self, name: str) -> Array:
-        return self._stages.read_cache(name)
+        return self._arrays.named("denoise", name).copy()
 
     def write_cache(self, name: str, cache: Array) -> None:
-        self._stages.write_cache(name, cache)
+        self._arrays.named("denoise", name)[...] = cache
 
     def read_states(self) -> dict[str, Array]:
         stages = [stage for stage in ("tracks", "decode") if stage in self.specs]

@@ -1,4 +1,4 @@
-"""The CPU engine: exported stages in OpenVINO, attention caches inside it as states."""
+"""The CPU engine: exported stages in OpenVINO."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
-from ms_infer.engines.base import Array
+from ms_infer.bundle.stages import rows_name
 from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
+from ms_infer.engines.runner import cache_specs
 from ms_infer.engines.staged import StagedEngine
-from ms_infer.errors import ConfigError, DeviceError, EngineMismatchError, MissingExtraError
+from ms_infer.errors import BundleError, ConfigError, DeviceError, EngineMismatchError, MissingExtraError
 from ms_infer.progress import Progress, part_of, silent
 
 logger = logging.getLogger(__name__)
@@ -128,30 +129,36 @@ class OpenVinoStages(StageCaller):
     def _new_request(self, stage: str, side: int) -> Any:
         specs, request = self._models.specs, self._models[stage].create_infer_request()
         bound = [(stage, tensor) for tensor in specs[stage].tensors if tensor.role != "cache"]
-        if stage == "denoise" and "roll" in specs:  # the roll is the first part of this model
-            bound += [("roll", tensor) for tensor in specs["roll"].inputs if tensor.role == "host"]
-        for owner, tensor in bound:
-            array = self._arrays.of(owner, tensor, side)
-            request.set_tensor(tensor.name, self._models.openvino.Tensor(array, shared_memory=True))
+        if stage == "denoise":
+            bound += [(stage, tensor) for tensor in cache_specs(specs)]
+            if "roll" in specs:  # the first part of this model
+                bound += [("roll", tensor) for tensor in specs["roll"].inputs if tensor.role == "host"]
+        try:
+            for owner, tensor in bound:
+                array = self._arrays.of(owner, tensor, side)
+                request.set_tensor(tensor.name, self._models.openvino.Tensor(array, shared_memory=True))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:160]
+            raise BundleError(f"the manifest does not fit the stage '{stage}': {reason}; export again") from None
         return request
 
     def call(self, stage: str, side: int) -> None:
         if stage != "roll":  # the first part of `denoise`
             self._request(stage, side).infer()
 
-    def _caches(self) -> dict[str, Any]:
-        """States of `denoise` by the name of their cache; OpenVINO joins the names of input and output."""
-        names = {old + new: old for old, new in self._models.specs["denoise"].aliases}
-        return {names[state.name]: state for state in self._request("denoise", 0).query_state()}
+    def keep_pass(self) -> None:
+        request = self._request("denoise", 0)
+        written, sink = (self._index(name) for name in ("write_index", "sink_index"))
+        for tensor in cache_specs(self._models.specs):
+            cache, made = self._arrays.of("denoise", tensor), request.get_tensor(rows_name(tensor.name)).data
+            places = sink if tensor.name.startswith("sink_k_") else written
+            for place, rows in zip(places, np.split(made, len(places), axis=2), strict=True):
+                cache[:, :, place : place + rows.shape[2]] = rows
 
-    def read_cache(self, name: str) -> Array:
-        return np.array(self._caches()[name].state.data)
-
-    def write_cache(self, name: str, cache: Array) -> None:
-        self._caches()[name].state = self._models.openvino.Tensor(cache)
-
-    def reset_caches(self) -> None:
-        self._request("denoise", 0).reset_state()
+    def _index(self, name: str) -> list[int]:
+        """Where rows are written; none where a stage has no such input."""
+        there = any(tensor.name == name for tensor in self._models.specs["denoise"].inputs)
+        return [int(place) for place in self._arrays.named("denoise", name)] if there else []
 
     def close(self) -> None:
         self._requests.clear()

@@ -165,14 +165,23 @@ def window_of(specs: Mapping[str, StageSpec], stage: str, tensor: TensorSpec) ->
 
 
 def longest(specs: Mapping[str, StageSpec]) -> dict[str, TensorSpec]:
-    """Name -> the longest tensor that stages hand on under it: no stream makes an opening chunk and another at once."""
+    """Name -> the longest tensor that stages hand on under it, or hand out as frames.
+
+    No stream makes an opening chunk and another at once.
+    """
     handed = [tensor for spec in specs.values() for tensor in spec.tensors if tensor.role == "device"]
+    handed += [named(spec, "frames") for stage, spec in specs.items() if STATEFUL.get(stage) == "decoder"]
     return {tensor.name: tensor for tensor in sorted(handed, key=lambda tensor: tensor.nbytes)}
+
+
+def cache_specs(specs: Mapping[str, StageSpec]) -> list[TensorSpec]:
+    """The inputs of all attention caches."""
+    return [tensor for tensor in specs["denoise"].inputs if tensor.role == "cache"]
 
 
 def rolling_caches(specs: Mapping[str, StageSpec]) -> list[TensorSpec]:
     """The caches that hold sink and ring: rotated keys, and values."""
-    return [tensor for tensor in specs["denoise"].inputs if tensor.name.startswith(("k_cache_", "v_cache_"))]
+    return [tensor for tensor in cache_specs(specs) if tensor.name.startswith(("k_cache_", "v_cache_"))]
 
 
 def named(spec: StageSpec, name: str) -> TensorSpec:

@@ -20,7 +20,7 @@ std::uint64_t mixed(std::uint64_t digest, std::span<const unsigned char> bytes) 
   return digest;
 }
 
-std::span<const unsigned char> bytes_of(const std::vector<float>& values) {
+std::span<const unsigned char> bytes_of(std::span<const float> values) {
   return {reinterpret_cast<const unsigned char*>(values.data()), values.size() * sizeof(float)};
 }
 
@@ -29,14 +29,13 @@ class StandIn final : public StageCaller {
   StandIn(const StreamConfig& config, HostArrays& arrays) : config_(config), arrays_(arrays) {}
 
   void load() override {
-    for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases) {
-      const TensorSpec& spec = arrays_.tensor(Stage::denoise, input);  // [1, heads, tokens, head_dim]
-      caches_[input].resize(spec.elements());
-      rows_ = std::max(rows_, static_cast<std::size_t>(spec.shape[2])), width_ = static_cast<std::size_t>(spec.shape[3]);
+    for (const auto& [spec, bytes] : arrays_.caches()) {  // [1, heads, tokens, head_dim]
+      caches_[spec->name] = arrays_.values<float>(Stage::denoise, spec->name);
+      rows_ = std::max(rows_, static_cast<std::size_t>(spec->shape[2])), width_ = static_cast<std::size_t>(spec->shape[3]);
     }
     if (config_.rolls()) sink_rows_ = static_cast<std::size_t>(config_.context.sink_frames * config_.tokens_per_frame());
     for (auto& [name, values] : caches_)
-      if (sink_rows_ && name.starts_with("k_cache_")) rolled_.emplace_back(&values, &caches_.at("sink_k_" + name.substr(8)));
+      if (sink_rows_ && name.starts_with("k_cache_")) rolled_.emplace_back(values, caches_.at("sink_k_" + name.substr(8)));
     if (sink_rows_) sink_index_ = arrays_.values<std::int64_t>(Stage::denoise, "sink_index");
     n_valid_ = arrays_.values<std::int64_t>(Stage::denoise, "n_valid");
     write_index_ = arrays_.values<std::int64_t>(Stage::denoise, "write_index");
@@ -56,23 +55,7 @@ class StandIn final : public StageCaller {
     for (const auto& [dtype, output] : bound.outputs) fill(output, dtype, digest, ++place);
   }
 
-  Tensors read_caches() override {
-    Tensors caches;
-    for (const auto& [name, values] : caches_) {
-      const auto bytes = bytes_of(values);
-      caches[name] = {Dtype::float32, arrays_.tensor(Stage::denoise, name).shape, {bytes.begin(), bytes.end()}};
-    }
-    return caches;
-  }
-
-  void write_caches(const Tensors& caches) override {
-    for (auto& [name, values] : caches_)
-      std::memcpy(values.data(), caches.at(name).data.data(), values.size() * sizeof(float));
-  }
-
-  void reset_caches() override {
-    for (auto& [name, values] : caches_) std::fill(values.begin(), values.end(), 0.0f);
-  }
+  void keep_pass() override {}  // every pass writes the caches
 
  private:
   struct Bound {
@@ -96,12 +79,12 @@ class StandIn final : public StageCaller {
     const auto at = std::min(static_cast<std::size_t>(write_index_[0]), rows_ - 1);
     const auto valid = std::min(static_cast<std::size_t>(n_valid_[0]), rows_);
     for (auto& [keys, sink] : rolled_) {
-      fill_normal({sink->data() + static_cast<std::size_t>(sink_index_[0]) * width_, width_}, digest, 0, 1);
-      std::copy_n(sink->begin(), sink_rows_ * width_, keys->begin());
+      fill_normal(sink.subspan(static_cast<std::size_t>(sink_index_[0]) * width_, width_), digest, 0, 1);
+      std::copy_n(sink.begin(), sink_rows_ * width_, keys.begin());
     }
     for (auto& [name, values] : caches_) {
       if (name.starts_with("sink_k_")) continue;
-      fill_normal({values.data() + at * width_, width_}, digest, 0, 0);
+      fill_normal(values.subspan(at * width_, width_), digest, 0, 0);
       digest = mixed(digest, bytes_of(values).first(valid * width_ * sizeof(float)));
     }
     return digest;
@@ -117,10 +100,10 @@ class StandIn final : public StageCaller {
 
   const StreamConfig& config_;
   HostArrays& arrays_;
-  std::map<std::string, std::vector<float>> caches_;
+  std::map<std::string, std::span<float>> caches_;
   std::size_t rows_ = 0, width_ = 0;  // of the first head of a cache
   std::size_t sink_rows_ = 0;
-  std::vector<std::pair<std::vector<float>*, std::vector<float>*>> rolled_;  // keys and their un-rotated sink
+  std::vector<std::pair<std::span<float>, std::span<float>>> rolled_;  // keys and their un-rotated sink
   std::span<std::int64_t> n_valid_, write_index_, sink_index_;
   std::array<std::array<Bound, 2>, kStageNames.size()> bound_;
 };
@@ -178,33 +161,28 @@ class WholeStandIn final : public ChunkRunner {
   }
 
   Tensors kept() override {
-    Tensors all = stages_.read_caches();
-    for (const auto& [stage, name] : states()) {
-      const TensorSpec& tensor = arrays_.tensor(stage, name);
-      const auto bytes = arrays_.bytes(stage, tensor);
-      all[name] = {tensor.dtype, tensor.shape, {bytes.begin(), bytes.end()}};
-    }
+    Tensors all;
+    for (const auto& [tensor, bytes] : everything())
+      all[tensor->name] = {tensor->dtype, tensor->shape, {bytes.begin(), bytes.end()}};
     return all;
   }
 
   void keep(const Tensors& tensors) override {
-    stages_.write_caches(tensors);
-    for (const auto& [stage, name] : states()) {
-      const auto& saved = tensors.at(name).data;
-      std::copy(saved.begin(), saved.end(), arrays_.bytes(stage, name).begin());
+    for (const auto& [tensor, bytes] : everything()) {
+      const auto& saved = tensors.at(tensor->name).data;
+      std::copy(saved.begin(), saved.end(), bytes.begin());
     }
   }
 
-  void reset() override {
-    arrays_.clear_states();
-    stages_.reset_caches();
-  }
+  void reset() override { arrays_.clear(); }
 
  private:
-  std::vector<std::pair<Stage, std::string>> states() const {
-    std::vector<std::pair<Stage, std::string>> found;
+  // Caches and states.
+  TensorPlaces everything() {
+    auto found = arrays_.caches();
     for (const Stage stage : {Stage::tracks, Stage::decode})
-      for (const auto& [input, output] : arrays_.spec(stage)->states) found.emplace_back(stage, input);
+      for (const auto& [input, output] : arrays_.spec(stage)->states)
+        found.emplace_back(&arrays_.tensor(stage, input), arrays_.bytes(stage, input));
     return found;
   }
 

@@ -17,7 +17,7 @@ void open_model(ModelHolder& holder) {
   must(ms_model_open(&params, &holder.model));
 }
 
-ms_stream* stream_of(ms_model* model, ms_format format = MS_RGB24, int keep = 4) {
+ms_stream* stream_of(ms_model* model, ms_format format = MS_RGB24, int keep = 0) {
   ms_stream_params params = {};
   params.struct_size = sizeof params;
   params.format = format, params.keep = keep;
@@ -55,6 +55,8 @@ TEST(an_opening_chunk_has_no_memory_of_its_own) {
     CHECK_EQUAL(first.size(), arrays.tensor(Stage::points_first, name).bytes());
   }
   CHECK(arrays.bytes(Stage::points, "image").data() == arrays.bytes(Stage::encode, "image").data());
+  for (const int side : {0, 1})
+    CHECK(arrays.bytes(Stage::decode_first, "frames", side).data() == arrays.bytes(Stage::decode, "frames").data());
 }
 
 TEST(streams_keep_their_model) {
@@ -159,7 +161,7 @@ TEST(a_fork_goes_on_from_where_its_stream_stands) {
 TEST(frames_of_kept_chunks_stay) {
   ModelHolder model;
   open_model(model);
-  StreamHolder stream{stream_of(model.model, MS_RGB24, 3)};
+  StreamHolder stream{stream_of(model.model, MS_RGB24, 0)};  // three, where nothing is said
   const ms_chunk first = step(stream.stream);
   const std::string wanted = frames_of(first);
   step(stream.stream), step(stream.stream);

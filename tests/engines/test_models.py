@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from ms_infer import BundleError, Cancelled, Model, Stream, Tracks
 from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.openvino import LAZY, OpenVinoModels
+from ms_infer.engines.openvino import LAZY, OpenVinoModels, open_openvino
+from ms_infer.engines.runner import cache_specs
 from ms_infer.engines.staged import StagedEngine
 from tests.engines.conftest import Made
 
@@ -180,6 +182,32 @@ def test_kept_chunks_of_a_bundle_are_not_overwritten(manifest: Manifest) -> None
         kept = [started(two).step(), *(two.step() for _ in range(3))]
         for chunk, frames in zip(kept, copies, strict=True):
             np.testing.assert_array_equal(chunk.frames, frames)
+
+
+def test_keys_and_values_of_a_stream_are_held_once(manifest: Manifest) -> None:
+    """OpenVINO holds every state of a model twice; the caches are none, and the library keeps no copy of them."""
+    with model_of(manifest, "openvino") as model, model.stream() as one, model.stream() as two:
+        for stream in (one, two):
+            chunks(started(stream), 2)
+        runners = [engine_of(stream).runner for stream in (one, two)]
+        for runner in runners:
+            request = runner._stages._request("denoise", 0)  # type: ignore[attr-defined]
+            assert not request.query_state()
+            for spec in cache_specs(runner.specs):
+                assert np.shares_memory(request.get_tensor(spec.name).data, runner.array("denoise", spec.name))
+        for name in ("k_cache_0", "v_cache_0"):
+            first, second = (runner.array("denoise", name) for runner in runners)
+            np.testing.assert_array_equal(first, second)
+            assert first.any()
+            assert not np.shares_memory(first, second)
+
+
+def test_a_model_that_does_not_fit_the_manifest_is_refused(manifest: Manifest) -> None:
+    """So is one of before, whose caches were states."""
+    (name, engine), *_ = manifest.engines.items()
+    swapped = replace(engine, stages={**engine.stages, "denoise": engine.stages["condition"]})
+    with pytest.raises(BundleError, match=r"does not fit the stage 'denoise'.*export again"):
+        open_openvino(replace(manifest, engines={name: swapped}))
 
 
 def test_threads_reach_the_library(manifest: Manifest) -> None:

@@ -35,7 +35,7 @@ struct StartOptions {
 // How a stream hands its frames out.
 struct StreamOptions {
   FrameFormat format = FrameFormat::rgb24;
-  int keep = 4;            // chunks whose frames stay valid; 1: the engine's own memory, where the format allows it
+  int keep = 3;            // chunks whose frames stay valid; 1: the engine's own memory, where the format allows it
   bool on_device = false;  // frames stay on the CUDA device
 };
 

@@ -90,7 +90,7 @@ typedef enum ms_format { MS_RGB24 = 0, MS_BGRA = 1, MS_NV12 = 2 } ms_format;
 typedef struct ms_stream_params {
     size_t struct_size;
     int32_t format;    /* an ms_format */
-    int32_t keep;      /* chunks whose frames stay valid, the newest included; 0: 4; 1 saves a copy where it can */
+    int32_t keep;      /* chunks whose frames stay valid, the newest included; 0: 3; 1 saves a copy where it can */
     int32_t on_device; /* not 0: RGB24 frames stay on the CUDA device until the next step, nothing is downloaded */
 } ms_stream_params;
 

@@ -10,10 +10,7 @@ HostRunner::HostRunner(HostArrays& arrays, std::unique_ptr<StageCaller> stages, 
   const auto floats = [&](const char* name) { return arrays.values<float>(Stage::denoise, name); };
   x_ = floats("x"), x_next_ = floats("x_next");
   time_ = floats("time"), sigma_ = floats("sigma"), next_sigma_ = floats("next_sigma"), noise_ = floats("noise");
-  for (const int side : {0, 1}) {
-    frames_[0][static_cast<std::size_t>(side)] = arrays.bytes(Stage::decode, "frames", side);
-    frames_[1][static_cast<std::size_t>(side)] = arrays.bytes(Stage::decode_first, "frames", side);
-  }
+  frames_ = {arrays.bytes(Stage::decode, "frames"), arrays.bytes(Stage::decode_first, "frames")};
 }
 
 void HostRunner::lap(float StageTimes::* stage) {
@@ -35,18 +32,16 @@ void HostRunner::run(Stage stage) {
 }
 
 void HostRunner::move_rows(std::int64_t target, std::int64_t source, std::int64_t rows) {
-  Tensors caches = stages_->read_caches();
-  for (auto& [name, cache] : caches) {
-    if (!is_rolling_cache(name)) continue;
-    const auto heads = static_cast<std::size_t>(cache.shape[0] * cache.shape[1]);
-    const std::size_t row = cache.data.size() / (heads * static_cast<std::size_t>(cache.shape[2]));
+  for (const auto& [tensor, cache] : arrays_.caches()) {
+    if (!is_rolling_cache(tensor->name)) continue;
+    const auto heads = static_cast<std::size_t>(tensor->shape[0] * tensor->shape[1]);
+    const std::size_t row = cache.size() / (heads * static_cast<std::size_t>(tensor->shape[2]));
     for (std::size_t head = 0; head < heads; ++head) {
-      unsigned char* first = cache.data.data() + head * row * static_cast<std::size_t>(cache.shape[2]);
+      unsigned char* first = cache.data() + head * row * static_cast<std::size_t>(tensor->shape[2]);
       std::memmove(first + static_cast<std::size_t>(target) * row, first + static_cast<std::size_t>(source) * row,
                    static_cast<std::size_t>(rows) * row);
     }
   }
-  stages_->write_caches(caches);
 }
 
 void HostRunner::pass(const PassInputs& inputs) {
@@ -56,6 +51,11 @@ void HostRunner::pass(const PassInputs& inputs) {
   std::copy(inputs.next_sigma.begin(), inputs.next_sigma.end(), next_sigma_.begin());
   std::copy(inputs.noise.begin(), inputs.noise.end(), noise_.begin());
   stages_->call(Stage::denoise, 0);
+}
+
+void HostRunner::last_pass(const PassInputs& inputs) {
+  pass(inputs);
+  stages_->keep_pass();
 }
 
 void HostRunner::start(bool opening, bool tracked, std::span<const PassInputs> passes) {
@@ -77,12 +77,12 @@ std::span<const std::uint8_t> HostRunner::frames() {
   last_ = Clock::now();
   call(opening_ ? Stage::decode_first : Stage::decode);
   lap(&StageTimes::decode_ms);
-  return frames_[opening_][static_cast<std::size_t>(decoder_side_)];
+  return frames_[opening_];
 }
 
 void HostRunner::commit() {
   last_ = Clock::now();
-  pass(passes_.back());
+  last_pass(passes_.back());
   lap(&StageTimes::write_cache_ms);
   encoder_side_ ^= int(tracked_);
   decoder_side_ ^= 1;
@@ -90,7 +90,7 @@ void HostRunner::commit() {
 
 void HostRunner::write(const PassInputs& inputs) {
   call(Stage::roll);
-  pass(inputs);
+  last_pass(inputs);
 }
 
 void HostRunner::write_given(const PassInputs& inputs) {
@@ -99,8 +99,8 @@ void HostRunner::write_given(const PassInputs& inputs) {
   decoder_side_ ^= 1;
 }
 
-std::vector<std::pair<const TensorSpec*, std::span<unsigned char>>> HostRunner::states() {
-  std::vector<std::pair<const TensorSpec*, std::span<unsigned char>>> found;
+TensorPlaces HostRunner::everything() {
+  auto found = arrays_.caches();
   for (const Stage stage : {Stage::tracks, Stage::decode}) {
     if (!arrays_.has(stage)) continue;
     for (const auto& [input, output] : arrays_.spec(stage)->states) {
@@ -112,23 +112,19 @@ std::vector<std::pair<const TensorSpec*, std::span<unsigned char>>> HostRunner::
 }
 
 Tensors HostRunner::kept() {
-  Tensors all = stages_->read_caches();
-  for (const auto& [tensor, bytes] : states())
+  Tensors all;
+  for (const auto& [tensor, bytes] : everything())
     all[tensor->name] = {tensor->dtype, tensor->shape, Bytes(bytes.begin(), bytes.end())};
   return all;
 }
 
 void HostRunner::keep(const Tensors& tensors) {
-  stages_->write_caches(tensors);
-  for (const auto& [tensor, bytes] : states()) {
+  for (const auto& [tensor, bytes] : everything()) {
     const auto& saved = tensors.at(tensor->name).data;
     std::copy(saved.begin(), saved.end(), bytes.begin());
   }
 }
 
-void HostRunner::reset() {
-  arrays_.clear_states();
-  stages_->reset_caches();
-}
+void HostRunner::reset() { arrays_.clear(); }
 
 }  // namespace ms_infer

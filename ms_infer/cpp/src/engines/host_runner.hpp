@@ -7,7 +7,7 @@
 
 namespace ms_infer {
 
-// Computes stages over host arrays and owns the attention caches.
+// Computes stages over host arrays.
 class StageCaller {
  public:
   virtual ~StageCaller() = default;
@@ -16,10 +16,8 @@ class StageCaller {
   virtual void load() = 0;
   // States are read from `side` and written to the other one.
   virtual void call(Stage stage, int side) = 0;
-  // Copies of all caches by the name of their input, and back.
-  virtual Tensors read_caches() = 0;
-  virtual void write_caches(const Tensors& caches) = 0;
-  virtual void reset_caches() = 0;
+  // Lets the caches hold the keys and values of the chunk as the pass that ran last made them.
+  virtual void keep_pass() = 0;
 };
 
 // Composes a chunk from single calls.
@@ -50,15 +48,16 @@ class HostRunner final : public ChunkRunner {
 
   void call(Stage stage);
   void pass(const PassInputs& inputs);
+  void last_pass(const PassInputs& inputs);
   void lap(float StageTimes::* stage);
-  // States of the side that is read next: names, and where they are.
-  std::vector<std::pair<const TensorSpec*, std::span<unsigned char>>> states();
+  // The caches, and the states of the side that is read next.
+  TensorPlaces everything();
 
   HostArrays& arrays_;
   std::unique_ptr<StageCaller> stages_;
   const std::atomic<bool>* cancelled_;
   std::span<float> x_, x_next_, time_, sigma_, next_sigma_, noise_;
-  std::array<std::array<std::span<const std::uint8_t>, 2>, 2> frames_;  // [opening][side]
+  std::array<std::span<const std::uint8_t>, 2> frames_;  // [opening]
   std::span<const PassInputs> passes_;
   bool opening_ = false, tracked_ = false;
   int encoder_side_ = 0, decoder_side_ = 0, grey_side_ = 0;

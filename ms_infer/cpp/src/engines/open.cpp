@@ -24,6 +24,13 @@ const EngineLibrary& library_of(const std::string& name) {
   return own ? *own : load_engine_library(name);
 }
 
+// The same for a name that a user gave.
+const EngineLibrary& known_library(const std::string& name) {
+  require(std::ranges::find(engine_names(), name) != engine_names().end(), MS_ERROR_CONFIG, "engine '", name,
+          "' is not one of auto, openvino, tensorrt");
+  return library_of(name);
+}
+
 std::string bundle_kinds(const Manifest& manifest) {
   std::string kinds;
   for (const auto& engine : manifest.engines) kinds += (kinds.empty() ? "" : ", ") + engine.kind;
@@ -68,19 +75,11 @@ const std::vector<std::string>& engine_names() {
   return names;
 }
 
-void check_engine(const std::string& name) {
-  const auto& names = engine_names();
-  require(std::ranges::find(names, name) != names.end(), MS_ERROR_CONFIG, "engine '", name,
-          "' is not one of auto, openvino, tensorrt");
-  library_of(name).check();
-}
+void check_engine(const std::string& name) { known_library(name).check(); }
 
 ChosenEngine open_engine(const Manifest& manifest, const EngineOptions& options) {
   if (options.engine == "auto") return open_best(manifest, options);
-  const auto& names = engine_names();
-  require(std::ranges::find(names, options.engine) != names.end(), MS_ERROR_CONFIG, "engine '", options.engine,
-          "' is not one of auto, openvino, tensorrt");
-  const EngineLibrary& library = library_of(options.engine);
+  const EngineLibrary& library = known_library(options.engine);
   const EngineSpec* spec = library.choose(manifest, options.engine, options);
   require(spec != nullptr, MS_ERROR_ENGINE, "the bundle ", manifest.folder.string(), " holds no ", options.engine,
           " stages (", bundle_kinds(manifest), "); add them with ms-export --target");

@@ -1,4 +1,4 @@
-// The CPU engine: exported stages in OpenVINO, attention caches inside it as states; a library of its own.
+// The CPU engine: exported stages in OpenVINO; a library of its own.
 #include "engines/open.hpp"
 #include "engines/host_runner.hpp"
 
@@ -83,7 +83,7 @@ class OpenVinoModel final : public EngineModel {
     std::vector<Stage> first, later;
     for (std::size_t i = 0; i < kStageNames.size(); ++i)
       if (engine_.stages.contains(std::string(kStageNames[i])))
-        (std::ranges::find(kLazy, static_cast<Stage>(i)) == kLazy.end() ? first : later).push_back(static_cast<Stage>(i));
+        (is_first(static_cast<Stage>(i)) ? first : later).push_back(static_cast<Stage>(i));
     std::atomic<bool> stopped{false};
     auto checked = std::async(std::launch::async, [&] {
       for (const Stage stage : later)
@@ -160,7 +160,7 @@ class OpenVinoModel final : public EngineModel {
   std::array<Compiled, kStageNames.size()> compiled_;
 };
 
-// The requests of one stream; its attention caches are states of that of `denoise`.
+// The requests of one stream, bound to its host arrays.
 class OpenVinoStages final : public StageCaller {
  public:
   OpenVinoStages(OpenVinoModel& model, HostArrays& arrays) : model_(model), arrays_(arrays) {}
@@ -179,47 +179,45 @@ class OpenVinoStages final : public StageCaller {
     }
   }
 
-  Tensors read_caches() override {
-    Tensors caches;
-    for (auto& [name, state] : states()) {
-      const ov::Tensor tensor = state.get_state();
-      const TensorSpec& spec = arrays_.tensor(Stage::denoise, name);
-      require(tensor.get_byte_size() == spec.bytes(), MS_ERROR_INTERNAL, "OpenVINO keeps ", name, " in another type");
-      const auto* first = static_cast<const unsigned char*>(tensor.data());
-      caches[name] = {spec.dtype, spec.shape, Bytes(first, first + tensor.get_byte_size())};
-    }
-    return caches;
-  }
-
-  void write_caches(const Tensors& caches) override {
-    for (auto& [name, state] : states()) {
-      const HostTensor& cache = caches.at(name);
-      ov::Tensor copy(element_type(cache.dtype), ov::Shape(cache.shape.begin(), cache.shape.end()));
-      std::memcpy(copy.data(), cache.data.data(), cache.data.size());
-      state.set_state(copy);
+  void keep_pass() override {
+    for (const Written& one : written_) {
+      const std::size_t rows = one.rows.get_shape()[2], part = rows / one.places.size();
+      const auto* from = static_cast<const unsigned char*>(one.rows.data());
+      for (std::size_t head = 0; head < one.heads; ++head)
+        for (const std::int64_t place : one.places) {
+          const auto at = static_cast<std::size_t>(place);
+          require(at + part <= one.tokens, MS_ERROR_INTERNAL, "rows from ", place, " on are outside of a cache");
+          std::memcpy(&one.cache[(head * one.tokens + at) * one.row_bytes], from, part * one.row_bytes);
+          from += part * one.row_bytes;
+        }
     }
   }
-
-  void reset_caches() override { request(Stage::denoise, 0).reset_state(); }
 
  private:
   struct Requests {
     std::array<ov::InferRequest, 2> of;  // the two sides
-    std::array<bool, 2> made{};
     std::mutex making;
+  };
+
+  // Rows that a pass made of a cache, and where they belong.
+  struct Written {
+    ov::Tensor rows;  // [1, heads, chunk_tokens, head_dim]
+    std::span<unsigned char> cache;
+    std::size_t heads = 0, tokens = 0, row_bytes = 0;
+    std::span<const std::int64_t> places;  // the first of each part
   };
 
   // The request of a stage and side, bound to the host arrays. `text` may be asked for beside another stage.
   ov::InferRequest& request(Stage stage, int side) {
     Requests& requests = requests_[static_cast<std::size_t>(stage)];
     const std::lock_guard lock(requests.making);
-    const auto at = static_cast<std::size_t>(side);
-    if (!requests.made[at]) {
-      requests.of[at] = model_.compiled(stage).create_infer_request();
-      bind(stage, side, requests.of[at]);
-      requests.made[at] = true;
+    ov::InferRequest& known = requests.of[static_cast<std::size_t>(side)];
+    if (!known) {
+      ov::InferRequest made = model_.compiled(stage).create_infer_request();
+      bind(stage, side, made);
+      known = std::move(made);
     }
-    return requests.of[at];
+    return known;
   }
 
   void bind(Stage stage, int side, ov::InferRequest& request) {
@@ -229,27 +227,37 @@ class OpenVinoStages final : public StageCaller {
         for (const auto& tensor : *tensors)
           if (tensor.role != Role::cache)
             request.set_tensor(tensor.name, wrap(tensor, arrays_.bytes(stage, tensor, side)));
-      if (stage == Stage::denoise && arrays_.has(Stage::roll))  // the roll is the first part of this model
+      if (stage != Stage::denoise) return;
+      if (arrays_.has(Stage::roll))  // the first part of this model
         for (const auto& tensor : arrays_.spec(Stage::roll)->inputs)
           if (tensor.role == Role::host)
             request.set_tensor(tensor.name, wrap(tensor, arrays_.bytes(Stage::roll, tensor)));
+      written_.clear();
+      for (const auto& [tensor, cache] : arrays_.caches()) bind_cache(*tensor, cache, request);
     } catch (const ov::Exception& error) {
-      fail(MS_ERROR_BUNDLE, "the manifest does not fit the stage '", stage_name(stage), "': ", error.what());
+      fail(MS_ERROR_BUNDLE, "the manifest does not fit the stage '", stage_name(stage), "': ", error.what(),
+           "; export again");
     }
   }
 
-  // States of `denoise` by the name of their cache; OpenVINO joins the names of input and output.
-  std::map<std::string, ov::VariableState> states() {
-    std::map<std::string, std::string> names;
-    for (const auto& [input, output] : arrays_.spec(Stage::denoise)->aliases) names[input + output] = input;
-    std::map<std::string, ov::VariableState> found;
-    for (auto& state : request(Stage::denoise, 0).query_state()) found.emplace(names.at(state.get_name()), state);
-    return found;
+  // The model reads a cache and returns the rows that belong into it: one copy of it is enough.
+  void bind_cache(const TensorSpec& tensor, std::span<unsigned char> cache, ov::InferRequest& request) {
+    request.set_tensor(tensor.name, wrap(tensor, cache));
+    const ov::Tensor rows = request.get_tensor(tensor.name + "_rows");
+    ov::Shape shape(tensor.shape.begin(), tensor.shape.end());
+    shape[2] = static_cast<std::size_t>(arrays_.tensor(Stage::denoise, "cos").shape[1]);
+    require(rows.get_shape() == shape && rows.get_element_type() == element_type(tensor.dtype), MS_ERROR_BUNDLE,
+            "OpenVINO returns rows of ", tensor.name, " that do not fit it; export again");
+    const auto places = arrays_.values<std::int64_t>(
+        Stage::denoise, is_rolling_cache(tensor.name) ? "write_index" : "sink_index");
+    written_.push_back({rows, cache, shape[0] * shape[1], static_cast<std::size_t>(tensor.shape[2]),
+                        shape[3] * item_bytes(tensor.dtype), places});
   }
 
   OpenVinoModel& model_;
   HostArrays& arrays_;
   std::array<Requests, kStageNames.size()> requests_;
+  std::vector<Written> written_;
 };
 
 std::unique_ptr<ChunkRunner> OpenVinoModel::runner(HostArrays& arrays, const RunnerSettings& settings) {

@@ -16,6 +16,8 @@ const char* window_of(Stage stage, const TensorSpec& tensor) {
   return tensor.name == "latents" ? "x" : tensor.name == "track" ? "track" : nullptr;
 }
 
+bool is_decoded(Stage stage, const TensorSpec& tensor) { return is_decoder(stage) && tensor.name == "frames"; }
+
 }  // namespace
 
 HostArrays::HostArrays(const std::map<std::string, StageSpec>& specs) {
@@ -26,7 +28,7 @@ HostArrays::HostArrays(const std::map<std::string, StageSpec>& specs) {
     for (const auto& [input, output] : found->second.states) followers_[output] = input;
     for (const auto* tensors : {&found->second.inputs, &found->second.outputs})
       for (const TensorSpec& tensor : *tensors)
-        if (tensor.role == Role::device) {
+        if (tensor.role == Role::device || is_decoded(static_cast<Stage>(i), tensor)) {
           const TensorSpec*& longest = longest_[tensor.name];
           if (!longest || longest->bytes() < tensor.bytes()) longest = &tensor;
         }
@@ -57,13 +59,13 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor
   const auto follower = followers_.find(tensor.name);
   if (tensor.role == Role::state && follower != followers_.end()) {
     key.name = follower->second, key.side = 1 - side;
-  } else if (tensor.role == Role::host && is_output(*spec(stage), tensor)) {
-    key.name.insert(0, 1, '.').insert(0, stage_name(stage));  // another stage may have an input of this name
-    if (fills_image_slot(stage)) key.side = 0;
   } else if (tensor.role != Role::state) {
     key.side = 0;
   }
-  const TensorSpec& room = tensor.role == Role::device ? *longest_.at(tensor.name) : tensor;
+  const bool decoded = is_decoded(stage, tensor);
+  if (tensor.role == Role::host && !decoded && is_output(*spec(stage), tensor))
+    key.name.insert(0, 1, '.').insert(0, stage_name(stage));  // another stage may have an input of this name
+  const TensorSpec& room = tensor.role == Role::device || decoded ? *longest_.at(tensor.name) : tensor;
   key.shape = room.shape;
   const std::lock_guard lock(lock_);
   Array& array = arrays_[key];
@@ -72,10 +74,18 @@ std::span<unsigned char> HostArrays::bytes(Stage stage, const TensorSpec& tensor
   return std::span(array.bytes).first(tensor.bytes());
 }
 
-void HostArrays::clear_states() {
+TensorPlaces HostArrays::caches() {
+  TensorPlaces found;
+  for (const TensorSpec& tensor : spec(Stage::denoise)->inputs)
+    if (tensor.role == Role::cache) found.emplace_back(&tensor, bytes(Stage::denoise, tensor));
+  return found;
+}
+
+void HostArrays::clear() {
   const std::lock_guard lock(lock_);
   for (auto& [key, array] : arrays_)
-    if (array.role == Role::state) std::fill(array.bytes.begin(), array.bytes.end(), static_cast<unsigned char>(0));
+    if (array.role == Role::state || array.role == Role::cache)
+      std::fill(array.bytes.begin(), array.bytes.end(), static_cast<unsigned char>(0));
 }
 
 }  // namespace ms_infer

@@ -30,12 +30,16 @@ constexpr bool is_decoder(Stage stage) {
 // The encoder of the image slot, whose state goes on whenever it runs, not once a chunk.
 constexpr bool fills_image_slot(Stage stage) { return stage == Stage::encode || stage == Stage::encode_grey; }
 
+// Tensors and where they are.
+using TensorPlaces = std::vector<std::pair<const TensorSpec*, std::span<unsigned char>>>;
+
 // The host arrays behind the tensors of all stages, made once; stages that hand a tensor on share it.
 //
 // Arrays are shared by name and shape. `latents` are the first latent frames of `x`, and track latents land in the
-// input of `denoise`. What an opening chunk hands from stage to stage lies where longer chunks have it, for no stream
-// makes both at once. Autoencoder states, and what the host reads, have two sides: a stage reads states of one side
-// and writes those of the other, so a chunk that failed can be made again.
+// input of `denoise`. What an opening chunk hands from stage to stage, and its frames, lie where longer chunks have
+// them, for no stream makes both at once. Autoencoder states have two sides: a stage reads those of one side and writes
+// those of the other, so a chunk that failed can be made again. Caches have one: what a chunk writes there is out of its
+// context until then.
 class HostArrays {
  public:
   explicit HostArrays(const std::map<std::string, StageSpec>& specs);
@@ -53,8 +57,10 @@ class HostArrays {
     return {reinterpret_cast<Value*>(raw.data()), raw.size() / sizeof(Value)};
   }
   const TensorSpec& tensor(Stage stage, const std::string& name) const;
-  // Fills the states of both sides with zeros.
-  void clear_states();
+  // The attention caches: inputs of `denoise`.
+  TensorPlaces caches();
+  // Fills the states of both sides and the caches with zeros.
+  void clear();
 
  private:
   struct Key {
@@ -70,7 +76,7 @@ class HostArrays {
 
   std::array<const StageSpec*, kStageNames.size()> specs_{};
   std::map<std::string, std::string> followers_;  // output -> the state that it becomes
-  std::map<std::string, const TensorSpec*> longest_;  // of what is handed from stage to stage, by name
+  std::map<std::string, const TensorSpec*> longest_;  // of what is handed from stage to stage, or out, by name
   std::mutex lock_;
   std::map<Key, Array> arrays_;
 };

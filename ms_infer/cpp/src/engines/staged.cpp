@@ -1,9 +1,6 @@
 #include "engines/staged.hpp"
 
 #include <algorithm>
-#include <cstring>
-
-#include "numerics/noise.hpp"
 
 namespace ms_infer {
 

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "numerics/angles.hpp"
-#include "model.hpp"
-#include "numerics/noise.hpp"
 #include "engines/ring.hpp"
+#include "model.hpp"
+#include "numerics/angles.hpp"
+#include "numerics/noise.hpp"
 #include "numerics/schedule.hpp"
 #include "state.hpp"
 #include "tracks/tracks.hpp"

@@ -1,6 +1,7 @@
 // CUDA's streams, events and memory as objects that free themselves, and the device twin of the host's arrays.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <mutex>
@@ -105,10 +106,12 @@ class DeviceMemory {
   }
 
  private:
-  // Page-locking only makes copies asynchronous; what cannot be locked is copied all the same.
+  // Page-locking only makes copies asynchronous; what cannot be locked is copied all the same. The whole array at once:
+  // opening chunks copy its beginning, later ones all of it, and no copy may run over the end of what is locked.
   void page_lock(const void* data, std::size_t size) {
     const std::lock_guard lock(lock_);
     if (!seen_.insert(data).second) return;
+    if (const auto twin = twins_.find(data); twin != twins_.end()) size = std::max(size, twin->second.size());
     if (cudaHostRegister(const_cast<void*>(data), size, cudaHostRegisterDefault) == cudaSuccess) {
       locked_.insert(data);
     } else {
