@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 from ms_infer.demo import Example, default_example, demo_examples
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-VIEWPORT = {"width": 1200, "height": 780}
+VIEWPORT = {"width": 1280, "height": 800}
 MOVE_MS = 25
 CHUNK_MS = 800
 Place = tuple[float, float]
@@ -42,7 +42,7 @@ class Options:
     """Example whose thing is dragged."""
     bow: float = 0.16
     """How far the way of the drag bends upwards, in shares of the picture."""
-    look: str = "dusk"
+    look: str = "night"
     """Light that comes at last."""
     width: int = 640
     fps: int = 10
