@@ -231,6 +231,33 @@ def test_the_backdrop_moves_by_its_field(bend: float) -> None:
         assert abs(float(shown) * SIZE - source) < 0.25
 
 
+def test_what_moves_by_half_a_pixel_stays_sharp() -> None:
+    ramp = torch.arange(SIZE).view(1, 1, 1, SIZE).expand(1, 3, SIZE, SIZE)
+    image = 0.5 + 0.4 * (2 * math.pi / 5 * ramp).sin()  # bilinear sampling leaves 81 % of this at its worst
+    moved = still()
+    moved.terms[:, 0, 0, :, 0] = 0.5
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 0] = 1
+
+    frames, shown = compose(image, Layers(weights, image), moved)
+    inner = frames[..., 4:-4]
+    assert (inner.amax() - inner.amin()) / 0.8 > 0.9
+    assert 0 <= shown.min() <= shown.max() <= 1
+
+
+def test_the_edge_of_a_moved_thing_has_no_ghost() -> None:
+    weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
+    weights[:, 1, 20:40, 20:40] = 1
+    weights[:, 0] = 1 - weights[:, 1]
+    image = weights[:, 1:2].expand(1, 3, SIZE, SIZE) * 0.4 + 0.3
+    moved = still()
+    moved.terms[:, 1, 0, :, 0] = 2.5
+
+    frames, _ = compose(image, Layers(weights, torch.full_like(image, 0.3)), moved)
+    assert frames.min() > 0.3 - 1e-6
+    assert frames.max() < 0.7 + 0.04
+
+
 def test_the_network_starts_as_the_first_frame_alone() -> None:
     network = LayerNetwork((8, 16, 16, 16, 16))
     image = torch.rand(2, 3, SIZE, SIZE)

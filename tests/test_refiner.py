@@ -15,14 +15,13 @@ from ms_infer import ConfigError, Stream, Tracks
 from ms_infer.checkpoint import Student, random_student
 from ms_infer.config import RefinerConfig, StreamConfig, TrackHeadConfig
 from ms_infer.engines.torch import TorchEngine
-from ms_infer.model.motions import STIFFNESS, _solve, backdrop_motion, quadratic
-from ms_infer.model.refiner import Refiner
+from ms_infer.model.motions import STIFFNESS, backdrop_motion, quadratic, solve
+from ms_infer.model.refiner import NOTICED, Refiner, relight
 from tests.tiny import refined_student, tiny_config, tiny_student, without_tracks
 
 NARROW = RefinerConfig(widths=(8, 8, 8))
 SIZE = 32
-SHARE, LIGHT, SHARPEN = range(0, 16), range(16, 32), range(32, 48)  # channels, 16 a value
-GAIN, OFFSET = range(48, 96), range(96, 144)
+SHARE, SHARPEN, GAIN, OFFSET = range(0, 16), range(16, 32), range(32, 80), range(80, 128)  # channels, 16 a value
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,10 +35,15 @@ def inputs(frames: int = 2, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
     return decoded, moved, valid
 
 
+def relit(decoded: Tensor, moved: Tensor, valid: Tensor) -> Tensor:
+    """`relight` of frames as the refiner gets them."""
+    return relight(moved[0], decoded[0], valid[0])[None]
+
+
 def saying(**biases: float) -> Refiner:
-    """A refiner that says the same at every pixel; it leaves the decoded frame's light where it says nothing of it."""
+    """A refiner that says the same at every pixel."""
     refiner = Refiner(NARROW).requires_grad_(False)
-    for name, bias in ({"light": -50.0} | biases).items():
+    for name, bias in biases.items():
         refiner.leave.bias[globals()[name.upper()]] = bias  # type: ignore[index]
     return refiner
 
@@ -50,36 +54,69 @@ def test_it_starts_as_nearly_the_moved_frame() -> None:
     share = torch.tensor(-3.0).sigmoid()
 
     assert share < 0.05
-    nearly = share * decoded + (1 - share) * (moved + share * lowered(decoded - moved))
+    nearly = share * decoded + (1 - share) * relit(decoded, moved, valid)
     torch.testing.assert_close(Refiner(NARROW).mix(decoded, moved, valid), nearly)
 
 
-def lowered(frames: Tensor) -> Tensor:
-    """Means of 16 x 16 pixels, and what lies between them."""
-    means = torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 16)
-    return torch.nn.functional.interpolate(means, scale_factor=16.0, mode="bilinear").view(frames.shape)
-
-
-def test_light_is_taken_from_the_decoded_frame_without_its_detail() -> None:
-    _, moved, valid = inputs()
-    detail = torch.full((SIZE, SIZE), 0.1)
+def picture_in_two_lights(cells: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """A picture of 16 pixels a cell with fine detail, the same without detail at night, and all valid."""
+    areas = torch.rand(1, 3, cells, cells, generator=generator()) * 0.6 + 0.2
+    large = areas.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    detail = torch.full((16 * cells, 16 * cells), 0.1)
     detail[::2] = -0.1
-    made = saying(share=-50.0, light=50.0).mix(moved + 0.2 + detail, moved, valid)
-    torch.testing.assert_close(made, moved + 0.2, atol=1e-6, rtol=0)
+    return large + detail, at_night(large), torch.ones(1, 1, 16 * cells, 16 * cells)
+
+
+def at_night(frame: Tensor) -> Tensor:
+    """Darker, bluer, and half grey."""
+    half_grey = 0.5 * frame + 0.5 * frame.mean(1, keepdim=True)
+    return half_grey * torch.tensor([0.3, 0.4, 0.6]).view(3, 1, 1) + torch.tensor([0.0, 0.01, 0.06]).view(3, 1, 1)
+
+
+def test_the_moved_frame_gets_the_light_of_the_decoded_one_and_keeps_its_detail() -> None:
+    moved, decoded, valid = picture_in_two_lights()
+    torch.testing.assert_close(relight(moved, decoded, valid), at_night(moved), atol=0.015, rtol=0)
+    assert (decoded - at_night(moved)).abs().mean() > 0.02  # the decoded frame has less detail
+
+
+def test_light_is_read_where_the_moved_frame_is_valid() -> None:
+    moved, decoded, valid = picture_in_two_lights()
+    decoded[..., :16, :], valid[..., :16, :] = 1.0, 0.0  # something white enters
+    torch.testing.assert_close(relight(moved, decoded, valid), at_night(moved), atol=0.015, rtol=0)
+
+
+def test_a_thing_that_differs_changes_the_light_of_the_whole_by_less_than_its_share() -> None:
+    moved, _, valid = picture_in_two_lights(cells=8)
+    decoded = moved.clone()
+    decoded[..., :32, :32] += 0.3  # 4 of 64 cells
+    assert (relight(moved, decoded, valid) - moved).abs().mean() < 0.3 * 4 / 64
+
+
+@pytest.mark.parametrize(("change", "followed"), [(NOTICED / 4, 0.06), (NOTICED, 0.5), (NOTICED * 8, 0.98)])
+def test_a_change_no_larger_than_the_decoders_errors_is_hardly_followed(change: float, followed: float) -> None:
+    moved, _, valid = picture_in_two_lights()
+    shift = (relight(moved, moved - change, valid) - moved).mean()
+    assert shift.item() == pytest.approx(-followed * change, abs=0.02 * change)
+
+
+def test_where_nothing_is_valid_the_light_stays() -> None:
+    moved, decoded, valid = picture_in_two_lights()
+    torch.testing.assert_close(relight(moved, decoded, 0 * valid), moved, atol=1e-6, rtol=0)
 
 
 def test_a_share_of_one_is_the_decoded_frame_and_none_the_moved_one_relit() -> None:
     decoded, moved, valid = inputs()
     torch.testing.assert_close(saying(share=50.0)(decoded, moved, valid), decoded, atol=1e-6, rtol=0)
-    relit = saying(share=-50.0, gain=-0.5, offset=0.25)(decoded, moved, valid)
-    torch.testing.assert_close(relit, 0.5 * moved + 0.25, atol=1e-6, rtol=0)
+    made = saying(share=-50.0, gain=-0.5, offset=0.25)(decoded, moved, valid)
+    torch.testing.assert_close(made, 0.5 * relit(decoded, moved, valid) + 0.25, atol=1e-6, rtol=0)
 
 
 def test_sharpening_adds_what_the_moved_frame_has_above_its_surroundings() -> None:
     decoded, moved, valid = inputs()
     made = saying(share=-50.0, sharpen=1.0).mix(decoded, moved, valid)
-    smooth = torch.nn.functional.avg_pool2d(moved[0], 3, 1)[None]
-    inner = moved[..., 1:-1, 1:-1]
+    bright = relit(decoded, moved, valid)
+    smooth = torch.nn.functional.avg_pool2d(bright[0], 3, 1)[None]
+    inner = bright[..., 1:-1, 1:-1]
     torch.testing.assert_close(made[..., 1:-1, 1:-1], 2 * inner - smooth, atol=1e-5, rtol=0)
 
 
@@ -157,7 +194,7 @@ def test_the_solver_is_as_exact_as_float32_allows(tracks: int) -> None:
         right = weighted @ (torch.rand(1, tracks, 2, generator=generator(seed)) * 40 - 20)
         exact = torch.linalg.solve(matrix.double(), right.double())
 
-        assert (_solve(matrix, right) - exact).norm() < 1e-4 * exact.norm()
+        assert (solve(matrix, right) - exact).norm() < 1e-4 * exact.norm()
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +203,12 @@ def student() -> Student:
 
 
 def opening(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch | None = None) -> NDArray[np.uint8]:
-    """Frames of the first chunk; with a patch the refiner's references are negatives."""
+    """Frames of the first chunk; with a patch the refiner's references lie half a picture aside."""
     keep = engine._keep_references
     if monkeypatch is not None:
-        monkeypatch.setattr(engine, "_keep_references", lambda *seen: keep(*(1 - one for one in seen)))
+        monkeypatch.setattr(
+            engine, "_keep_references", lambda *seen: keep(*(one.roll(one.shape[-1] // 2, -1) for one in seen))
+        )
     size = engine.config.height
     image = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
     with Stream(engine, seed=3) as stream:
@@ -183,8 +222,10 @@ def test_a_stream_shows_what_its_references_show(student: Student, monkeypatch: 
     others = opening(engines[1], monkeypatch)
 
     assert refined.shape == (9, 64, 64, 3)
-    assert (refined != plain).mean() > 0.5
-    assert (refined != others).mean() > 0.5
+    grey = (refined > 0) & (refined < 255)  # what is clamped says little
+    assert grey.mean() > 0.1
+    assert (refined != plain)[grey].mean() > 0.9
+    assert (refined != others)[grey].mean() > 0.9
     np.testing.assert_array_equal(refined, opening(TorchEngine(student, device="cpu")))
 
 

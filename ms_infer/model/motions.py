@@ -57,7 +57,7 @@ def _fit(basis: Tensor, moved: Tensor, shares: Tensor, stiffness: Sequence[float
     """Terms `[R, K, C]` by weighted least squares with a ridge."""
     ridge = torch.diag(numbers(stiffness[: basis.shape[-1]], basis))
     weighted = (basis * shares).transpose(1, 2)
-    return _solve(weighted @ basis + ridge, weighted @ moved)
+    return solve(weighted @ basis + ridge, weighted @ moved)
 
 
 def _company(moved: Tensor, weights: Tensor, width: float) -> Tensor:
@@ -116,7 +116,7 @@ def quadratic(places: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """Solution `[R, K, C]` of a positive definite system by Gauss-Jordan steps, which every engine can run."""
     rows = torch.cat([matrix, right], dim=-1)
     rows = rows / rows[:, :1, :1]  # pivots near 1 keep the steps below exact

@@ -8,18 +8,23 @@ from torch import Tensor, nn
 
 from ms_infer.config import RefinerConfig
 from ms_infer.errors import ConfigError
+from ms_infer.model.constants import numbers
+from ms_infer.model.motions import solve
 
 FOLD = 4  # pixels a side that one place of the first scale holds
 INPUTS = 3 + 3 + 1
-SHARES = (1, 1, 1, 3, 3)  # shares of the decoded frame and of its light; sharpening, gain and offset of the moved one
+SHARES = (1, 1, 3, 3)  # share of the decoded frame; sharpening, gain and offset of the moved one
 STRIDE = 4 * FOLD
-START = -3.0  # logit of both shares
+START = -3.0  # logit of the share
+STIFFNESS = 5e-4  # of the frame's colour map: the variance of colours that can turn it
+NOTICED = 0.02  # change of colour of which half is believed: the decoder is off by less
 
 
 class Refiner(nn.Module):
-    """Every pixel mixes the decoded frame with the moved one, which is relit and sharpened.
+    """Every pixel mixes the decoded frame with the moved one, which is given its light and sharpened.
 
-    A small U-Net, frame by frame and without a state, says how. It starts as (nearly) the moved frame.
+    What changes the whole frame, night or fog, is one map of colours (`relight`). A small U-Net, frame by frame and
+    without a state, says the rest. It starts as (nearly) the moved frame.
     """
 
     def __init__(self, config: RefinerConfig) -> None:
@@ -38,7 +43,7 @@ class Refiner(nn.Module):
         self.leave = _conv(half, FOLD * FOLD * sum(SHARES))
         nn.init.zeros_(self.leave.weight)
         first = torch.zeros(sum(SHARES), FOLD * FOLD)
-        first[:2] = START
+        first[0] = START
         with torch.no_grad():
             assert self.leave.bias is not None
             self.leave.bias.copy_(first.flatten())  # channel-major, as pixel_shuffle reads it
@@ -60,13 +65,14 @@ class Refiner(nn.Module):
                 f"the refiner got frames of {height}x{width} and references of {tuple(moved.shape)} and "
                 f"{tuple(moved_valid.shape)}; all must have one size, a multiple of {STRIDE}"
             )
-        ours, theirs = decoded.flatten(0, 1), moved.flatten(0, 1)
-        seen = torch.cat([ours * 2 - 1, theirs * 2 - 1, moved_valid.flatten(0, 1)], dim=1)
-        share, light, sharpen, gain, offset = self._choose(seen).split(SHARES, dim=1)
+        ours, valid = decoded.flatten(0, 1), moved_valid.flatten(0, 1)
+        theirs = relight(moved.flatten(0, 1), ours, valid)
+        seen = torch.cat([ours * 2 - 1, theirs * 2 - 1, valid], dim=1)
+        share, sharpen, gain, offset = self._choose(seen).split(SHARES, dim=1)
         detail = theirs - F.avg_pool2d(theirs, 3, stride=1, padding=1, count_include_pad=False)
-        relit = theirs * (1 + gain) + offset + sharpen * detail + light.sigmoid() * _light(ours - theirs)
+        shown = theirs * (1 + gain) + offset + sharpen * detail
         share = share.sigmoid()
-        return (share * ours + (1 - share) * relit).view(decoded.shape)
+        return (share * ours + (1 - share) * shown).view(decoded.shape)
 
     def _choose(self, seen: Tensor) -> Tensor:
         """`[N, INPUTS, H, W]` to `[N, sum(SHARES), H, W]`, at `FOLD` pixels a place, a half and a quarter of that."""
@@ -95,9 +101,30 @@ def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
-def _light(x: Tensor) -> Tensor:
-    """`[N, 3, H, W]` without detail: means of STRIDE x STRIDE pixels, and what lies between them."""
-    return F.interpolate(F.avg_pool2d(x, STRIDE), size=x.shape[-2:], mode="bilinear", align_corners=False)
+def relight(moved: Tensor, decoded: Tensor, valid: Tensor) -> Tensor:
+    """The moved frame in the light of the decoded one: one affine map of colours for the whole of each frame.
+
+    moved, decoded: `[N, 3, H, W]` in [0, 1]; valid: `[N, 1, H, W]`. Least squares with a ridge over means of STRIDE x
+    STRIDE pixels, where the moved frame is valid; a map that changes no more than the decoder errs is hardly followed.
+    Not clamped.
+    """
+    seen, wanted, weight = _cells(moved), _cells(decoded), _cells(valid)
+    weight = weight / (weight.sum(1, keepdim=True) + 1e-3)
+    middle = (weight * seen).sum(1, keepdim=True)
+    change = (weight * (wanted - seen)).sum(1, keepdim=True)
+    apart, left = seen - middle, wanted - seen - change
+    weighted = (weight * apart).transpose(1, 2)
+    turn = solve(weighted @ apart + torch.diag(numbers((STIFFNESS,) * 3, seen)), weighted @ left)  # [N, 3, 3]
+    size = (weight * (apart @ turn + change).square()).sum((1, 2), keepdim=True)
+    believed = size / (size + 3 * NOTICED**2)
+    pixels = moved.flatten(2).transpose(1, 2).float()
+    shift = believed * ((pixels - middle) @ turn + change)
+    return moved + shift.transpose(1, 2).unflatten(2, moved.shape[2:]).to(moved.dtype)
+
+
+def _cells(x: Tensor) -> Tensor:
+    """`[N, C, H, W]` to means of STRIDE x STRIDE pixels, float32 `[N, P, C]`."""
+    return F.avg_pool2d(x.float(), STRIDE).flatten(2).transpose(1, 2)
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -207,7 +207,10 @@ def stream_frames(
     seed: int = 2,
     chunks: int = ClipConfig.chunks,
 ) -> None:
-    """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip."""
+    """Stream batches first..last-1 of `count` rendered clips with the student; keep `each` frames of every clip.
+
+    In two of five clips the light changes on the way: the refiner learns it from them.
+    """
     chosen = _start(common.device, common.threads)
     assets = load_assets(common.assets, size=preset(common.preset).height).to(chosen)
     stream = demo_stream(assets, common.preset)
@@ -215,6 +218,8 @@ def stream_frames(
     network = Network(stream).to(chosen).requires_grad_(False).eval()
     network.load_state_dict(read_average(student))
     maker = _maker(stream, assets, vae, common.layers, seed, chunks)
+    scene = dataclasses.replace(maker.config.scene, look_share=0.5, switch_share=0.8)
+    maker.config = dataclasses.replace(maker.config, scene=scene)
     write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
 
 
