@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from ms_infer.serve.protocol import Type, pack_json
 from ms_infer.serve.wire.clients import Client, RateLimit
 from ms_infer.serve.wire.grades import Shown, Sizes
 
@@ -71,7 +72,8 @@ def test_goodbye_is_the_last_word() -> None:
     client.put_frame(shown(1))
     client.put(b"stats")
     client.bye("idle", "nothing happened")
-    assert drained(client) == [b"stats", b'\x07{"reason":"idle","text":"nothing happened"}']
+    dropped = pack_json(Type.STATS, {"dropped": 1})  # the frame that does not leave any more
+    assert drained(client) == [b"stats", dropped, b'\x07{"reason":"idle","text":"nothing happened"}']
 
 
 def test_rate_limit_allows_a_burst_and_then_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:

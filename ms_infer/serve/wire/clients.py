@@ -51,10 +51,12 @@ class Client:
         self._wake.set()
 
     def bye(self, reason: str, text: str, code: int = 1000) -> None:
-        """Send what is small, then a goodbye, then end."""
+        """Send what is small, then how many frames were lost in all, then a goodbye, then end."""
         self.code = code
+        self.dropped += self._frame is not None
         self._frame = None
         self._acks.clear()
+        self.put(pack_json(Type.STATS, {"dropped": self.dropped}))
         self.put(pack_json(Type.BYE, {"reason": reason, "text": text}))
         self.closing = True
 
