@@ -27,7 +27,6 @@ from ms_infer.demo import Example, default_example, demo_examples
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 VIEWPORT = {"width": 1280, "height": 800}
 MOVE_MS = 25
-CHUNK_MS = 800
 Place = tuple[float, float]
 
 
@@ -42,7 +41,7 @@ class Options:
     """Example whose thing is dragged."""
     bow: float = 0.16
     """How far the way of the drag bends upwards, in shares of the picture."""
-    look: str = "night"
+    look: str = "dusk"
     """Light that comes at last."""
     width: int = 640
     fps: int = 10
@@ -131,11 +130,12 @@ class Screen:
         self.page.mouse.up()
         self.follow()
 
-    def follow(self) -> None:
-        """Film on until a chunk that was made with all that was done is seen."""
+    def follow(self, chunks: int = 1) -> None:
+        """Film on until chunks that were made with all that was done are seen, or nothing moves any more."""
         control = self.page.evaluate("page.control")
         self.page.wait_for_function(f"page.frame.control >= {control}", timeout=120_000)
-        self.page.wait_for_timeout(CHUNK_MS)
+        last = self.page.evaluate(f"page.frame.index + {chunks} * page.hello.chunk_frames - 1")
+        self.page.wait_for_function(f"page.resting || page.frame.index >= {last}", timeout=120_000)
 
 
 def play(screen: Screen, options: Options) -> None:
@@ -153,8 +153,7 @@ def play(screen: Screen, options: Options) -> None:
     page.keyboard.up("Alt")
     screen.follow()
     page.click(f"#looks button:text-is('{options.look}')")
-    screen.follow()
-    page.wait_for_timeout(CHUNK_MS)
+    screen.follow(chunks=3)
     screen.film.on = False
 
 
