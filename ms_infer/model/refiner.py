@@ -17,7 +17,7 @@ SHARES = (1, 1, 3, 3)  # share of the decoded frame; sharpening, gain and offset
 STRIDE = 4 * FOLD
 START = -3.0  # logit of the share
 STIFFNESS = 5e-4  # of the frame's colour map: the variance of colours that can turn it
-NOTICED = 0.02  # change of colour of which half is believed: the decoder is off by less
+NOTICED = 0.05  # change of colour of which half is believed; a decoder and things found wrongly make less
 
 
 class Refiner(nn.Module):
@@ -116,7 +116,7 @@ def relight(moved: Tensor, decoded: Tensor, valid: Tensor) -> Tensor:
     weighted = (weight * apart).transpose(1, 2)
     turn = solve(weighted @ apart + torch.diag(numbers((STIFFNESS,) * 3, seen)), weighted @ left)  # [N, 3, 3]
     size = (weight * (apart @ turn + change).square()).sum((1, 2), keepdim=True)
-    believed = size / (size + 3 * NOTICED**2)
+    believed = size.square() / (size.square() + 9 * NOTICED**4)
     pixels = moved.flatten(2).transpose(1, 2).float()
     shift = believed * ((pixels - middle) @ turn + change)
     return moved + shift.transpose(1, 2).unflatten(2, moved.shape[2:]).to(moved.dtype)
