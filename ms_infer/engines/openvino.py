@@ -14,6 +14,7 @@ from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import rows_name
 from ms_infer.engines.host import HostArrays, HostRunner, StageCaller
 from ms_infer.engines.runner import cache_specs
+from ms_infer.engines.saved import rounded
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.errors import BundleError, ConfigError, DeviceError, EngineMismatchError, MissingExtraError
 from ms_infer.progress import Progress, part_of, silent
@@ -151,6 +152,8 @@ class OpenVinoStages(StageCaller):
         written, sink = (self._index(name) for name in ("write_index", "sink_index"))
         for tensor in cache_specs(self._models.specs):
             cache, made = self._arrays.of("denoise", tensor), request.get_tensor(rows_name(tensor.name)).data
+            if self.precision == "bf16":  # what is computed with them is no finer, and states are half as large
+                made = rounded(made)
             places = sink if tensor.name.startswith("sink_k_") else written
             for place, rows in zip(places, np.split(made, len(places), axis=2), strict=True):
                 cache[:, :, place : place + rows.shape[2]] = rows

@@ -56,6 +56,12 @@ def packed(array: Array) -> Array:
     return array.copy() if (bits & 0xFFFF).any() else (bits >> 16).astype(np.uint16)
 
 
+def rounded(array: Array) -> Array:
+    """float32 to the nearest bfloat16, as float32; halves to even."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 def unpacked(array: Array, dtype: DTypeLike) -> Array:
     """What `packed` was given."""
     if array.dtype == np.uint16 and dtype == np.float32:

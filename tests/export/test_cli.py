@@ -95,7 +95,7 @@ def test_a_bundle_is_listed(copied: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code(copied, "--list") == 0
     assert "onnx/fp32/denoise.onnx" in capsys.readouterr().out
     assert code(copied, "--list", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["format"] == 2
+    assert json.loads(capsys.readouterr().out)["format"] == 3
 
 
 def test_listing_needs_a_folder(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,16 @@ ov::Core& core() {
   return *made;
 }
 
+// float32 values to the nearest bfloat16, halves to even; as ms_infer/engines/saved.py does.
+void round_to_bf16(unsigned char* values, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += 4) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + at, 4);
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+    std::memcpy(values + at, &bits, 4);
+  }
+}
+
 // Every stage, compiled once.
 class OpenVinoModel final : public EngineModel {
  public:
@@ -187,7 +197,10 @@ class OpenVinoStages final : public StageCaller {
         for (const std::int64_t place : one.places) {
           const auto at = static_cast<std::size_t>(place);
           require(at + part <= one.tokens, MS_ERROR_INTERNAL, "rows from ", place, " on are outside of a cache");
-          std::memcpy(&one.cache[(head * one.tokens + at) * one.row_bytes], from, part * one.row_bytes);
+          unsigned char* to = &one.cache[(head * one.tokens + at) * one.row_bytes];
+          std::memcpy(to, from, part * one.row_bytes);
+          // What is computed with them is no finer, and states are half as large.
+          if (model_.precision() == "bf16") round_to_bf16(to, part * one.row_bytes);
           from += part * one.row_bytes;
         }
     }
