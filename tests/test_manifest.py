@@ -80,13 +80,13 @@ def test_what_was_saved_is_loaded(folder: Path) -> None:
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
     edit(folder, format=manifest.FORMAT + 1)
-    with pytest.raises(BundleError, match=r"format 3, this ms-infer reads 2; update ms-infer"):
+    with pytest.raises(BundleError, match=r"format 4, this ms-infer reads 3; update ms-infer"):
         load_manifest(folder)
 
 
 def test_an_older_format_is_refused_with_what_to_run(folder: Path) -> None:
     edit(folder, format=1)
-    with pytest.raises(BundleError, match=r"older format 1, this ms-infer reads 2; run the same ms-export"):
+    with pytest.raises(BundleError, match=r"older format 1, this ms-infer reads 3; run the same ms-export"):
         load_manifest(folder)
 
 

@@ -117,9 +117,9 @@ def relight(moved: Tensor, decoded: Tensor, valid: Tensor) -> Tensor:
     turn = solve(weighted @ apart + torch.diag(numbers((STIFFNESS,) * 3, seen)), weighted @ left)  # [N, 3, 3]
     size = (weight * (apart @ turn + change).square()).sum((1, 2), keepdim=True)
     believed = size.square() / (size.square() + 9 * NOTICED**4)
-    pixels = moved.flatten(2).transpose(1, 2).float()
-    shift = believed * ((pixels - middle) @ turn + change)
-    return moved + shift.transpose(1, 2).unflatten(2, moved.shape[2:]).to(moved.dtype)
+    turn, change = believed * turn, believed * (change - middle @ turn)
+    shift = turn.transpose(1, 2).to(moved.dtype) @ moved.flatten(2) + change.transpose(1, 2).to(moved.dtype)
+    return moved + shift.unflatten(2, moved.shape[2:])
 
 
 def _cells(x: Tensor) -> Tensor:
