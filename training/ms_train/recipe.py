@@ -217,9 +217,7 @@ def stream_frames(
     vae = load_vae(common.vae, stream, chosen)
     network = Network(stream).to(chosen).requires_grad_(False).eval()
     network.load_state_dict(read_average(student))
-    maker = _maker(stream, assets, vae, common.layers, seed, chunks)
-    scene = dataclasses.replace(maker.config.scene, look_share=0.5, switch_share=0.8)
-    maker.config = dataclasses.replace(maker.config, scene=scene)
+    maker = _maker(stream, assets, vae, common.layers, seed, chunks, SceneConfig(look_share=0.5, switch_share=0.8))
     write_frames(maker, network, vae, common.out, iter(range(first, last)), clips=count, each=each)
 
 
@@ -345,10 +343,16 @@ def _source(common: Common, place: torch.device) -> tuple[ClipSource, StreamConf
 
 
 def _maker(
-    stream: StreamConfig, assets: Assets, vae: TinyVae, layers: Path | None, seed: int, chunks: int = ClipConfig.chunks
+    stream: StreamConfig,
+    assets: Assets,
+    vae: TinyVae,
+    layers: Path | None,
+    seed: int,
+    chunks: int = ClipConfig.chunks,
+    scene: SceneConfig | None = None,
 ) -> ClipMaker:
     """Makes clips of `chunks` chunks at the stream's size; `layers` for models with a layer network."""
-    config = ClipConfig(chunks=chunks, scene=SceneConfig().scaled(stream.height))
+    config = ClipConfig(chunks=chunks, scene=(scene or SceneConfig()).scaled(stream.height))
     network = None if layers is None else load_layers(layers).to(assets.device)
     return ClipMaker(stream, assets, vae, config, seed, network)
 

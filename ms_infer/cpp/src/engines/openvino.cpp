@@ -190,6 +190,7 @@ class OpenVinoStages final : public StageCaller {
   }
 
   void keep_pass() override {
+    const bool rounds = model_.precision() == "bf16";  // what is computed with them is no finer, and states are smaller
     for (const Written& one : written_) {
       const std::size_t rows = one.rows.get_shape()[2], part = rows / one.places.size();
       const auto* from = static_cast<const unsigned char*>(one.rows.data());
@@ -199,8 +200,7 @@ class OpenVinoStages final : public StageCaller {
           require(at + part <= one.tokens, MS_ERROR_INTERNAL, "rows from ", place, " on are outside of a cache");
           unsigned char* to = &one.cache[(head * one.tokens + at) * one.row_bytes];
           std::memcpy(to, from, part * one.row_bytes);
-          // What is computed with them is no finer, and states are half as large.
-          if (model_.precision() == "bf16") round_to_bf16(to, part * one.row_bytes);
+          if (rounds) round_to_bf16(to, part * one.row_bytes);
           from += part * one.row_bytes;
         }
     }
