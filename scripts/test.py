@@ -1,6 +1,6 @@
 """The whole check: style, types, layers, the site, the page, every test suite in its own process, the C++ build.
 
-With two cores the suite `tests`, which is the longest, runs beside the others. `scripts/test.py types c++` chooses.
+With two cores two jobs run at a time. `scripts/test.py types c++` chooses.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+CORES = os.cpu_count() or 1
+LANES = min(CORES, 2)
 QUIET_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+CCACHE = {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in ("C", "CXX")}
 
-CHECKS: list[tuple[str, list[str]]] = [
-    ("style", ["ruff", "check", "."]),
-    ("format", ["ruff", "format", "--check", "."]),
-    ("types", ["mypy"]),
-    ("layers", ["lint-imports"]),
-    ("docs", [sys.executable, "-m", "scripts.docs"]),
-]
-APART = ("tests/serve", "tests/interp", "tests/aot", "tests/browser", "tests/packages", "tests/fleet", "benchmarks")
-"""Suites that run beside `tests`, which is as long as all of them together."""
-SUITES = {"tests": ["tests", "--ignore=tests/serve"], **{name: [name] for name in APART}}
+QUICK: dict[str, list[str]] = {
+    "style": ["ruff", "check", "."],
+    "format": ["ruff", "format", "--check", "."],
+    "layers": ["lint-imports"],
+}
+"""Checks of seconds, before all others."""
+CHECKS: dict[str, list[str]] = {"types": ["mypy"], "docs": [sys.executable, "-m", "scripts.docs"]}
+APART = ["docs", "engines", "packages", "export", "aot", "interp", "serve", "browser", "fleet", "cpp"]
+"""Folders of tests that are suites of their own."""
+SUITES: dict[str, list[str]] = {
+    "tests": ["tests", *(f"--ignore=tests/{name}" for name in APART)],
+    **{f"tests/{name}": [f"tests/{name}"] for name in APART},
+    "benchmarks": ["benchmarks"],
+}
 """Name of a suite -> what pytest is given."""
+IN_TURN = ("c++", "tests/serve", "tests/browser", "tests/fleet")
+"""Jobs that never run beside one another: servers and pages are asked for frames in time, and a build takes cores."""
 _PRINTING = threading.Lock()
 
 
@@ -39,6 +49,8 @@ def run(name: str, command: list[str]) -> bool:
     start = time.monotonic()
     print(f"== {name}: {' '.join(command)}", flush=True)
     environment = {**os.environ, **QUIET_THREADS, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    if shutil.which("ccache"):
+        environment = {**CCACHE, **environment}
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -79,31 +91,46 @@ def cpp() -> bool:
     build.mkdir(parents=True, exist_ok=True)
     steps = [
         ["cmake", "-S", ".", "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"],
-        ["cmake", "--build", str(build), "-j", str(os.cpu_count())],
+        ["cmake", "--build", str(build), "-j", str(CORES // LANES)],
         ["ctest", "--test-dir", str(build), "--output-on-failure"],
     ]
-    with open(build / ".lock", "w") as lock:  # tests/cpp/building.py uses the same folder
+    with open(build / ".lock", "w") as lock:  # tests/cpp/conftest.py uses the same folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         return all(run("c++", step) for step in steps)
 
 
 def suite(name: str) -> bool:
     """One of the suites, in a process of its own."""
-    if not any((ROOT / name).rglob("*.py")):
-        return True
     return run(name, [sys.executable, "-m", "pytest", "-q", *SUITES[name]])
 
 
+def jobs() -> dict[str, Callable[[], bool]]:
+    """What runs side by side, the longest first; the tests of the C++ library are behind its build, which they use."""
+    suites = {name: partial(suite, name) for name in SUITES if name != "tests/cpp"}
+    checks = {name: partial(run, name, command) for name, command in CHECKS.items()}
+    return {"c++": lambda: all([cpp(), suite("tests/cpp")]), **suites, **checks, "page": page}
+
+
+def side_by_side(chosen: dict[str, Callable[[], bool]]) -> list[bool]:
+    """Results of jobs: one lane begins with those of IN_TURN, and takes of the others when it is through."""
+
+    def in_turn(names: Iterable[str]) -> list[bool]:
+        return [chosen[name]() for name in names]
+
+    with ThreadPoolExecutor(LANES) as pool:
+        timed = pool.submit(in_turn, [name for name in IN_TURN if name in chosen])
+        others = pool.map(lambda job: job(), [job for name, job in chosen.items() if name not in IN_TURN])
+        return [*timed.result(), *others]
+
+
 def main() -> int:
-    wanted = sys.argv[1:]
-    results = [run(name, command) for name, command in CHECKS if not wanted or name in wanted]
-    if not wanted or "page" in wanted:
-        results.append(page())
-    jobs = [(partial(suite, name), name) for name in SUITES] + [(cpp, "c++")]
-    chosen = [job for job, name in jobs if not wanted or name in wanted]
-    lanes = 2 if (os.cpu_count() or 1) > 1 else 1
-    with ThreadPoolExecutor(lanes) as pool:
-        results += pool.map(lambda job: job(), chosen)
+    everything = jobs()
+    wanted = sys.argv[1:] or [*QUICK, *everything]
+    if unknown := set(wanted) - {*QUICK, *everything}:
+        print(f"no check is called {', '.join(sorted(unknown))}; there are {', '.join([*QUICK, *everything])}")
+        return 2
+    results = [run(name, command) for name, command in QUICK.items() if name in wanted]
+    results += side_by_side({name: job for name, job in everything.items() if name in wanted})
     return 0 if all(results) else 1
 
 

@@ -1,4 +1,4 @@
-// Host logic for tests/test_cpp.py, which compares it with Python's through ctypes. Never installed.
+// Host logic for test_library.py, which compares it with Python's through ctypes. Never installed.
 #include <cstring>
 
 #include "blend.hpp"

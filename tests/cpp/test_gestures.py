@@ -16,12 +16,10 @@ from safetensors.numpy import load, save
 
 from ms_infer import Stream, Tracks
 from ms_infer.hand import Hand
-from tests.cpp.building import build, bundle, library, needs_compiler
+from tests.cpp.conftest import needs_compiler
 from tests.cpp.native import Camera, Library, NativeError, NativeHand, NativeTracks, corners_of
 
 pytestmark = needs_compiler
-
-__all__ = ["build", "bundle", "library"]  # fixtures
 
 
 def assert_same(native: NativeTracks, expected: Tracks) -> None:
@@ -295,7 +293,7 @@ class Script:
 def test_one_script_of_gestures_gives_equal_frames_in_python_c_and_cpp(
     build: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    script = Path(__file__).parent / "cpp" / "gestures.txt"
+    script = Path(__file__).parent / "gestures.txt"
     with Stream(bundle, engine="openvino", precision="fp32") as stream:
         player = Script(stream)
         for line in script.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that compare the C++ library with Python: it is built once, where the whole check builds it."""
+"""The C++ library, built once and where the whole check builds it, and the bundles that it opens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(*command: str | Path) -> None:
     assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def build() -> Iterator[Path]:
     """The same build folder as scripts/test.py uses, so that nothing is compiled twice."""
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def build() -> Iterator[Path]:
         yield BUILD
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def probe(build: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(next((build / "tests" / "cpp").glob("libms_infer_probe.*"))))
     library.ms_probe_player.restype = c_void_p
@@ -48,19 +48,19 @@ def probe(build: Path) -> ctypes.CDLL:
     return library
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def library(build: Path) -> Library:
     return Library(next((build / "ms_infer" / "cpp").glob("libms_infer.so")))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bundle(build: Path) -> Path:
     pytest.importorskip("openvino", reason="no OpenVINO")
     run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "openvino", build / "bundles" / "openvino")
     return build / "bundles" / "openvino"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def grey_bundle(build: Path) -> Path:
     """Image tokens, grey frames behind the image, and a window that moves."""
     pytest.importorskip("openvino", reason="no OpenVINO")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ms_infer.checkpoint import save_student
+from tests.engines.conftest import Made
 from tests.tiny import tiny_student
 
-ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = """
 import sys
 from importlib.machinery import PathFinder
@@ -36,13 +37,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Path:
-    """The bundle that the C++ tests stream too, so that it is exported once."""
+@pytest.fixture
+def bundle(made: Callable[..., Made]) -> Path:
     pytest.importorskip("openvino", reason="no OpenVINO")
-    folder = ROOT / "build" / "cpp" / "bundles" / "openvino"
-    subprocess.run([sys.executable, str(ROOT / "tests/cpp/make_bundles.py"), "openvino", str(folder)], check=True)
-    return folder
+    return made("tracks")[1].folder
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpp.building import build, bundle, needs_compiler
+from tests.cpp.conftest import needs_compiler
 
 pytestmark = needs_compiler
-
-__all__ = ["build", "bundle"]  # fixtures
 
 MISSING = 4
 SHIPPED = ("libopenvino.so", "libopenvino_intel_cpu_plugin", "libopenvino_ir_frontend", "libtbb.so")

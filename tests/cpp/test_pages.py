@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.cpp.conftest import needs_compiler
 from tests.docs.pages import DOCS, blocks
-from tests.test_cpp import build, bundle  # noqa: F401 (fixtures: the build folder that all C++ checks share)
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake"),
-    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler"),
-]
+pytestmark = needs_compiler
 
 
 def run(*command: str | Path) -> str:
@@ -25,7 +21,7 @@ def run(*command: str | Path) -> str:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", ["tutorial.md", "howto/cpp.md"])
-def test_the_project_of_a_page_builds_and_streams(page: str, build: Path, bundle: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_project_of_a_page_builds_and_streams(page: str, build: Path, bundle: Path, tmp_path: Path) -> None:
     files = [block for block in blocks(DOCS / page) if block.file]
     assert [block.file for block in files] == ["hello/CMakeLists.txt", "hello/main.cpp"]
     for block in files:

@@ -27,17 +27,15 @@ from ms_infer.numerics.noise import normal
 from ms_infer.numerics.schedule import denoise_steps
 from ms_infer.text import tokenize
 from ms_infer.tracks.player import TrackPlayer
-from tests.cpp.building import build, bundle, grey_bundle, library, needs_compiler, probe
 from tests.cpp.compare_python import compare, picture
+from tests.cpp.conftest import needs_compiler
 from tests.cpp.native import Library, NativeError, NativeStream
 from tests.test_recompute import AGAIN
 from tests.tiny import without_tracks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = needs_compiler
-
-__all__ = ["build", "bundle", "grey_bundle", "library", "probe"]  # fixtures
 
 
 def pointer(array: NDArray[Any]) -> c_void_p:
