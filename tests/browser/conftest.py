@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,9 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
+from ms_infer.serve import socket
 from ms_infer.serve.protocol import FRAME_HEAD, Type
+from ms_infer.serve.wire.grades import BEST, grades
 from tests.serve.live import Ack, Running, read_ack, running
 from tests.serve.moving_picture import MovingPicture
 
@@ -39,6 +42,8 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+DRAWN = "new Promise(requestAnimationFrame)"
+"""Comes true after a drawing that was asked for before: the browser calls back in the order of asking."""
 ARTEFACTS = Path(__file__).parents[2] / "build" / "browser"
 
 
@@ -57,10 +62,15 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def stand_in() -> Iterator[str]:
-    """Address of a server whose model is the first frame, moved along the tracks."""
-    with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01, codec="jpeg") as made:
-        begin_with("balloon", made)
-        yield f"http://localhost:{made.port}/"
+    """Address of a server whose model is the first frame, moved along the tracks.
+
+    Its pictures are the best ones also where a busy machine looks like a slow link.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "grades", lambda wanted, *rest: (BEST,) if wanted == "jpeg" else grades(wanted, *rest))
+        with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01, codec="jpeg") as made:
+            begin_with("balloon", made)
+            yield f"http://localhost:{made.port}/"
 
 
 def begin_with(name: str, server: Running) -> None:
@@ -78,7 +88,9 @@ def demo() -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        address = process.stdout.readline().strip()
+        Running(int(address.rstrip("/").rpartition(":")[2]), None).until_ready(600)
+        yield address
     finally:
         process.terminate()
         process.wait(30)
@@ -98,6 +110,8 @@ class Visit:
         self.frames: list[tuple[int, int, int, bytes]] = []
         """(chunk, index, control, JPEG)."""
         self.acks: list[Ack] = []
+        self.stats: dict[str, Any] = {}
+        """What the server told last of each."""
         self.troubles: list[str] = []
         self.tab.on("websocket", lambda socket: socket.on("framereceived", self._take))
         self.tab.on("pageerror", lambda error: self.troubles.append(str(error)))
@@ -118,6 +132,8 @@ class Visit:
             self.frames.append((chunk, index, control, raw[FRAME_HEAD.size :]))
         elif raw[0] == Type.ACK:
             self.acks.append(read_ack(raw))
+        elif raw[0] == Type.STATS:
+            self.stats |= json.loads(raw[1:])
 
     def state(self, expression: str) -> Any:
         """A value of the page."""
@@ -143,24 +159,30 @@ class Visit:
         self.until(lambda: toast.get_attribute("data-said") == name, seconds)
         return toast.inner_text()
 
+    def listen(self) -> None:
+        """Keep what is written upon the picture from now on, for `state("written")`."""
+        self.state(
+            "(() => { const pen = canvas.getContext('2d'), write = pen.fillText; window.written = [];"
+            " pen.fillText = function (text, ...rest) { window.written.push(text); write.call(this, text, ...rest); };"
+            " })()"
+        )
+
     def written(self) -> list[str]:
         """What is written upon the picture by the next drawing."""
-        self.tab.evaluate(
-            "() => { const pen = canvas.getContext('2d'), write = pen.fillText; window.written = [];"
-            " pen.fillText = function (text, ...rest) { window.written.push(text); write.call(this, text, ...rest); };"
-            " window.dispatchEvent(new Event('blur')); }"
-        )
+        self.listen()
         self.tab.mouse.move(*self.at(0.02, 0.02))
-        self.tab.wait_for_timeout(150)
-        return list(self.state("written"))
+        return list(self.state(f"{DRAWN}.then(() => window.written)"))
 
     def pixel(self, x: float, y: float) -> tuple[int, int, int]:
-        """Colour on the screen of a place in the picture."""
-        self.tab.wait_for_timeout(60)
-        found = self.state(
-            f"[...canvas.getContext('2d').getImageData({x} * canvas.width, {y} * canvas.height, 1, 1).data]"
-        )
+        """Colour on the screen of a place in the picture, once all is drawn that was asked for."""
+        place = f"{x} * canvas.width, {y} * canvas.height, 1, 1"
+        found = self.state(f"{DRAWN}.then(() => [...canvas.getContext('2d').getImageData({place}).data])")
         return found[0], found[1], found[2]
+
+    def shown_whole(self) -> bool:
+        """Whether the last frame that the server told of has come."""
+        told = self.acks[-1] if self.acks else None
+        return bool(told and self.frames) and self.frames[-1][1] == told.first + told.points.shape[1] - 1
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Place on the screen of a place in the picture."""
@@ -186,8 +208,10 @@ class Visit:
         return float(np.nanmax(np.ptp(self.grid(), axis=1), initial=0.0))
 
     def pictures(self, first: int, last: int) -> NDArray[np.uint8]:
-        """uint8 [T, H, W, 3] of received frames [first, last)."""
-        return np.stack([np.asarray(Image.open(io.BytesIO(one[3]))) for one in self.frames[first:last]])
+        """uint8 [T, H, W, 3] of received frames [first, last); those of a slow link are made larger."""
+        size = tuple(self.state("[page.hello.width, page.hello.height]"))
+        opened = (Image.open(io.BytesIO(one[3])).convert("RGB") for one in self.frames[first:last])
+        return np.stack([np.asarray(one if one.size == size else one.resize(size)) for one in opened])
 
     def shoot(self, name: str) -> Path:
         """Keep a screenshot as an artefact."""

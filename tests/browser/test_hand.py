@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from ms_infer.chunk import Chunk
 from ms_infer.hand import Kind
 from tests.browser.conftest import Visit, begin_with
 from tests.serve.live import running
@@ -18,17 +20,44 @@ Open = Callable[..., Visit]
 BALLOON = (0.5, 0.4)
 
 
-@pytest.fixture(scope="module")
-def slow() -> Iterator[str]:
-    """Address of a server whose chunks take a second and a half."""
-    with running(lambda: MovingPicture(size=128, seconds=1.5), max_sessions=64, min_fps=0.01) as made:
+class Waiting(MovingPicture):
+    """Its first chunk is made when `go` is set, however long the machine takes to ask for it."""
+
+    def __init__(self, go: threading.Event) -> None:
+        super().__init__(size=128)
+        self.go = go
+
+    def step(self) -> Chunk:
+        self.go.wait()
+        return super().step()
+
+
+@pytest.fixture
+def held() -> Iterator[str]:
+    """Address of a server that makes nothing as long as the test lasts."""
+    go = threading.Event()
+    go.set()  # for the chunks that it begins with
+    with running(lambda: Waiting(go), min_fps=0.01) as made:
         begin_with("balloon", made)
-        yield f"http://localhost:{made.port}/"
+        go.clear()
+        try:
+            yield f"http://localhost:{made.port}/"
+        finally:
+            go.set()
 
 
 def dragged(page: Visit) -> np.ndarray:
     """Dragged points `[N, T, 2]` of the newest chunk."""
     return page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG]
+
+
+def settled(page: Visit, least: int = 1) -> bool:
+    """Whether at least so many dragged points rest where the newest control put them, and are shown there."""
+    ack, control, shown = page.acks and page.acks[-1], *page.state("[page.control, page.frame?.chunk ?? -1]")
+    points = ack.points[ack.kinds == Kind.DRAG] if ack else np.zeros((0, 1, 2))
+    if len(points) < least or ack.control < control or shown < ack.chunk:
+        return False
+    return bool(np.ptp(points, axis=1).max() < 1e-6)
 
 
 def choose(page: Visit, key: str) -> None:
@@ -55,8 +84,8 @@ def show(page: Visit, picture: bytes) -> None:
 # ---- what a press grabs is seen at once
 
 
-def test_thing_under_the_pointer_is_lit_before_anything_is_made(visit: Open, slow: str) -> None:
-    page = visit(slow)
+def test_thing_under_the_pointer_is_lit_before_anything_is_made(visit: Open, held: str) -> None:
+    page = visit(held)
     plain = page.pixel(0.5, 0.45)
     page.tab.mouse.move(*page.at(*BALLOON))
     page.until(lambda: page.state("!!page.thing"))
@@ -68,8 +97,8 @@ def test_thing_under_the_pointer_is_lit_before_anything_is_made(visit: Open, slo
     page.shoot("hand-thing-lit")
 
 
-def test_circle_shows_its_reach_and_what_it_takes_before_the_press(visit: Open, slow: str) -> None:
-    page = visit(slow)
+def test_circle_shows_its_reach_and_what_it_takes_before_the_press(visit: Open, held: str) -> None:
+    page = visit(held)
     choose(page, "a")
     page.tab.mouse.move(*page.at(0.5, 0.5))
     green = page.pixel(0.45, 0.45)  # one of the grid's points
@@ -80,8 +109,8 @@ def test_circle_shows_its_reach_and_what_it_takes_before_the_press(visit: Open, 
     page.shoot("hand-circle-lit")
 
 
-def test_what_a_press_took_stays_lit_until_its_first_frame_comes(visit: Open, slow: str) -> None:
-    page = visit(slow)
+def test_what_a_press_took_stays_lit_until_its_first_frame_comes(visit: Open, held: str) -> None:
+    page = visit(held)
     choose(page, "a")
     page.tab.mouse.move(*page.at(0.5, 0.5))
     page.tab.mouse.down()
@@ -102,12 +131,8 @@ def test_a_line_leads_from_the_finger_to_the_applied_point_with_the_lag_beside(v
         page.tab.mouse.move(*page.at(0.5 + 0.006 * step, 0.4))
         page.tab.wait_for_timeout(40)
     page.until(lambda: page.state("page.latencies.length > 0 && [...page.pointers.values()][0].row !== null"))
-    written = page.state(
-        "new Promise((done) => { const pen = canvas.getContext('2d'), write = pen.fillText, texts = [];"
-        " pen.fillText = function (text, ...rest) { texts.push(text); write.call(this, text, ...rest); };"
-        " setTimeout(() => { delete pen.fillText; done(texts); }, 400); })"
-    )
-    assert any(text.endswith(" ms") for text in written)
+    page.listen()
+    page.until(lambda: any(text.endswith(" ms") for text in page.state("written")))
     page.shoot("hand-line")
     page.tab.mouse.up()
 
@@ -118,7 +143,7 @@ def test_a_line_leads_from_the_finger_to_the_applied_point_with_the_lag_beside(v
 def test_a_drag_takes_the_whole_balloon_with_its_basket_and_nothing_else(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     page.drag(BALLOON, (0.65, 0.4))
-    page.until(lambda: page.acks and len(dragged(page)) > 10 and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    page.until(lambda: settled(page, least=11))
     places = dragged(page)[:, -1] - (0.15, 0)
     assert places[:, 1].min() < 0.28
     assert places[:, 1].max() > 0.57
@@ -143,7 +168,7 @@ def test_where_no_thing_is_the_circle_takes_what_is_near(visit: Open, stand_in: 
     page = visit(stand_in)
     page.drag((0.2, 0.2), (0.3, 0.2))
     assert "circle" in page.has_said("nothing")
-    page.until(lambda: page.acks and len(dragged(page)) >= 4 and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    page.until(lambda: settled(page, least=4))
     assert abs(dragged(page)[:, -1].mean(0)[0] - 0.3) < 0.05
 
 
@@ -177,8 +202,7 @@ def test_a_thing_that_was_picked_moves_again_and_again(visit: Open, stand_in: st
     page.until(lambda: page.state("page.thing?.picked"))
     for start in ((0.33, 0.49), (0.33, 0.61)):
         page.drag(start, (start[0], start[1] + 0.12), steps=12)
-        page.until(lambda: page.acks and len(dragged(page)) and np.ptp(dragged(page), axis=1).max() < 1e-3)
-    page.until(lambda: abs(dragged(page)[:, -1, 1].mean() - 0.73) < 0.02)
+        page.until(lambda start=start: settled(page) and abs(dragged(page)[:, -1, 1].mean() - start[1] - 0.12) < 0.02)
     assert len(dragged(page)) < 60  # no second set of points
     middle = page.state("page.thing.outline.flat().map(([, y]) => y)")
     assert abs(np.mean(middle) - 0.73) < 0.05
@@ -262,6 +286,7 @@ def test_undo_and_redo_of_points_and_paths(visit: Open, stand_in: str) -> None:
     page.until(lambda: (page.acks[-1].kinds == Kind.STATIC).sum() == 0)
     page.tab.keyboard.press("Control+Shift+z")
     page.until(lambda: (page.acks[-1].kinds == Kind.STATIC).sum() == 1)
+    page.until(lambda: page.state("page.plans.length") == 0)  # and its first frame is shown
     page.tab.keyboard.press(" ")
     page.is_told("paused")
     choose(page, "d")
@@ -290,17 +315,23 @@ def test_undo_of_a_half_played_path_takes_it_back_at_its_end(visit: Open, stand_
     choose(page, "d")
     page.drag(BALLOON, (0.66, 0.46), steps=50)
     page.until(lambda: page.state("page.plans.length") == 1)
+    page.listen()
     page.tab.keyboard.press(" ")
-    page.until(lambda: page.state("page.plans[0]?.begins != null && page.frame.index > page.plans[0].begins + 4"))
-    page.tab.keyboard.press("Control+z")
+    page.state(  # in the page, where no time passes between seeing that it plays and taking it back
+        "new Promise((done) => { const undo = new KeyboardEvent('keydown', { key: 'z', ctrlKey: true, bubbles: true });"
+        " (function look() { const [plan] = page.plans;"
+        " if (plan?.begins == null || page.frame.index <= plan.begins + 4) return requestAnimationFrame(look);"
+        " document.body.dispatchEvent(undo); done(); })(); })"
+    )
     page.has_said("back-later")
-    assert any(text.startswith("↩") for text in page.written())
+    page.until(lambda: any(text.startswith("↩") for text in page.state("written")))
 
     def along() -> np.ndarray:
         return page.acks[-1].points[page.acks[-1].kinds == Kind.PATH]
 
     page.until(lambda: page.state("page.plans.length") == 0)
-    page.until(lambda: page.acks[-1].chunk > 4 and np.nanmax(np.ptp(along(), axis=1)) < 1e-3 and at_rest(page))
+    back = page.state("page.control")
+    page.until(lambda: page.acks[-1].control >= back and at_rest(page))
     first = next(ack for ack in page.acks if (ack.kinds == Kind.PATH).any())
     began = first.points[first.kinds == Kind.PATH][:, 0]
     assert len(along()) == len(began)  # nothing else came along

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ms_infer.hand import Kind
+from ms_infer.serve.protocol import Codec
 from ms_infer.tracks import Tracks
 from tests.browser.conftest import Visit
+from tests.browser.test_hand import settled
 from tests.serve.live import running
 from tests.serve.moving_picture import MovingPicture
 
@@ -41,8 +44,7 @@ def test_first_screen_invites_to_drag(visit: Open, stand_in: str) -> None:
     assert page.tab.locator("#hint").inner_text() == "Drag something"
     assert page.tab.locator("#status").inner_text().startswith("Ready")
     assert page.tab.locator("#examples button[aria-pressed=true]").count() == 1
-    canvas = page.state("[...canvas.getContext('2d').getImageData(200, 200, 1, 1).data]")
-    assert canvas[3] == 255  # a picture is there
+    assert page.pixel(0.4, 0.4) != (0, 0, 0)  # a picture is there
     assert not page.frames  # and nothing is computed yet
     page.shoot("first")
 
@@ -54,20 +56,14 @@ def test_dragged_object_moves_along_and_only_then(visit: Open, server: str) -> N
     still = moved_by(page, 9, 30, START)
     begin = len(page.frames)
     page.drag(START, (START[0] + DRAG, START[1]), steps=60)  # as fast as the demo has learnt
-    page.until(lambda: page.acks[-1].kinds.any() and still_at_the_end(page), 120)
-    settled = page.acks[-1].chunk
-    page.until(lambda: page.frames[-1][0] > settled, 120)
+    page.until(lambda: settled(page), 120)
+    rests = page.acks[-1].chunk
+    page.until(lambda: page.frames[-1][0] > rests, 120)
     page.shoot("dragged")
     moved = moved_by(page, begin - 1, len(page.frames), START)
     print(f"without a drag {still:.3f} of the picture, with one of {DRAG} it is {moved:.3f}")
     assert abs(still) < 0.03
     assert moved >= 0.6 * DRAG
-
-
-def still_at_the_end(page: Visit) -> bool:
-    """Whether the dragged points of the newest chunk have arrived."""
-    dragged = page.acks[-1].points[page.acks[-1].kinds == Kind.DRAG]
-    return bool(len(dragged)) and bool(np.nanmax(np.ptp(dragged, axis=1)) < 1e-3)
 
 
 def test_pause_stops_frames_and_resume_goes_on(visit: Open, server: str) -> None:
@@ -76,14 +72,15 @@ def test_pause_stops_frames_and_resume_goes_on(visit: Open, server: str) -> None
     page.until(lambda: len(page.frames) >= 12, 120)
     page.tab.keyboard.press(" ")
     page.until(lambda: page.state("page.mode") == "paused")
-    page.tab.wait_for_timeout(300)
     count = len(page.frames)
-    page.tab.wait_for_timeout(1200)
-    assert len(page.frames) == count
+    page.tab.wait_for_timeout(1500)
+    assert len(page.frames) <= count + 1  # one may have waited for the link
     assert page.tab.locator("#badge").inner_text() == "Paused"
     page.tab.keyboard.press(" ")
     page.until(lambda: len(page.frames) > count + 12, 120)
-    assert page.frames[count][1] == page.frames[count - 1][1] + 1
+    page.tab.keyboard.press(" ")  # it stands: that it went on where it was can be counted
+    page.until(lambda: page.state("page.mode") == "paused")
+    page.until(lambda: page.frames[-1][1] + 1 - len(page.frames) == page.stats.get("dropped"))
 
 
 def test_prompt_change_is_acknowledged(visit: Open, server: str) -> None:
@@ -114,9 +111,9 @@ def test_numbers_are_on_the_screen(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     page.drag((0.5, 0.4), (0.6, 0.4))
     page.until(lambda: "ms" in page.tab.locator("#p95").inner_text())
-    page.until(lambda: float(page.tab.locator("#fps").inner_text()) > 5)
-    assert "ms" in page.tab.locator("#chunk").inner_text()
-    assert page.tab.locator("#dropped").inner_text().isdigit()
+    page.until(lambda: float(page.tab.locator("#fps").inner_text()) > 0)
+    page.until(lambda: "ms" in page.tab.locator("#chunk").inner_text())
+    page.until(lambda: page.tab.locator("#dropped").inner_text().isdigit())
 
 
 def test_tools_place_points_of_their_kind(visit: Open, stand_in: str) -> None:
@@ -191,14 +188,14 @@ def test_help_opens_and_closes_with_keys(visit: Open, stand_in: str) -> None:
     page.tab.keyboard.press("?")
     assert page.tab.locator("#help").is_visible()
     page.tab.keyboard.press("Escape")
-    assert not page.tab.locator("#help").is_visible()
+    page.tab.locator("#help").wait_for(state="hidden")
 
 
-def test_dropped_picture_becomes_the_stream(visit: Open, stand_in: str, tmp_path: object) -> None:
+def test_dropped_picture_becomes_the_stream(visit: Open, stand_in: str, tmp_path: Path) -> None:
     page = visit(stand_in)
-    path = f"{tmp_path}/red.png"
+    path = tmp_path / "red.png"
     Image.new("RGB", (300, 200), (200, 30, 30)).save(path)
-    page.tab.set_input_files("#picture", path)
+    page.tab.set_input_files("#picture", str(path))
     page.until(lambda: page.frames)
     page.until(lambda: np.abs(page.pictures(-1, None)[0].astype(int) - (200, 30, 30)).max() < 15)  # type: ignore[arg-type]
 
@@ -209,7 +206,8 @@ def test_recording_is_downloaded(visit: Open, stand_in: str) -> None:
     page.until(lambda: page.frames)
     page.tab.click("#record")
     page.until(lambda: page.tab.locator("#record").get_attribute("aria-pressed") == "true")
-    page.tab.wait_for_timeout(800)
+    count = len(page.frames)
+    page.until(lambda: len(page.frames) > count + 4)
     with page.tab.expect_download() as download:
         page.tab.click("#record")
     data = download.value.path().read_bytes()
@@ -224,6 +222,18 @@ def test_h264_is_shown(visit: Open) -> None:
             pytest.skip("this Chromium cannot decode H.264")
         page.tab.keyboard.press("Enter")
         page.until(lambda: page.state("page.frame?.index ?? 0") > 10)
+
+
+def test_video_has_the_colours_of_the_picture(visit: Open, tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(path)
+    with running(lambda: MovingPicture(size=128), codec="h264") as made:
+        page = visit(f"http://localhost:{made.port}/")
+        page.tab.set_input_files("#picture", str(path))
+        page.until(lambda: page.state("!!page.own && page.frame?.index > 3"))
+        if page.state("page.frame.codec") != Codec.H264_DELTA:
+            pytest.skip("this Chromium cannot decode H.264")
+        assert np.abs(np.subtract(page.pixel(0.02, 0.02), (200, 30, 30))).max() < 8
 
 
 def test_message_of_a_newer_server_is_ignored(visit: Open) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ms_infer.serve.settings import Limits
 from tests.browser.conftest import Visit
-from tests.browser.test_hand import dragged
+from tests.browser.test_hand import settled
 from tests.browser.test_states import says, start
 from tests.serve.live import running
 from tests.serve.moving_picture import MovingPicture
@@ -42,9 +42,9 @@ def test_a_watcher_takes_over_when_the_owner_has_left(visit: Open) -> None:
         watcher.is_told("watching")
         owner.tab.close()
         watcher.until(lambda: not made.app.state.hub.sessions[session].owner)
-        watcher.tab.wait_for_timeout(800)
+        watcher.is_told("free")
         watcher.tab.click("#take")
-        assert watcher.has_said("took")
+        watcher.has_said("took")
         watcher.until(lambda: watcher.state("page.hello.owner"))
         assert watcher.state("page.hello.session") == session
         count = len(watcher.frames)
@@ -97,7 +97,7 @@ def test_a_stream_is_kept_and_opened_again(visit: Open, stand_in: str, tmp_path:
     page = visit(stand_in)
     page.drag((0.5, 0.4), (0.62, 0.4))
     page.until(lambda: len(page.frames) > 24)
-    page.until(lambda: len(dragged(page)) and np.ptp(dragged(page), axis=1).max() < 1e-3)
+    page.until(lambda: settled(page))
     with page.tab.expect_download() as download:
         page.tab.click("#save")
     kept = tmp_path / "kept.msstate"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -114,13 +115,14 @@ def test_resting_until_something_is_done(visit: Open) -> None:
         page = visit(f"http://localhost:{made.port}/")
         start(page)
         says(page, "resting")
-        page.tab.wait_for_timeout(500)
+        page.until(page.shown_whole)
         count = len(page.frames)
         page.tab.wait_for_timeout(1000)
         assert len(page.frames) == count  # and it costs nothing
-        page.drag((0.5, 0.4), (0.6, 0.4))
+        page.tab.keyboard.down("ArrowRight")
         says(page, "running")
         page.until(lambda: len(page.frames) > count)
+        page.tab.keyboard.up("ArrowRight")
         says(page, "resting")
 
 
@@ -129,7 +131,7 @@ def test_recording_goes_on_when_space_pauses_whatever_was_clicked(visit: Open, s
     start(page)
     page.tab.click("#record")
     says(page, "recording")
-    page.until(lambda: re.fullmatch(r"0:0[1-9]", page.tab.locator("#taping").inner_text().strip()))
+    page.until(lambda: re.fullmatch(r"(?!0:00)\d:\d\d", page.tab.locator("#taping").inner_text().strip()))
     page.tab.keyboard.press(" ")
     page.until(lambda: page.state("page.mode") == "paused")
     assert page.tab.locator("#record").get_attribute("aria-pressed") == "true"
@@ -164,9 +166,13 @@ def test_lost_and_back(visit: Open, stand_in: str) -> None:
     page = visit(stand_in)
     start(page)
     session = page.state("page.hello.session")
-    page.state("page.socket.close()")
+    page.state(  # nothing is found at the other end for a while
+        "(() => { window.Found = WebSocket; window.WebSocket = class { static OPEN = 1; constructor() {"
+        " setTimeout(() => this.onclose({ code: 1006 })); } close() {} }; page.socket.close(); })()"
+    )
     says(page, "lost")
     assert enabled(page) == set()
+    page.state("void (window.WebSocket = Found)")
     assert page.has_said("back") == in_page()["back"]
     count = len(page.frames)
     page.until(lambda: len(page.frames) > count)
@@ -203,8 +209,9 @@ def test_full_server_lets_watch_or_wait(visit: Open) -> None:
         address = f"http://localhost:{made.port}/"
         owner = visit(address)
         start(owner)
-        watcher, waiter = visit(address, greeted=False), visit(address, greeted=False)
+        watcher = visit(address, greeted=False)
         says(watcher, "full", line="")
+        waiter = visit(address, greeted=False)
         says(waiter, "full", line="")
         watcher.until(lambda: "number 1 in line" in watcher.words())
         waiter.until(lambda: "number 2 in line" in waiter.words())
@@ -222,8 +229,10 @@ def test_idle_end_stays_until_it_is_begun_again(visit: Open) -> None:
         says(page, "idle")
         page.tab.wait_for_timeout(2500)
         assert page.words() == in_page()["idle"]
+        context = made.app.state.hub.context
+        context.config = replace(context.config, limits=Limits())  # the next session does not end while it is looked at
         page.tab.click("#ways >> text=Start again")
-        page.is_told("ready", 20)
+        page.is_told("ready")
 
 
 def test_restarted_server_gets_the_users_own_picture_again(visit: Open, tmp_path: Path) -> None:
@@ -323,7 +332,7 @@ def test_decoder_that_the_browser_takes_away_is_replaced(visit: Open) -> None:
         page.state("reclaim()")
         assert page.has_said("codec") == in_page()["codec"]
         index = page.state("page.frame.index")
-        page.until(lambda: page.state("page.frame.index") > index + 10, 10)
+        page.until(lambda: page.state("page.frame.index") > index + 10)
         page.shoot("state-codec")
 
 
@@ -342,8 +351,12 @@ def test_answer_that_refuses_is_shown(visit: Open, stand_in: str) -> None:
     says(page, "refused", text="there is nothing to watch")
 
 
-def test_one_slow_first_frame_does_not_make_the_link_slow(visit: Open, stand_in: str) -> None:
-    page = visit(stand_in)
+def test_one_slow_first_frame_does_not_make_the_link_slow(visit: Open) -> None:
+    with running(lambda: MovingPicture(size=128)) as made:
+        watch_a_slow_first_frame(visit(f"http://localhost:{made.port}/"))
+
+
+def watch_a_slow_first_frame(page: Visit) -> None:
     page.state(
         "(() => { const take = page.socket.onmessage; let busy = true; page.socket.onmessage = (event) => {"
         f" if (busy && new Uint8Array(event.data)[0] === {int(Type.FRAME)}) {{ busy = false;"
@@ -351,8 +364,11 @@ def test_one_slow_first_frame_does_not_make_the_link_slow(visit: Open, stand_in:
     )
     start(page)
     page.until(lambda: page.state("page.frame?.index > 60"))
-    assert page.state("page.frame.width") == 128
-    page.until(lambda: np.asarray(page.frames[-1][3][:2] == b"\xff\xd8"))
-    best = np.median([len(one[3]) for one in page.frames[-12:]])
-    assert best > 0.8 * len(page.frames[0][3])  # as good a picture as the first
+    page.until(lambda: as_good_as_the_first(page))
     says(page, "running")
+
+
+def as_good_as_the_first(page: Visit) -> bool:
+    """Whether the newest frames have the size and the quality of the first one."""
+    sizes = [len(one[3]) for one in page.frames[-12:] if one[3][:2] == b"\xff\xd8"]
+    return len(sizes) == 12 and bool(np.median(sizes) > 0.8 * len(page.frames[0][3]))

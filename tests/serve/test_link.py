@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
@@ -111,23 +113,35 @@ def test_fast_link_gets_every_frame_at_its_best(delay: float) -> None:
     assert wire.dropped <= 2 * FPS  # at first, while nothing is known of the link
 
 
-def test_busy_page_on_a_fast_link_is_sent_fewer_frames_and_no_worse_ones() -> None:
-    wire = Wire(20e6, 0.001, best=9000.0)
-    send, busy = wire.send, [0.0]
+def draws(wire: Wire, seconds: Callable[[int], float]) -> None:
+    """Let the page draw each frame, counted from 0, for so long; it answers nothing meanwhile."""
+    send, free, drawn = wire.send, [0.0], count()
 
     def answered_late(size: int) -> float:
         arrives = send(size)
-        _, count = wire.answers[-1]
-        answer = max(arrives, busy[0])
-        busy[0] = answer + (0.12 if size > 1000 else 0.0)  # it draws a frame for so long, and answers nothing meanwhile
-        wire.answers[-1] = (answer, count)
+        _, number = wire.answers[-1]
+        answer = max(arrives, free[0])
+        free[0] = answer + (seconds(next(drawn)) if size > 1000 else 0.0)
+        wire.answers[-1] = (answer, number)
         return arrives
 
     wire.send = answered_late  # type: ignore[method-assign]
+
+
+def test_busy_page_on_a_fast_link_is_sent_fewer_frames_and_no_worse_ones() -> None:
+    wire = Wire(20e6, 0.001, best=9000.0)
+    draws(wire, lambda _: 0.12)
     wire.run(60.0)
     late = wire.used[len(wire.used) // 3 :]
     assert late.count(BEST) > 0.9 * len(late)
     assert wire.dropped > 0
+
+
+def test_one_slow_first_frame_does_not_make_the_link_slow() -> None:
+    wire = Wire(20e6, 0.001, best=9000.0)
+    draws(wire, lambda number: 0.0 if number else 1.5)
+    wire.run(30.0)
+    assert set(wire.used[12:]) == {BEST}  # as soon as there is more than a few answers to judge by
 
 
 def test_silent_client_gets_no_frame() -> None:

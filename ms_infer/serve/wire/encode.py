@@ -16,6 +16,9 @@ Frame = NDArray[np.uint8]
 BEST_JPEG = 95
 """Quality with colour at full size: 48 dB at 256 x 256, where quality 88 with halved colour has 41."""
 
+BT709 = 1
+"""The colours of video that browsers expect, whatever its size: with others red is seen as orange."""
+
 
 class Coded(NamedTuple):
     """A coded picture."""
@@ -76,11 +79,13 @@ class H264Encoder(Encoder):
         self._context.framerate = round(fps)
         self._context.time_base = 1 / self._context.framerate
         self._context.gop_size = 1 << 20  # key frames only when a client needs one
+        self._context.colorspace = self._context.color_primaries = self._context.color_trc = BT709
         self._context.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": str(crf)}
         self._count = 0
 
     def encode(self, frame: Frame, *, key: bool) -> tuple[bytes, Codec]:
-        picture = self._av.VideoFrame.from_ndarray(frame, format="rgb24")
+        rgb = self._av.VideoFrame.from_ndarray(frame, format="rgb24")
+        picture = rgb.reformat(format="yuv420p", dst_colorspace="ITU709")
         picture.pts = self._count
         if key or self._count == 0:
             picture.pict_type = self._av.video.frame.PictureType.I
