@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
 
 import pytest
 
@@ -115,7 +115,7 @@ def test_fast_link_gets_every_frame_at_its_best(delay: float) -> None:
 
 def draws(wire: Wire, seconds: Callable[[int], float]) -> None:
     """Let the page draw each frame, counted from 0, for so long; it answers nothing meanwhile."""
-    send, free, drawn = wire.send, [0.0], count()
+    send, free, drawn = wire.send, [0.0], itertools.count()
 
     def answered_late(size: int) -> float:
         arrives = send(size)
