@@ -21,7 +21,8 @@ from ms_infer.model.taehv import TinyVae
 from tests.checkpoints import GOLDEN, TINY96, TRACKED, tiny96, tiny96_config, write_shards
 from tests.diffusers_names import to_diffusers
 
-DIFFUSERS96 = GOLDEN / "weights_tiny96_diffusers.safetensors"
+DIFFUSERS96 = json.loads((GOLDEN / "weights_tiny96_diffusers.json").read_text())
+"""Name in diffusers -> original name, for each of tiny96's weights."""
 BIDIRECTIONAL = json.loads((GOLDEN / "diffusers_key_map.json").read_text())
 
 
@@ -49,7 +50,8 @@ def test_a_diffusers_folder_holds_the_same_weights_as_the_original_names(tmp_pat
     folder = tmp_path / inside
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(BIDIRECTIONAL["diffusers_config"]))
-    (folder / "diffusion_pytorch_model.safetensors").write_bytes(DIFFUSERS96.read_bytes())
+    renamed = {name: tiny96()[original] for name, original in DIFFUSERS96.items()}
+    save_file(renamed, folder / "diffusion_pytorch_model.safetensors")
 
     student = load_student(tmp_path)
 
