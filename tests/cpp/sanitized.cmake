@@ -17,6 +17,7 @@ function(add_sanitized_library name sanitizers)
   target_compile_options(${name} PUBLIC -O1 -g1 -ffp-contract=off -fsanitize=${sanitizers} -fno-sanitize-recover=all)
   target_link_options(${name} PUBLIC -fsanitize=${sanitizers})
   target_link_libraries(${name} PUBLIC Threads::Threads ${CMAKE_DL_LIBS})
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ON) # the library itself is built file by file; these need not be
 endfunction()
 
 # A test's program under sanitizers; the rest are its arguments.

@@ -10,7 +10,7 @@ namespace ms_infer {
 
 namespace {
 
-constexpr const char* kFormat = "ms_infer.snapshot/2";
+constexpr const char* kSnapshotFormat = "ms_infer.snapshot/2";
 constexpr std::int64_t kMostChunks = std::int64_t{1} << 40, kMostIds = std::int64_t{1} << 62;
 
 using Views = std::map<std::string, TensorView>;
@@ -95,7 +95,7 @@ void read_blend(PromptControl& prompt, const std::string& kind, const Metadata& 
 
 Metadata header_of(const StreamState& state) {
   const auto text = [](auto value) { return std::to_string(value); };
-  Metadata header{{"format", kFormat},
+  Metadata header{{"format", kSnapshotFormat},
                   {"digest", state.digest},
                   {"index", text(state.index)},
                   {"given", text(state.given)},
@@ -173,8 +173,8 @@ StreamState read_snapshot(const std::filesystem::path& path, const StreamConfig&
   const Safetensors file(path);
   const Metadata& header = file.metadata();
   const auto format = header.find("format");
-  require(format != header.end() && format->second == kFormat, MS_ERROR_CONFIG, path.string(),
-          " is not a snapshot of this version (need ", kFormat, ")");
+  require(format != header.end() && format->second == kSnapshotFormat, MS_ERROR_CONFIG, path.string(),
+          " is not a snapshot of this version (need ", kSnapshotFormat, ")");
   StreamState state;
   if (const auto digest = header.find("digest"); digest != header.end()) state.digest = digest->second;
   state.index = number<std::int64_t>(header, "index"), state.given = number<std::int64_t>(header, "given");

@@ -9,7 +9,7 @@ namespace ms_infer {
 
 namespace {
 
-constexpr std::size_t kMaxFile = std::size_t{1} << 30;
+constexpr std::size_t kMaxWords = std::size_t{1} << 30;
 
 // What Python's str.lower() does to the characters that matter here: a word is made of ASCII letters and digits, and
 // the only others that become one of them are the Kelvin sign (k) and the capital I with a dot (i, then a mark).
@@ -66,7 +66,7 @@ std::vector<float> padded_embedding(std::span<const float> values, std::int64_t 
 }
 
 std::vector<float> read_embedding(const std::filesystem::path& path, const TextConfig& text) {
-  const Bytes file = read_file(path, kMaxFile, MS_ERROR_CONFIG);
+  const Bytes file = read_file(path, kMaxWords, MS_ERROR_CONFIG);
   try {
     const NpyArray array = read_npy(file);
     require(array.shape.size() == 2 && array.shape[0] <= text.tokens && array.shape[1] == text.dim, MS_ERROR_CONFIG,

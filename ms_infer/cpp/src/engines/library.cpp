@@ -28,7 +28,7 @@ std::filesystem::path own_folder() {
 }
 std::string file_name(const std::string& name) { return "ms_infer_" + name + ".dll"; }
 void* open_library(const std::string& path) { return LoadLibraryA(path.c_str()); }
-std::string reason() { return "error " + std::to_string(GetLastError()); }
+std::string loader_reason() { return "error " + std::to_string(GetLastError()); }
 void* find(void* library, const char* name) {
   return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
 }
@@ -41,7 +41,7 @@ std::filesystem::path own_folder() {
 }
 std::string file_name(const std::string& name) { return std::string("libms_infer_").append(name).append(".so"); }
 void* open_library(const std::string& path) { return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); }
-std::string reason() {
+std::string loader_reason() {
   const char* words = dlerror();
   return words ? words : "no reason is given";
 }
@@ -54,7 +54,7 @@ const EngineLibrary& loaded(const std::string& name) {
   std::error_code ignored;
   const bool there = std::filesystem::exists(beside, ignored);
   void* library = open_library(there ? beside.string() : file);
-  require(library != nullptr, MS_ERROR_MISSING, "the engine '", name, "' cannot be loaded: ", reason(), "; put ",
+  require(library != nullptr, MS_ERROR_MISSING, "the engine '", name, "' cannot be loaded: ", loader_reason(), "; put ",
           there ? "the libraries of the engine" : file.c_str(), " beside libms_infer or on the loader's path",
           there ? "" : ", or build ms_infer where the engine's library is found (MS_INFER_WITH_...)");
   const auto entry = reinterpret_cast<Entry>(find(library, "ms_infer_engine"));

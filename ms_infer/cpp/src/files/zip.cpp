@@ -151,9 +151,9 @@ class Inflate {
 };
 
 // Little-endian numbers of a file.
-class Reader {
+class ZipReader {
  public:
-  explicit Reader(std::span<const unsigned char> file) : file_(file) {}
+  explicit ZipReader(std::span<const unsigned char> file) : file_(file) {}
   std::uint32_t number(std::size_t at, int bytes) const {
     if (at > file_.size() || file_.size() - at < static_cast<std::size_t>(bytes)) damaged();
     std::uint32_t value = 0;
@@ -172,7 +172,7 @@ class Reader {
 constexpr std::uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kEnd = 0x06054b50;
 
 // Where the directory ends: the newest such mark, before a comment.
-std::size_t end_of_directory(const Reader& read, std::size_t size) {
+std::size_t end_of_directory(const ZipReader& read, std::size_t size) {
   for (std::size_t back = 22; back <= size && back < 66000; ++back)
     if (read.number(size - back, 4) == kEnd) return size - back;
   damaged();
@@ -186,7 +186,7 @@ void append(Bytes& out, std::initializer_list<std::pair<std::uint32_t, int>> num
 }  // namespace
 
 std::map<std::string, Bytes> read_zip(std::span<const unsigned char> file, std::size_t limit) {
-  const Reader read(file);
+  const ZipReader read(file);
   const auto end = end_of_directory(read, file.size());
   std::map<std::string, Bytes> entries;
   std::size_t at = read.number(end + 16, 4), total = 0;

@@ -18,7 +18,7 @@ constexpr double kFps = 16.0, kRelativeReach = 2.0;
 constexpr const char* kConvert = "; Python's Tracks.load(...).save(\"tracks.npz\") brings it into our form";
 
 // Tracks as a file gives them: shapes are right, numbers are not checked yet.
-struct Read {
+struct TracksFile {
   std::vector<double> points;  // [count, frames, 2]
   std::vector<std::uint8_t> visible;
   std::vector<std::int64_t> ids;
@@ -33,7 +33,7 @@ PictureSize size_of(std::span<const std::int64_t> values) {
   return {static_cast<int>(values[0]), static_cast<int>(values[1])};
 }
 
-Tracks tracks_of(Read read, std::optional<PictureSize> given, std::optional<double> fps) {
+Tracks tracks_of(TracksFile read, std::optional<PictureSize> given, std::optional<double> fps) {
   std::optional<PictureSize> size = read.size.value_or(given);
   if (!read.size) {
     double largest = 0;
@@ -67,8 +67,8 @@ std::uint8_t flag(double value) {
 
 // ---- .npz
 
-Read read_npz(const Bytes& file) {
-  Read read;
+TracksFile read_npz(const Bytes& file) {
+  TracksFile read;
   const auto entries = read_zip(file, kMaxBytes);
   std::map<std::string, NpyArray> arrays;
   for (const auto& [name, content] : entries) {
@@ -134,7 +134,7 @@ void refuse_unknown(const Json& object, std::initializer_list<std::string_view> 
             "' means nothing here", kConvert);
 }
 
-void read_row(Read& read, const Json& row, std::int64_t number) {
+void read_row(TracksFile& read, const Json& row, std::int64_t number) {
   refuse_unknown(row, {"id", "points", "visible"});
   const auto& places = row.at("points").array();
   const auto frames = static_cast<std::int64_t>(places.size());
@@ -155,8 +155,8 @@ void read_row(Read& read, const Json& row, std::int64_t number) {
     read.visible.push_back(visible ? flag(visible->array()[static_cast<std::size_t>(k)].number()) : std::uint8_t{1});
 }
 
-Read read_json(const Bytes& file) {
-  Read read;
+TracksFile read_json(const Bytes& file) {
+  TracksFile read;
   const Json json = Json::parse({reinterpret_cast<const char*>(file.data()), file.size()});
   refuse_unknown(json, {"format", "version", "fps", "size", "tracks"});
   if (const Json* fps = json.find("fps")) read.fps = fps->number();
