@@ -23,10 +23,8 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from ms_infer.serve import socket
 from ms_infer.serve.protocol import FRAME_HEAD, Type
-from ms_infer.serve.wire.grades import BEST, grades
-from tests.serve.live import Ack, Running, read_ack, running
+from tests.serve.live import Ack, Running, best_pictures, read_ack, running
 from tests.serve.moving_picture import MovingPicture
 
 torch.set_num_threads(1)
@@ -62,15 +60,11 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def stand_in() -> Iterator[str]:
-    """Address of a server whose model is the first frame, moved along the tracks.
-
-    Its pictures are the best ones also where a busy machine looks like a slow link.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "grades", lambda wanted, *rest: (BEST,) if wanted == "jpeg" else grades(wanted, *rest))
-        with running(lambda: MovingPicture(size=128), max_sessions=64, min_fps=0.01, codec="jpeg") as made:
-            begin_with("balloon", made)
-            yield f"http://localhost:{made.port}/"
+    """Address of a server whose model is the first frame, moved along the tracks."""
+    settings = {"max_sessions": 64, "min_fps": 0.01, "codec": "jpeg"}
+    with best_pictures(), running(lambda: MovingPicture(size=128), **settings) as made:
+        begin_with("balloon", made)
+        yield f"http://localhost:{made.port}/"
 
 
 def begin_with(name: str, server: Running) -> None:

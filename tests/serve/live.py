@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -22,6 +23,7 @@ from ms_infer.serve.lane import OpenStream
 from ms_infer.serve.protocol import ACK_HEAD, FRAME_HEAD, SEEN, UNITS, Type
 from ms_infer.serve.settings import ServeConfig
 from ms_infer.serve.web.transport import make_server
+from ms_infer.serve.wire.grades import BEST, Grade, grades
 from tests.serve.moving_picture import MovingPicture
 
 
@@ -82,6 +84,19 @@ def running(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def best_pictures() -> Iterator[None]:
+    """Send the best pictures to who is shown no video, also where a busy machine looks like a slow link."""
+
+    def ladder(*given: Any) -> tuple[Grade, ...]:
+        usual = grades(*given)
+        return usual if any(grade.codec == "h264" for grade in usual) else (BEST,)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ms_infer.serve.socket.grades", ladder)
+        yield
 
 
 @dataclass
@@ -179,6 +194,15 @@ class Page:
         while not wanted():
             assert time.monotonic() < end, "it did not happen in time"
             self.read()
+
+    def lost(self) -> int:
+        """RGB frames before the newest one that did not come; for one start that was seen from its first frame on."""
+        return self.frames[-1].index + 1 - len(self.frames)
+
+    def shown_whole(self) -> bool:
+        """Whether the last frame that the server told of has come."""
+        told = self.acks[-1] if self.acks else None
+        return bool(told and self.frames) and self.frames[-1].index == told.first + told.points.shape[1] - 1
 
     def quiet(self, seconds: float) -> int:
         """Frames that come within a time."""

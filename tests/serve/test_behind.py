@@ -21,12 +21,12 @@ class Slow(NoDirectory):
     """Another server has the session, and needs a while to hand it over."""
 
     async def find(self, session: str, key: str) -> bytes | None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(3.0)
         return None
 
 
 def test_who_waits_for_a_session_is_not_taken_for_silent() -> None:
-    with running(limits=Limits(join_seconds=0.3)) as made, Page(made, join=False) as page:
+    with running(limits=Limits(join_seconds=2.0)) as made, Page(made, join=False) as page:
         made.app.state.hub.directory = Slow()
         page.join(session="deadbeef", key="whatever")
         assert page.errors[0]["reason"] == "gone"

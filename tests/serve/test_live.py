@@ -15,7 +15,7 @@ from PIL import Image
 from ms_infer.hand import Kind
 from ms_infer.serve.protocol import Codec
 from ms_infer.serve.settings import Limits
-from tests.serve.live import Page, Running, running
+from tests.serve.live import Page, Running, best_pictures, running
 from tests.serve.moving_picture import MovingPicture
 
 FPS = 48.0  # the video of these tests runs three times as fast
@@ -23,7 +23,7 @@ FPS = 48.0  # the video of these tests runs three times as fast
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fps=FPS, max_sessions=64, min_fps=0.01) as made:
+    with best_pictures(), running(fps=FPS, max_sessions=64, min_fps=0.01) as made:
         yield made
 
 
@@ -52,20 +52,28 @@ def test_nothing_is_streamed_before_the_start(server: Running) -> None:
         assert page.quiet(0.7) == 0
 
 
-def test_frames_come_in_order_without_gaps(server: Running) -> None:
+def all_counted(page: Page) -> None:
+    """Pause, and wait until the server has told of every frame that did not come."""
+    page.send("pause")
+    page.until(lambda: page.stats.get("state") == "paused")
+    page.until(lambda: page.stats.get("dropped") == page.lost())
+
+
+def test_frames_come_in_order_and_those_that_are_left_out_are_counted(server: Running) -> None:
     with started(server) as page:
         page.until(lambda: len(page.frames) >= 40)
+        all_counted(page)
         indices = [frame.index for frame in page.frames]
-        assert indices == list(range(indices[0], indices[0] + len(indices)))
+        assert indices == sorted(set(indices))
         assert {frame.size for frame in page.frames} == {(64, 64)}
         assert picture(page).shape == (64, 64, 3)
 
 
 def test_frames_keep_the_pace(server: Running) -> None:
     with started(server) as page:
-        begin = time.monotonic()
-        page.quiet(2.0)
-        made = page.frames[-1].index / (time.monotonic() - begin)
+        page.until(lambda: page.frames[-1].chunk >= 10)
+        first, last = next(frame for frame in page.frames if frame.chunk >= 2), page.frames[-1]
+        made = (last.index - first.index) / (last.made_ms - first.made_ms) * 1e3  # by the server's own clock
         assert made < 1.5 * FPS  # the stand-in alone would make hundreds
 
 
@@ -84,26 +92,26 @@ def test_every_chunk_is_acknowledged_before_its_frames(server: Running) -> None:
 
 def test_dragged_thing_moves_in_the_picture(server: Running) -> None:
     with started(server, example="balloon") as page:
-        before = picture(page).astype(int)
+        before = picture(page)
         page.drag(*[(0.5 + 0.02 * i, 0.4) for i in range(13)])
-        page.until(lambda: page.acks[-1].kinds.any() and page.frames[-1].chunk >= page.acks[-1].chunk)
-        page.quiet(1.5)
-        after = picture(page).astype(int)
-        red = [np.argwhere(shot[..., 0] - shot[..., 1] > 80).mean(0) for shot in (before, after)]
-        assert red[1][1] - red[0][1] > 6  # of 16 pixels: the part within the radius
+        page.until(lambda: red(picture(page)) - red(before) > 6)  # of 16 pixels: the part within the radius
+
+
+def red(shot: np.ndarray) -> float:
+    """Where the red of the picture is, in pixels from the left."""
+    return float(np.argwhere(shot[..., 0].astype(int) - shot[..., 1] > 80).mean(0)[1])
 
 
 def test_pause_stops_frames_and_resume_goes_on(server: Running) -> None:
     with started(server) as page:
         page.send("pause")
         page.until(lambda: page.stats.get("state") == "paused")
-        page.quiet(0.3)
+        assert page.quiet(1.0) <= 1  # one may have waited for the link
         last = page.frames[-1].index
-        assert page.quiet(0.8) == 0
         page.send("resume")
         page.until(lambda: page.frames[-1].index > last)
-        assert page.frames[-1].index <= last + 3  # it goes on where it stopped
         assert page.stats["state"] == "running"
+        all_counted(page)  # it went on where it stopped
 
 
 def test_prompt_is_acknowledged_with_its_chunk(server: Running) -> None:
@@ -126,8 +134,8 @@ def test_reset_starts_over_and_drops_what_waits(server: Running) -> None:
         seen = len(page.frames)
         page.until(lambda: page.frames[-1].chunk == 0 and len(page.frames) > seen)
         assert page.frames[-1].index < 9
-        again = page.acks[-1]
-        assert (again.chunk, again.first) == (0, 0)
+        again = next(ack for ack in reversed(page.acks) if ack.chunk == 0)
+        assert again.first == 0
         assert not (again.kinds == Kind.DRAG).any()
 
 
@@ -135,8 +143,7 @@ def test_stop_ends_and_start_begins_again(server: Running) -> None:
     with started(server) as page:
         page.send("stop")
         page.until(lambda: page.stats.get("state") == "stopped")
-        page.quiet(0.2)
-        assert page.quiet(0.5) == 0
+        assert page.quiet(0.7) <= 1  # one may have waited for the link
         page.send("start")
         page.until(lambda: page.frames[-1].chunk == 0)
 
@@ -219,7 +226,8 @@ def test_recording_holds_exactly_the_frames(server: Running) -> None:
     with started(server, example="kite") as page, server.http() as http:
         page.send("record", on=True)
         page.until(lambda: page.stats.get("recording") is True)
-        page.quiet(1.0)
+        count = len(page.frames)
+        page.until(lambda: len(page.frames) > count + 24)
         page.send("record", on=False)
         page.until(lambda: page.stats.get("recorded") is True)
         path = f"/api/sessions/{page.hello['session']}/recording"
@@ -293,11 +301,10 @@ def test_lost_decoder_gets_a_key_frame() -> None:
 def test_session_ends_when_nobody_comes_back() -> None:
     with running(fps=FPS, limits=Limits(resume_seconds=0.2)) as made, made.http() as http:
         Page(made).socket.close()
-        for _ in range(100):
-            if not http.get("/api/sessions").json()["sessions"]:
-                return
+        end = time.monotonic() + 60
+        while http.get("/api/sessions").json()["sessions"]:
+            assert time.monotonic() < end, "the session was kept"
             time.sleep(0.1)
-        raise AssertionError("the session was kept")
 
 
 def test_idle_session_says_goodbye() -> None:

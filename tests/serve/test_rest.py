@@ -13,7 +13,8 @@ from safetensors import safe_open
 from ms_infer.config import preset
 from ms_infer.demo import demo_checkpoint
 from ms_infer.serve.protocol import Message
-from tests.serve.live import Page, Running, running
+from ms_infer.serve.show import Made
+from tests.serve.live import Page, Running, best_pictures, running
 from tests.serve.moving_picture import MovingPicture
 
 FPS = 48.0
@@ -21,7 +22,7 @@ FPS = 48.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fps=FPS, max_sessions=64, min_fps=0.01, rest=True) as made:
+    with best_pictures(), running(fps=FPS, max_sessions=64, min_fps=0.01, rest=True) as made:
         yield made
 
 
@@ -34,7 +35,7 @@ def started(server: Running) -> Page:
 def rested(page: Page) -> int:
     """Wait for the rest; returns the chunk that is shown."""
     page.until(lambda: page.stats.get("resting") is True)
-    page.quiet(0.5)
+    page.until(page.shown_whole)
     return page.frames[-1].chunk
 
 
@@ -60,7 +61,7 @@ def test_nothing_is_made_while_nothing_moves(server: Running) -> None:
     with started(server) as page:
         chunk = rested(page)
         assert page.quiet(1.0) == 0
-        assert page.frames[-1].index - page.frames[0].index == len(page.frames) - 1  # the last chunk was shown whole
+        page.until(lambda: page.stats.get("dropped") == page.lost())
         assert page.stats["state"] == "running"
         with server.http() as http:
             (session,) = (one for one in http.get("/api/sessions").json()["sessions"] if one["resting"])
@@ -84,12 +85,12 @@ def test_every_control_ends_the_rest_with_the_next_chunk(
     with started(server) as page:
         chunk, acks = rested(page), len(page.acks)
         number = page.send(control, **content)
+        page.until(lambda: page.stats["resting"] is False)
         page.until(lambda: len(page.acks) > acks)
         ack = page.acks[acks]
         assert ack.control >= number
         assert ack.chunk == (0 if control == "reset" else chunk + 1)
         page.until(lambda: page.frames[-1].control >= number)
-        assert page.stats["resting"] is False
 
 
 def test_what_moves_by_itself_does_not_rest(server: Running) -> None:
@@ -101,16 +102,20 @@ def test_what_moves_by_itself_does_not_rest(server: Running) -> None:
         page.until(lambda: page.stats.get("resting") is True)
 
 
-def test_late_frames_are_not_counted_after_a_rest(server: Running) -> None:
+def test_first_frame_after_a_rest_is_not_late(server: Running) -> None:
     with started(server) as page:
         rested(page)
-        page.until(lambda: "late" in page.stats)
-        late = page.stats["late"]
+        show = server.app.state.hub.sessions[page.hello["session"]].show
+        misses, at_frames, usual = show.misses, [], show._show
+
+        async def noted(made: Made, index: int) -> None:
+            at_frames.append(show.misses)
+            await usual(made, index)
+
+        show._show = noted
         page.send("static", points=[[0.2, 0.2]])
-        page.until(lambda: page.stats["resting"] is False)
-        rested(page)
-        page.quiet(1.2)
-        assert page.stats["late"] - late <= 1
+        page.until(lambda: at_frames)
+        assert at_frames[0] == misses
 
 
 def test_watcher_of_a_resting_picture_sees_it(server: Running) -> None:

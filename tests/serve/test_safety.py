@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -202,7 +203,10 @@ def test_too_many_connections_are_refused() -> None:
             Page(made, join=False)
         for page in pages:
             page.socket.close()
-        time.sleep(0.3)
+        end = time.monotonic() + 60
+        while "ms_infer_clients 0.0" not in httpx.get(f"http://{made.host}/metrics").text:
+            assert time.monotonic() < end, "connections that were closed are kept"
+            time.sleep(0.05)
         Page(made).socket.close()
 
 
