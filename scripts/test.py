@@ -41,7 +41,10 @@ SUITES: dict[str, list[str]] = {
 """Name of a suite -> what pytest is given."""
 IN_TURN = ("c++", "tests/serve", "tests/browser", "tests/fleet")
 """Jobs that never run beside one another: servers and pages are asked for frames in time, and a build takes cores."""
+SLOW = ["--durations=12", "--durations-min=5"]
+"""What each suite says of its slowest tests and fixtures."""
 _PRINTING = threading.Lock()
+_TOLD: list[str] = []
 
 
 def run(name: str, command: list[str]) -> bool:
@@ -61,9 +64,10 @@ def run(name: str, command: list[str]) -> bool:
         errors="replace",
     )
     passed = done.returncode == 0
+    told = f"== {name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s"
     with _PRINTING:
-        print(done.stdout, end="")
-        print(f"== {name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{done.stdout}{told}", flush=True)
+        _TOLD.append(told)
     return passed
 
 
@@ -101,7 +105,7 @@ def cpp() -> bool:
 
 def suite(name: str) -> bool:
     """One of the suites, in a process of its own."""
-    return run(name, [sys.executable, "-m", "pytest", "-q", *SUITES[name]])
+    return run(name, [sys.executable, "-m", "pytest", "-q", *SLOW, *SUITES[name]])
 
 
 def jobs() -> dict[str, Callable[[], bool]]:
@@ -131,6 +135,7 @@ def main() -> int:
         return 2
     results = [run(name, command) for name, command in QUICK.items() if name in wanted]
     results += side_by_side({name: job for name, job in everything.items() if name in wanted})
+    print("\n".join(["", "The whole check:", *_TOLD]))
     return 0 if all(results) else 1
 
 

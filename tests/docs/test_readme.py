@@ -32,11 +32,11 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(1800)
-def test_every_line_of_code_runs_as_it_stands(clone: Path) -> None:
+def test_every_line_of_code_runs_as_it_stands(clone: Path, exported: Path) -> None:
     found = blocks(README)
     variables = environment(clone)
     for block in found:
-        run(block, clone, variables)
+        run(block, clone, variables, exported)
 
     assert len(found) >= 3
     assert not [block.line for block in found if block.language not in RUN or block.not_run]
