@@ -7,13 +7,14 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import c_size_t, c_void_p
 from pathlib import Path
 
 import pytest
 
-from tests.cpp.native import Library
+from ms_infer import Model
+from tests.cpp.native import Library, NativeModel
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cpp"
@@ -66,3 +67,20 @@ def grey_bundle(build: Path) -> Path:
     pytest.importorskip("openvino", reason="no OpenVINO")
     run(sys.executable, ROOT / "tests/cpp/make_bundles.py", "grey", build / "bundles" / "grey")
     return build / "bundles" / "grey"
+
+
+@pytest.fixture(scope="session")
+def opened(library: Library) -> Iterator[Callable[[Path], tuple[Model, NativeModel]]]:
+    """A bundle in both libraries, for streams in fp32 through OpenVINO: its stages are compiled once each."""
+    models: dict[Path, tuple[Model, NativeModel]] = {}
+
+    def open_both(bundle: Path) -> tuple[Model, NativeModel]:
+        if bundle not in models:
+            python = Model(bundle, engine="openvino", precision="fp32")
+            models[bundle] = python, NativeModel(library, bundle, engine="openvino", precision="fp32")
+        return models[bundle]
+
+    yield open_both
+    for python, _ in models.values():
+        python.close()
+    models.clear()

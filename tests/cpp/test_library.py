@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from ctypes import c_double, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ms_export.exporter import export_bundle
 from ms_export.options import ExportOptions
 from numpy.typing import NDArray
 
-from ms_infer import ContextConfig, ScheduleConfig, Stream, StreamConfig, Tracks
+from ms_infer import ContextConfig, Model, ScheduleConfig, StreamConfig, Tracks
 from ms_infer.blend import WAYS, Blend, Way
 from ms_infer.config import TextConfig
 from ms_infer.media import load_image
@@ -29,13 +30,15 @@ from ms_infer.text import tokenize
 from ms_infer.tracks.player import TrackPlayer
 from tests.cpp.compare_python import compare, picture
 from tests.cpp.conftest import needs_compiler
-from tests.cpp.native import Library, NativeError, NativeStream
+from tests.cpp.native import Library, NativeError, NativeModel, NativeStream
 from tests.test_recompute import AGAIN
 from tests.tiny import without_tracks
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = needs_compiler
+
+Both = Callable[[Path], tuple[Model, NativeModel]]
 
 
 def pointer(array: NDArray[Any]) -> c_void_p:
@@ -249,13 +252,11 @@ def test_a_model_with_an_image_encoder_needs_a_first_frame(library: Library, gre
 
 @pytest.mark.parametrize("kind", ["bundle", "grey_bundle"])
 def test_a_snapshot_of_python_goes_on_in_cpp_and_back(
-    library: Library, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    library: Library, kind: str, opened: Both, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     bundle: Path = request.getfixturevalue(kind)
-    with (
-        Stream(bundle, engine="openvino", precision="fp32") as python,
-        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
-    ):
+    models = opened(bundle)
+    with models[0].stream() as python, NativeStream(library, models[1]) as native:
         python.start(picture(32, 32), "a cat", Tracks.grid(3, 3).drag((0.5, 0.5), (0.8, 0.5)), seed=2**63 + 1)
         for _ in range(4):
             python.step()
@@ -272,11 +273,11 @@ def test_a_snapshot_of_python_goes_on_in_cpp_and_back(
         np.testing.assert_allclose(made.astype(int), again.frames.astype(int), atol=1)
 
 
-def test_reset_after_restore_starts_the_same_stream_in_both(library: Library, bundle: Path, tmp_path: Path) -> None:
-    with (
-        Stream(bundle, engine="openvino", precision="fp32") as python,
-        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
-    ):
+def test_reset_after_restore_starts_the_same_stream_in_both(
+    library: Library, bundle: Path, opened: Both, tmp_path: Path
+) -> None:
+    models = opened(bundle)
+    with models[0].stream() as python, NativeStream(library, models[1]) as native:
         python.start(picture(32, 32), "a cat", Tracks.grid(3, 3).drag((0.5, 0.5), (0.8, 0.5)), seed=7)
         first = [python.step().frames for _ in range(3)]
         python.snapshot(tmp_path / "python.snapshot")
@@ -288,14 +289,12 @@ def test_reset_after_restore_starts_the_same_stream_in_both(library: Library, bu
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_prompt_comes_over_chunks_as_in_python_and_snapshots_between_two_go_on_in_both(
-    library: Library, bundle: Path, tmp_path: Path, way: Way
+    library: Library, bundle: Path, opened: Both, tmp_path: Path, way: Way
 ) -> None:
     """A newer prompt sets out from the middle of a blend; each library goes on with what the other one saved."""
     file = tmp_path / "a.snapshot"
-    with (
-        Stream(bundle, engine="openvino", precision="fp32") as python,
-        NativeStream(library, bundle, engine="openvino", precision="fp32") as native,
-    ):
+    models = opened(bundle)
+    with models[0].stream() as python, NativeStream(library, models[1]) as native:
         for stream in (python, native):
             stream.start(picture(32, 32), "a cat", seed=3)
         for index in range(9):
@@ -324,8 +323,8 @@ def test_prompts_blend_by_the_numbers_of_python(probe: ctypes.CDLL) -> None:
             np.testing.assert_allclose(made, expected, rtol=0, atol=0 if way == "linear" else 3e-7)
 
 
-def test_a_number_of_chunks_that_no_prompt_takes_is_refused(library: Library, bundle: Path) -> None:
-    with NativeStream(library, bundle, precision="fp32") as native:
+def test_a_number_of_chunks_that_no_prompt_takes_is_refused(library: Library, bundle: Path, opened: Both) -> None:
+    with NativeStream(library, opened(bundle)[1]) as native:
         for over in (-1, 1 << 21):
             with pytest.raises(NativeError, match=f"takes 1 to 1048576 chunks to come, not {over}"):
                 native.set_prompt("dog", over=over)

@@ -18,12 +18,12 @@ from ms_export.weights import WEIGHTS, WeightTable
 
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.checkpoint import Student
-from tests.tiny import tiny_student
+from tests.tiny import without_tracks
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Manifest]:
-    student = tiny_student(dim=96, heads=3, ffn_dim=128, layers=1)  # weights above and below a page
+    student = without_tracks(dim=96, heads=3, ffn_dim=128, layers=1)  # weights above and below a page
     return student, export_bundle(student, "d" * 64, tmp_path_factory.mktemp("openvino"), ExportOptions()).manifest
 
 

@@ -20,16 +20,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def installed(full: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The consumer of the C++ tests, as a project far from here with a build type of its own that compiles fast."""
+    """The consumer of the C++ tests, as a project far from here with settings of its own that compile fast."""
     work = tmp_path_factory.mktemp("consumer")
     shutil.copytree(ROOT / "tests" / "cpp" / "consumer", work / "project")
     found = full.run("python", "-m", "ms_infer", "--cmake-dir").stdout.decode().strip()
     call(
-        *("cmake", "-S", work / "project", "-B", work / "build", "-DCMAKE_BUILD_TYPE=None"),
+        *("cmake", "-S", work / "project", "-B", work / "build", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_UNITY_BUILD=ON"),
         *(f"-Dms_infer_DIR={found}", f"-DPython_EXECUTABLE={full.python}"),
         variables=full.variables,
     )
-    call("cmake", "--build", work / "build", "-j", "2", variables=full.variables)
+    call("cmake", "--build", work / "build", "-j", "1", variables=full.variables)
     call("cmake", "--install", work / "build", "--prefix", work / "installed")
     shutil.rmtree(work / "build")
     return work / "installed"
