@@ -6,6 +6,7 @@ Found once a chunk in the first frame's coordinates; per frame the layers only m
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
 PIN_REACH = 0.18  # of the width: how near a track is near
 SPLAT = 1.2  # deviation of a track's blob, in 128ths of the width
 CURVE_ROUNDS = 2  # of inverting the quadratic part of a motion
+DEGREE = 2**CURVE_ROUNDS  # of the polynomial that this makes
 GATE_SLOPE = 20.0  # the gate can open wholly where things have a weight of 1 / 20
 TRUST = 0.2  # ground that is more than this part of a thing says nothing of what lies around
 MOVED = 0.5  # pixels; an invisible track that has moved farther still says where its thing is
@@ -233,12 +235,11 @@ def compose(image: Tensor, layers: Layers, motions: Motions) -> tuple[Tensor, Te
     height, width = image.shape[-2:]
     frames = motions.terms.shape[3]
     cut = _cut_out(image, layers)  # [B, L, 4, H, W], colours times opacity
-    x, y = _sources(motions.terms, height, width)  # [B, L, T, H, W]
-    inside = _within(x, width).minimum(_within(y, height))
+    sources, inside = _sources(motions.terms, height, width)
     # All frames of all layers are sampled at once, without copies of the pictures.
     moved = F.grid_sample(
         cut.flatten(0, 1),
-        torch.stack([x, y], dim=-1).flatten(0, 1).flatten(1, 2),
+        sources.flatten(0, 1).flatten(1, 2),
         mode="bicubic",  # bilinear sampling takes a fifth of the sharpness
         padding_mode="border",
         align_corners=False,
@@ -282,32 +283,49 @@ def _cut_out(image: Tensor, layers: Layers) -> Tensor:
     return torch.stack(parts[::-1], dim=1)
 
 
-def _within(places: Tensor, pixels: int) -> Tensor:
-    """1 inside of -1..1, falling to 0 within half a pixel around the edge."""
-    return ((1 - places.abs()) * (pixels / 2) + 0.5).clamp(0, 1)
-
-
 def _sources(terms: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where all pixels come from, x and y `[B, L, T, H, W]` in -1..1: solves s + d(s) = p for every layer.
+    """Where all pixels come from, x and y `[B, L, T, H, W, 2]` in -1..1, and `[B, L, T, H, W]`: 1 where that lies in
+    the first frame, falling to 0 within half a pixel around its edge. terms: as in `Motions`.
 
-    terms: `[B, L, 6, T, 2]` of d in pixels. The affine part is inverted, the rest found in rounds.
+    The way from a pixel to its source is a polynomial of its row and column: a few of these tell all.
     """
-    across = terms[..., 0, None, None].transpose(0, 2) * (2 / width)  # [6, L, B, T, 1, 1]
-    down = terms[..., 1, None, None].transpose(0, 2) * (2 / height)
-    across, down = across.transpose(1, 2), down.transpose(1, 2)
+    column, row = (_centres(pixels, pixels, terms) * (2 / pixels) - 1 for pixels in (width, height))
+    nodes = ((torch.arange(DEGREE + 1, device=terms.device, dtype=terms.dtype) + 0.5) * (math.pi / (DEGREE + 1))).cos()
+    ways = _ways(terms * (2 / numbers([width, height], terms)), nodes, nodes[:, None]) @ _through(nodes, column).T
+    rows = _through(nodes, row)
+    x, y = (rows @ ways).unbind()  # [B, L, T, H, W]
+    inside = _within(x + column, width).minimum(_within(y + row[:, None], height))
+    # Multiplied once more with x and y side by side, as they are read: to put them there costs several times as much.
+    pairs = (rows @ ways.movedim(0, -1).flatten(-2)).unflatten(-1, (width, 2))
+    return pairs + torch.stack(torch.meshgrid(column, row, indexing="xy"), dim=-1), inside
+
+
+def _ways(terms: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """From places, in -1..1, to where they come from, x and y first: solves s + d(s) = p for every layer.
+
+    terms: `[B, L, 6, T, 2]` of d, in half widths and heights. The affine part is inverted, the rest found in rounds.
+    """
+    across, down = (terms[..., axis, None, None].movedim(2, 0) for axis in range(2))  # [6, B, L, T, 1, 1]
     a, b, c, d = 1 + across[1], across[2], down[1], 1 + down[2]
     determinant = (a * d - b * c).clamp(min=0.05)
     to_x, to_y = torch.stack([d, -b]) / determinant, torch.stack([-c, a]) / determinant
-    column = _centres(width, width, terms) * (2 / width) - 1 - across[0]
-    row = (_centres(height, height, terms) * (2 / height) - 1)[:, None] - down[0]
-    x, y = to_x[0] * column + to_x[1] * row, to_y[0] * column + to_y[1] * row
-    ground_x, ground_y = x[:, :1], y[:, :1]
-    to_x, to_y, bend_x, bend_y = to_x[:, :, :1], to_y[:, :, :1], across[3:, :, :1], down[3:, :, :1]
-    flat_x, flat_y = ground_x, ground_y
-    for _ in range(CURVE_ROUNDS):  # the backdrop alone has quadratic terms
-        square_x, product, square_y = ground_x * ground_x, ground_x * ground_y, ground_y * ground_y
-        off_x = square_x * bend_x[0] + product * bend_x[1] + square_y * bend_x[2]
-        off_y = square_x * bend_y[0] + product * bend_y[1] + square_y * bend_y[2]
-        ground_x = flat_x - (to_x[0] * off_x + to_x[1] * off_y)
-        ground_y = flat_y - (to_y[0] * off_x + to_y[1] * off_y)
-    return torch.cat([ground_x, x[:, 1:]], dim=1), torch.cat([ground_y, y[:, 1:]], dim=1)
+    flat_x = to_x[0] * (column - across[0]) + to_x[1] * (row - down[0])
+    flat_y = to_y[0] * (column - across[0]) + to_y[1] * (row - down[0])
+    x, y = flat_x, flat_y
+    for _ in range(CURVE_ROUNDS):
+        off_x = x * x * across[3] + x * y * across[4] + y * y * across[5]
+        off_y = x * x * down[3] + x * y * down[4] + y * y * down[5]
+        x, y = flat_x - (to_x[0] * off_x + to_x[1] * off_y), flat_y - (to_y[0] * off_x + to_y[1] * off_y)
+    return torch.stack([x - column, y - row])
+
+
+def _through(nodes: Tensor, places: Tensor) -> Tensor:
+    """Weights `[P, DEGREE + 1]` of a polynomial's values at Chebyshev's nodes for its values at places in -1..1."""
+    degree = torch.arange(1, DEGREE + 1, device=nodes.device, dtype=nodes.dtype)
+    there, known = ((degree * x.acos()[:, None]).cos() for x in (places, nodes))
+    return (1 + 2 * there @ known.T) / (DEGREE + 1)
+
+
+def _within(places: Tensor, pixels: int) -> Tensor:
+    """1 inside of -1..1, falling to 0 within half a pixel around the edge."""
+    return ((1 - places.abs()) * (pixels / 2) + 0.5).clamp(0, 1)
