@@ -10,6 +10,7 @@ from ms_infer.config import RefinerConfig
 from ms_infer.errors import ConfigError
 from ms_infer.model.constants import numbers
 from ms_infer.model.motions import solve
+from ms_infer.model.planes import means, spread
 
 FOLD = 4  # pixels a side that one place of the first scale holds
 INPUTS = 3 + 3 + 1
@@ -46,7 +47,7 @@ class Refiner(nn.Module):
         first[0] = START
         with torch.no_grad():
             assert self.leave.bias is not None
-            self.leave.bias.copy_(first.flatten())  # channel-major, as pixel_shuffle reads it
+            self.leave.bias.copy_(first.flatten())  # channel-major, as `spread` reads it
 
     def forward(self, decoded: Tensor, moved: Tensor, moved_valid: Tensor) -> Tensor:
         """Frames `[B, T, 3, H, W]` in [0, 1]; H and W are multiples of 16.
@@ -69,7 +70,7 @@ class Refiner(nn.Module):
         theirs = relight(moved.flatten(0, 1), ours, valid)
         seen = torch.cat([ours * 2 - 1, theirs * 2 - 1, valid], dim=1)
         share, sharpen, gain, offset = self._choose(seen).split(SHARES, dim=1)
-        detail = theirs - F.avg_pool2d(theirs, 3, stride=1, padding=1, count_include_pad=False)
+        detail = theirs - means(theirs, 3)
         shown = theirs * (1 + gain) + offset + sharpen * detail
         share = share.sigmoid()
         return (share * ours + (1 - share) * shown).view(decoded.shape)
@@ -81,7 +82,7 @@ class Refiner(nn.Module):
         eighth = self.deep(F.relu(self.deepen(quarter)))
         quarter = F.relu(self.join(quarter + _twice(self.raise_quarter(eighth))))
         half = self.last(half + _twice(self.raise_half(quarter)))
-        return F.pixel_shuffle(self.leave(half), FOLD)
+        return spread(self.leave(half), FOLD)
 
 
 class Residual(nn.Module):
@@ -124,7 +125,7 @@ def relight(moved: Tensor, decoded: Tensor, valid: Tensor) -> Tensor:
 
 def _cells(x: Tensor) -> Tensor:
     """`[N, C, H, W]` to means of STRIDE x STRIDE pixels, float32 `[N, P, C]`."""
-    return F.avg_pool2d(x.float(), STRIDE).flatten(2).transpose(1, 2)
+    return means(x.float(), STRIDE, STRIDE).flatten(2).transpose(1, 2)
 
 
 def _twice(x: Tensor) -> Tensor:

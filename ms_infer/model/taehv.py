@@ -13,6 +13,7 @@ from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import VaeConfig
 from ms_infer.errors import CheckpointError, ConfigError
 from ms_infer.model.constants import LatentScale
+from ms_infer.model.planes import spread
 from ms_infer.model.vae import Shape, State, Vae
 
 BASE_STRIDE = 8  # spatial stride of the convolutions; a pixel patch of 2 makes it 16
@@ -61,7 +62,7 @@ class TinyVae(Vae):
         batch = latents.shape[0]
         latents = self.scale.restore(latents) if self.scale else latents
         x, new_state = _run(self.decoder, _flatten(latents), state, batch)
-        frames = _unflatten(F.pixel_shuffle(x, self.patch) if self.patch > 1 else x, batch)
+        frames = _unflatten(spread(x, self.patch) if self.patch > 1 else x, batch)
         return frames[:, STRIDE - 1 :] if opening else frames, new_state
 
     def _encode(self, frames: Tensor, state: State, opening: bool) -> tuple[Tensor, State]:
