@@ -162,15 +162,10 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
-        channels, height, width = x.shape[1:]
         x = self.conv(x)
-        if self.stride > 1 and _is_channels_last(x):  # the copy below would leave that layout
-            rows = x.permute(0, 2, 3, 1).unflatten(-1, (self.stride, channels)).unflatten(0, (-1, batch))
-            rows = rows.permute(0, 4, 1, 2, 3, 5).flatten(0, 2)
-            x = rows.permute(0, 3, 1, 2)
-        elif self.stride > 1:
-            x = x.reshape(-1, batch, self.stride, channels, height, width).transpose(1, 2)
-            x = x.reshape(-1, channels, height, width)
+        if self.stride > 1:
+            parts = [part.split(batch) for part in x.chunk(self.stride, dim=1)]
+            x = torch.cat([frame for made in zip(*parts, strict=True) for frame in made])
         return F.interpolate(x, scale_factor=float(self.scale), mode="nearest") if self.scale > 1 else x
 
 
@@ -183,10 +178,9 @@ class Pool(nn.Module):
         self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
-        channels, height, width = x.shape[1:]
         if self.stride > 1:
-            x = x.reshape(-1, self.stride, batch, channels, height, width).transpose(1, 2)
-            x = x.reshape(-1, self.stride * channels, height, width)
+            frames = x.split(batch)
+            x = torch.cat([torch.cat(frames[first :: self.stride]) for first in range(self.stride)], dim=1)
         pooled: Tensor = self.conv(x)
         return pooled
 
@@ -239,10 +233,6 @@ def _super_block(width: int) -> MemoryBlock:
         nn.Conv2d(4 * width, width, 1, bias=False),
     )
     return MemoryBlock(conv, nn.Identity())
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
