@@ -1,4 +1,4 @@
-"""Bundles of tiny students, exported once per test run."""
+"""Bundles of tiny students, exported once per test run, and engines of them, compiled once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from ms_infer.bundle.manifest import Manifest
 from ms_infer.checkpoint import Student
 from ms_infer.config import ContextConfig, ImageEncoderConfig, TrackHeadConfig
+from ms_infer.engines.staged import StagedEngine
+from tests.test_recompute import AGAIN
 from tests.tiny import refined_student, tiny_student, without_tracks
 
 Made = tuple[Student, Manifest]
@@ -45,8 +47,35 @@ MORE: dict[str, Callable[[], Student]] = {
     "deep": lambda: without_tracks(
         layers=8, image_input="slot", context=ContextConfig(sink_frames=1, window_frames=2, rope="absolute")
     ),
+    "again": lambda: without_tracks(context=AGAIN),
 }
 """Students of single tests."""
+
+_OPENED: dict[tuple[Path, str], StagedEngine] = {}
+
+
+def opened(manifest: Manifest, engine: str) -> StagedEngine:
+    """An engine for a bundle as it was exported, "onnxruntime" or "openvino" and a precision, with a state of its own.
+
+    A twin of one that no test gets: to compile the stages of a bundle takes longer than most tests.
+    """
+    key = manifest.folder, engine
+    if key not in _OPENED:
+        _OPENED[key] = newly_opened(manifest, engine)
+    twin = _OPENED[key].twin()
+    assert twin is not None
+    return twin
+
+
+def newly_opened(manifest: Manifest, engine: str) -> StagedEngine:
+    """As `opened`, with nothing compiled before."""
+    from ms_export.onnx_engine import open_onnx
+
+    from ms_infer.engines.openvino import open_openvino
+
+    if engine == "onnxruntime":
+        return open_onnx(manifest, threads=1)
+    return open_openvino(manifest, precision=engine.split()[1], threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from ms_export.exporter import export_bundle
-from ms_export.onnx_engine import open_onnx
-from ms_export.options import ExportOptions
 from ms_export.verify import PSNR_LIMITS, psnr
 
 from ms_infer import Stream
-from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.torch import TorchEngine
-from tests.test_recompute import AGAIN
-from tests.tiny import without_tracks
+from tests.engines.conftest import Made, opened
 
 
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("writes", ["frame", "chunk"])
-def test_streams_of_a_bundle_are_those_of_pytorch(tmp_path: Path, writes: str, image: bool) -> None:
-    student = without_tracks(context=AGAIN)
-    manifest = export_bundle(student, "0" * 64, tmp_path, ExportOptions(writes=writes)).manifest
+def test_streams_of_a_bundle_are_those_of_pytorch(made: Callable[..., Made], writes: str, image: bool) -> None:
+    student, manifest = made("again", writes=writes)
     engines = [
         TorchEngine(student, device="cpu"),
-        open_onnx(manifest, threads=1),
-        open_openvino(manifest, precision="fp32", threads=1),
+        opened(manifest, "onnxruntime"),
+        opened(manifest, "openvino fp32"),
     ]
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8) if image else None
     videos = []

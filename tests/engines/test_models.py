@@ -22,7 +22,7 @@ from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.openvino import LAZY, OpenVinoModels, open_openvino
 from ms_infer.engines.runner import cache_specs
 from ms_infer.engines.staged import StagedEngine
-from tests.engines.conftest import Made
+from tests.engines.conftest import Made, opened
 
 pytest.importorskip("openvino", reason="no OpenVINO")
 
@@ -152,11 +152,11 @@ def test_after_a_warm_up_no_chunk_compiles(manifest: Manifest, compiled: Counter
             assert compiled == before
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["openvino fp32", "onnxruntime"])
 def test_a_step_is_cancelled_between_two_passes(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    with model_of(manifest, engine) as model, model.stream() as calm, model.stream() as stream:
+    with Model(opened(manifest, engine)) as model, model.stream() as calm, model.stream() as stream:
         expected = chunks(started(calm), 4)
         np.testing.assert_array_equal(started(stream).step().frames, expected[0])
         runner = engine_of(stream).runner
@@ -177,7 +177,7 @@ def test_a_step_is_cancelled_between_two_passes(
 
 
 def test_kept_chunks_of_a_bundle_are_not_overwritten(manifest: Manifest) -> None:
-    with model_of(manifest, "openvino") as model, model.stream() as one, model.stream() as two:
+    with Model(opened(manifest, "openvino fp32")) as model, model.stream() as one, model.stream() as two:
         copies = [frames.copy() for frames in chunks(started(one), 4)]
         kept = [started(two).step(), *(two.step() for _ in range(3))]
         for chunk, frames in zip(kept, copies, strict=True):
@@ -186,7 +186,7 @@ def test_kept_chunks_of_a_bundle_are_not_overwritten(manifest: Manifest) -> None
 
 def test_keys_and_values_of_a_stream_are_held_once(manifest: Manifest) -> None:
     """OpenVINO holds every state of a model twice; the caches are none, and the library keeps no copy of them."""
-    with model_of(manifest, "openvino") as model, model.stream() as one, model.stream() as two:
+    with Model(opened(manifest, "openvino fp32")) as model, model.stream() as one, model.stream() as two:
         for stream in (one, two):
             chunks(started(stream), 2)
         runners = [engine_of(stream).runner for stream in (one, two)]

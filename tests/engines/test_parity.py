@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ms_export.onnx_engine import open_onnx
 from ms_export.rollouts import chunk_pairs, run_chunk
 from ms_export.stimulus import example_image, example_player
 from ms_export.verify import PSNR_LIMITS, STAGE_LIMITS, check_stage, psnr, relative_l2
 
 from ms_infer import ConfigError, DeviceError, EngineMismatchError, Stream, Tracks
-from ms_infer.bundle.manifest import Manifest
 from ms_infer.engines.base import STAGES, ChunkPlan, Engine, plan_chunk
 from ms_infer.engines.host import HostRunner
 from ms_infer.engines.openvino import open_openvino
@@ -25,16 +23,10 @@ from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.torch import TorchEngine
 from ms_infer.serve.open import stream_opener
 from ms_infer.serve.settings import ServeConfig
-from tests.engines.conftest import STUDENTS, Made
+from tests.engines.conftest import STUDENTS, Made, opened
 
 Make = Callable[..., Made]
 CHUNKS = 5  # sink and window are full, and the sink has been re-rotated
-
-
-def opened(manifest: Manifest, engine: str) -> StagedEngine:
-    if engine == "onnxruntime":
-        return open_onnx(manifest, threads=1)
-    return open_openvino(manifest, precision=engine.split()[1], threads=1)
 
 
 @pytest.mark.parametrize("name", STUDENTS)

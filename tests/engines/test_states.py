@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from ms_infer import ConfigError, Stream, Tracks
-from ms_infer.bundle.manifest import Manifest
-from ms_infer.engines.openvino import OpenVinoModels, open_openvino
+from ms_infer.engines.openvino import OpenVinoModels
 from ms_infer.engines.staged import StagedEngine
-from tests.engines.conftest import Made
+from tests.engines.conftest import Made, newly_opened, opened
 
 pytest.importorskip("openvino", reason="no OpenVINO")
 
@@ -25,10 +24,6 @@ Make = Callable[..., Made]
 
 def picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-
-
-def engine_of(manifest: Manifest, precision: str = "fp32") -> StagedEngine:
-    return open_openvino(manifest, precision=precision, threads=1)
 
 
 def twin_of(engine: StagedEngine) -> StagedEngine:
@@ -49,7 +44,7 @@ def started(engine: StagedEngine) -> Stream:
 )
 def test_every_chunk_may_be_the_last_before_a_state(made: Make, name: str, precision: str) -> None:
     """With re-encodings between, which read more than a chunk does."""
-    engine = engine_of(made(name)[1], precision)
+    engine = opened(made(name)[1], f"openvino {precision}")
     whole, one, other = started(engine), started(twin_of(engine)), Stream(twin_of(engine))
     for turn in range(9):
         np.testing.assert_array_equal(whole.step().frames, one.step().frames)
@@ -65,7 +60,7 @@ def test_a_bf16_state_holds_bf16(made: Make) -> None:
     manifest = made("tracks")[1]
     sizes = {}
     for precision in ("fp32", "bf16"):
-        stream = started(engine_of(manifest, precision))
+        stream = started(opened(manifest, f"openvino {precision}"))
         for _ in range(4):
             stream.step()
         state = stream.state().engine
@@ -80,9 +75,9 @@ def test_a_bf16_state_holds_bf16(made: Make) -> None:
 def test_a_state_of_another_checkpoint_is_refused(made: Make) -> None:
     manifest = made("tracks")[1]
     other = replace(manifest, checkpoint={**manifest.checkpoint, "sha256": "0" * 64})
-    state = started(engine_of(manifest)).state()
+    state = started(opened(manifest, "openvino fp32")).state()
     with pytest.raises(ConfigError, match="weights"):
-        Stream(engine_of(other)).load_state(state)
+        Stream(newly_opened(other, "openvino fp32")).load_state(state)
 
 
 def test_a_stage_is_compiled_once_for_all_threads_and_twins(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +90,7 @@ def test_a_stage_is_compiled_once_for_all_threads_and_twins(made: Make, monkeypa
         return quickly(self, stage)
 
     monkeypatch.setattr(OpenVinoModels, "_compile", slowly)
-    engine = engine_of(made("tracks")[1])
+    engine = newly_opened(made("tracks")[1], "openvino fp32")
     streams = [Stream(engine), *(Stream(twin_of(engine)) for _ in range(3))]
     errors: list[Exception] = []
 
