@@ -72,7 +72,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     fit_encoder_(vae, torch.rand(2, 9, 3, SIZE, SIZE))
     assert stream.model.layer_network is not None
     assert stream.model.refiner is not None
-    layers = LayerNetwork(stream.model.layer_network.widths)
+    layers = LayerNetwork(stream.model.layer_network.widths, stream.model.layer_network.painter)
     refiner = Refiner(stream.model.refiner)
     for module in (layers, refiner):
         torch.nn.init.normal_(module.leave.weight, std=0.05)  # type: ignore[union-attr,arg-type]

@@ -16,7 +16,6 @@ from ms_train.features import crop_window
 from ms_train.loop import CHECKPOINT, LoopConfig, run
 from ms_train.stages.layer_network import LayersConfig, LayerStage, mask_losses, thing_iou
 
-from ms_infer.errors import ConfigError
 from ms_infer.model.layers import THINGS, Layers, Motions, compose
 
 from .test_train_data import write_assets
@@ -146,11 +145,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(assets: Assets, tmp_path: Pat
     one, other = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "parts"))
     for name, tensor in one["network"].items():
         assert torch.equal(tensor, other["network"][name]), name
-
-
-def test_texture_needs_its_features(assets: Assets) -> None:
-    with pytest.raises(ConfigError, match=r"taef2_encoder\.pth"):
-        LayerStage(LayersConfig(texture_weight=1.0, size=SIZE), assets, CPU)
 
 
 def test_right_masks_have_no_loss() -> None:

@@ -46,7 +46,7 @@ def tiny_stream(words: tuple[str, ...] = ("apple",)) -> StreamConfig:
 def tiny_layers(stream: StreamConfig) -> LayerNetwork:
     """A layer network that finds something everywhere."""
     assert stream.model.layer_network is not None
-    layers = LayerNetwork(stream.model.layer_network.widths)
+    layers = LayerNetwork(stream.model.layer_network.widths, stream.model.layer_network.painter)
     torch.nn.init.normal_(layers.leave.weight, std=0.05)
     return layers.eval().requires_grad_(False)
 

@@ -43,7 +43,7 @@ def tiny_config(*, context: ContextConfig | None = None, size: int = 32, **model
     }
     head = fields["track_head"]
     if head is not None and head.content == "layers":
-        fields.setdefault("layer_network", LayersConfig(widths=(4, 4, 4, 4, 4)))
+        fields.setdefault("layer_network", LayersConfig(widths=(4, 4, 4, 4, 4), painter=(4, 4)))
     return StreamConfig(
         model=ModelConfig(**fields),
         context=context or ContextConfig(),
@@ -63,7 +63,7 @@ def narrow_demo(words: tuple[str, ...], *, size: int, widths: tuple[int, ...], *
         "freq_dim": 32,
         "text": replace(base.model.text, vocabulary=words, dim=16, tokens=4),
         "track_head": TrackHeadConfig(content="layers", max_tracks=100, id_dim=8),
-        "layer_network": LayersConfig(widths=widths),
+        "layer_network": LayersConfig(widths=widths, painter=widths[:2]),
         "refiner": RefinerConfig(widths=(8, 16, 16)),
         **model,
     }

@@ -154,8 +154,9 @@ def _vae(config: StreamConfig) -> nn.Module:
 def _layer_network(config: StreamConfig) -> nn.Module:
     from ms_infer.model.layers import LayerNetwork
 
-    assert config.model.layer_network is not None, "parts_of names no other parts"
-    return LayerNetwork(config.model.layer_network.widths)
+    settings = config.model.layer_network
+    assert settings is not None, "parts_of names no other parts"
+    return LayerNetwork(settings.widths, settings.painter)
 
 
 def _refiner(config: StreamConfig) -> nn.Module:

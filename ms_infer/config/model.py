@@ -168,8 +168,12 @@ class LayersConfig:
 
     widths: tuple[int, ...] = (32, 64, 96, 128, 160)
     """Channels at a half of the frame's size, a quarter, and so on."""
+    painter: tuple[int, int] = (48, 72)
+    """Channels of the painter of what lies behind, at a quarter of the frame's size and an eighth."""
 
     def __post_init__(self) -> None:
+        painter = self.painter
+        require(len(painter) == 2 and min(painter) > 0, f"painter must be 2 positive sizes, not {painter}")
         require(len(self.widths) == 5 and min(self.widths) > 0, f"widths must be 5 positive sizes, not {self.widths}")
 
 

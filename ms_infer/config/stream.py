@@ -133,7 +133,7 @@ class StreamConfig:
         refiner = model.get("refiner")
         model["refiner"] = None if refiner is None else _build(RefinerConfig, _tuples(refiner, "widths"))
         layers = model.get("layer_network")
-        model["layer_network"] = None if layers is None else _build(LayersConfig, _tuples(layers, "widths"))
+        model["layer_network"] = None if layers is None else _build(LayersConfig, _tuples(layers, "widths", "painter"))
         rest = {k: v for k, v in values.items() if k not in ("model", "context", "schedule")}
         return _build(
             cls,
@@ -152,10 +152,10 @@ def _vae(values: Mapping[str, Any]) -> Any:
     return _build(VaeConfig, whole)
 
 
-def _tuples(values: Mapping[str, Any], name: str) -> Any:
+def _tuples(values: Mapping[str, Any], *names: str) -> Any:
     if not isinstance(values, Mapping):
         return values  # `_build` says so
-    return {k: tuple(v) if k == name else v for k, v in values.items()}
+    return {k: tuple(v) if k in names else v for k, v in values.items()}
 
 
 def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ms_infer.model.blocks import Residual, conv
 from ms_infer.model.constants import numbers
-from ms_infer.model.gaps import fill_gaps
 from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, squared_distances, thing_motion
+from ms_infer.model.painter import Painter
 
 THINGS = 3
-OUTPUTS = 1 + THINGS + 1 + 3  # logits of backdrop and things, gate and colours of the painted backdrop
 ASKED, KEYS = (1, 2), 32  # levels of the U-Net (1/4 and 1/8 of the picture) where tracks are asked; width of a key
 
 PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
@@ -27,8 +27,6 @@ PIN_REACH = 0.18  # of the width: how near a track is near
 SPLAT = 1.2  # deviation of a track's blob, in 128ths of the width
 CURVE_ROUNDS = 2  # of inverting the quadratic part of a motion
 DEGREE = 2**CURVE_ROUNDS  # of the polynomial that this makes
-GATE_SLOPE = 20.0  # the gate can open wholly where things have a weight of 1 / 20
-TRUST = 0.2  # ground that is more than this part of a thing says nothing of what lies around
 MOVED = 0.5  # pixels; an invisible track that has moved farther still says where its thing is
 
 
@@ -112,38 +110,41 @@ class Layers:
 
 
 class LayerNetwork(nn.Module):
-    """A U-Net that sees the first frame and where the tracks of each motion begin."""
+    """A U-Net that sees the first frame and where the tracks of each motion begin; a painter of what lies behind."""
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 96, 128, 160)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 96, 128, 160), painter: tuple[int, int] = (48, 72)) -> None:
         super().__init__()
         self.widths = widths
-        self.enter = _conv(4 * 3 + 1 + THINGS, widths[0])
+        self.enter = conv(4 * 3 + 1 + THINGS, widths[0])
         self.first = Residual(widths[0])
         pairs = list(itertools.pairwise(widths))
-        self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in pairs)
+        self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in pairs)
         self.deep = nn.ModuleList(
             nn.Sequential(*(Residual(b, dilation) for dilation in ((1,) if level == 0 else (1, 2))))
             for level, (_, b) in enumerate(pairs)
         )
         self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
-        self.join = nn.ModuleList(_conv(a, a) for a, _ in pairs)
+        self.join = nn.ModuleList(conv(a, a) for a, _ in pairs)
         self.asked = nn.ModuleList(TrackAttention(widths[level]) for level in ASKED)
         self.last = Residual(widths[0])
-        self.leave = _conv(widths[0], 4 * OUTPUTS)
+        self.leave = conv(widths[0], 4 * (1 + THINGS))
         nn.init.zeros_(self.leave.weight)
-        start = torch.zeros(OUTPUTS, 4)
-        start[0], start[1 + THINGS] = 3.0, -3.0  # all is backdrop, nothing is painted
+        start = torch.zeros(1 + THINGS, 4)
+        start[0] = 3.0  # all is backdrop
         with torch.no_grad():
             assert self.leave.bias is not None
             self.leave.bias.copy_(start.flatten())
+        self.painter = Painter(painter)
 
     def forward(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Layers:
         """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; shares: `[B, 1 + THINGS, N]`, how much each track
         follows each motion; anchors: `[B, N, 2]`, where it begins, in pixels."""
-        return read_layers(image, self.logits(image, shares, anchors))
+        logits = self.logits(image.to(self.enter.weight.dtype), shares, anchors)
+        weights = logits.to(image.dtype).softmax(dim=1)
+        return Layers(weights, self.painter(image, weights[:, :1]))
 
     def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
-        """`[B, OUTPUTS, H, W]`."""
+        """Of the layers' weights, `[B, 1 + THINGS, H, W]`."""
         height, width = image.shape[-2:]
         maps = track_maps(shares, anchors, height, width).to(image.dtype)
         places = anchors * (2 / numbers([width, height], anchors)) - 1
@@ -159,17 +160,6 @@ class LayerNetwork(nn.Module):
             if level in ASKED:
                 x = self.asked[ASKED.index(level)](x, shares, places)
         return F.pixel_shuffle(self.leave(self.last(x)), 2)
-
-
-def read_layers(image: Tensor, logits: Tensor) -> Layers:
-    """Layers out of the network's outputs `[B, OUTPUTS, H, W]`: the backdrop is the first frame, and paint where the
-    gate opens, which it cannot where no thing is. Paint is added to what the surroundings of the things suggest."""
-    logit, gate, paint = logits.split([1 + THINGS, 1, 3], dim=1)
-    weights = logit.softmax(dim=1)
-    ground = weights[:, :1]
-    opened = gate.sigmoid() * (GATE_SLOPE * (1 - ground)).clamp(max=1)
-    around = fill_gaps(image, ((ground.detach() - (1 - TRUST)) / TRUST).clamp(0, 1), image)
-    return Layers(weights, image + opened * (around + paint - image))
 
 
 class TrackAttention(nn.Module):
@@ -197,23 +187,6 @@ class TrackAttention(nn.Module):
         chosen = F.pad(score, (0, 1)).softmax(-1)[..., :-1] @ shares.transpose(1, 2)
         told = chosen.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
         return self.digest(F.relu(x + self.answer(told)))
-
-
-class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, width: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.first, self.second = _conv(width, width, dilation=dilation), _conv(width, width)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, width, H, W]` to the same shape."""
-        return F.relu(x + self.second(F.relu(self.first(x))))
-
-
-def _conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation)
 
 
 def _cells(rows: int, height: int, columns: int, width: int, like: Tensor) -> Tensor:
@@ -265,8 +238,7 @@ def move_first_frame(
     """
     height, width = image.shape[-2:]
     motions = shared_motions(points, visible, anchors, height, width)
-    logits = network.logits(image.to(network.enter.weight.dtype), motions.shares, anchors).float()
-    return compose(image, read_layers(image, logits), motions)
+    return compose(image, network(image, motions.shares, anchors), motions)
 
 
 def _cut_out(image: Tensor, layers: Layers) -> Tensor:

@@ -55,7 +55,7 @@ def stand_in_config() -> StreamConfig:
         text=config.TextConfig(kind="words", tokens=6, dim=8, vocabulary=("a", "cat", "dog", "night", "snow")),
         vae=config.VaeConfig(latent_channels=4, decoder_widths=(8, 8, 8, 8), encoder_width=8, blocks=1),
         track_head=config.TrackHeadConfig(channels=4, content="layers", max_tracks=24, id_dim=8),
-        layer_network=config.LayersConfig(widths=(4, 4, 4, 4, 4)),
+        layer_network=config.LayersConfig(widths=(4, 4, 4, 4, 4), painter=(4, 4)),
     )
     return config.StreamConfig(model=model, height=32, width=64)
 

@@ -19,6 +19,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     table: dict[str, Any] = {
         "layers": recipe.layers,
+        "paint": recipe.paint,
         "render": recipe.render_clips,
         "autoencoder": recipe.autoencoder,
         "teacher": recipe.teacher,

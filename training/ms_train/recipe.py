@@ -27,12 +27,13 @@ from ms_train.stages.adapt import Adapt, AdaptConfig
 from ms_train.stages.autoencoder import Autoencoder, AutoencoderConfig
 from ms_train.stages.distill import Distill, DistillConfig
 from ms_train.stages.layer_network import LayersConfig, LayerStage, load_layers, save_layers
+from ms_train.stages.paint import PaintConfig, PaintStage
 from ms_train.stages.refine import FrameSource, Refine, RefineConfig, write_frames
 from ms_train.stages.teacher import FlowConfig, FlowStage, Teacher
 from ms_train.students import Network, export, is_student, read_average, read_networks
 
 StageConfig = TypeVar(
-    "StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig, LayersConfig
+    "StageConfig", AutoencoderConfig, FlowConfig, AdaptConfig, DistillConfig, RefineConfig, LayersConfig, PaintConfig
 )
 
 
@@ -70,6 +71,7 @@ class Recipe:
     distill: DistillConfig
     refine: RefineConfig = field(default_factory=RefineConfig)
     layers: LayersConfig = field(default_factory=LayersConfig)
+    paint: PaintConfig = field(default_factory=PaintConfig)
     frames: int = 60
     """Batches of 4 clips that the student streams for the refiner."""
     pool: int = 64
@@ -103,6 +105,7 @@ RECIPES = {
         distill=DistillConfig(loop=_loop(1, 1e-4, 1), batch=1, critic_updates=1),
         refine=RefineConfig(loop=_loop(2, 1e-3, 1), batch=2),
         layers=LayersConfig(loop=_loop(2, 1e-3, 1), size=64, batch=2, fresh=2, pool=1),
+        paint=PaintConfig(loop=_loop(2, 1e-3, 1), size=64, batch=2, fresh=2, pool=1),
         frames=1,
         pool=1,
         pool_clips=2,
@@ -148,16 +151,38 @@ def layers(
     device: str = "cpu",
     threads: int = 0,
 ) -> None:
-    """Train the layer network: which pixels belong to which motion, and the backdrop behind the things.
+    """Train the layer network: which pixels belong to which motion.
 
     Scenes are drawn on the CPU. --init begins with the weights of a file that --save wrote; --save writes them when the
     run ends or stops.
     """
     place = _start(device, threads)
-    features = load_features(assets) if config.texture_weight else None
-    stage = LayerStage(config, load_assets(assets, size=config.size), place, features)
+    stage = LayerStage(config, load_assets(assets, size=config.size), place)
     if init is not None:
         stage.start_from_average(dict(load_layers(init).state_dict()))
+    run(stage, out)
+    if save is not None:
+        save_layers(out, save)
+    parallel.finish()
+
+
+def paint(
+    assets: Path,
+    layers: Path,
+    out: Path,
+    config: PaintConfig = DEFAULTS.paint,
+    save: Path | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+) -> None:
+    """Train the painter of what lies behind the things that the layer network of --layers finds.
+
+    --layers is a checkpoint of `layers`, what it saved, or a student file; its painter is begun with. --save writes the
+    layer network with its painter when the run ends or stops; --out serves as --layers of later stages too.
+    """
+    place = _start(device, threads)
+    features = load_features(assets) if config.texture_weight else None
+    stage = PaintStage(config, load_layers(layers), load_assets(assets, size=config.size), place, features)
     run(stage, out)
     if save is not None:
         save_layers(out, save)

@@ -53,7 +53,7 @@ def open_layers(source: str, config: StreamConfig) -> LayeredPicker | None:
         values = {name.removeprefix(PREFIX): stored.get_tensor(name) for name in names}
     if not values:
         return None
-    network = LayerNetwork(settings.widths)
+    network = LayerNetwork(settings.widths, settings.painter)
     network.load_state_dict({name: value.float() for name, value in values.items()})
     return LayeredPicker(network)
 
