@@ -18,6 +18,7 @@ from ms_train.evaluate.ablation import content_only, ids_only
 from ms_train.evaluate.drift import Look, compare_ends, measure_drift, segments, stream_scene
 from ms_train.evaluate.evaluation import SETS, EvaluateConfig, evaluate, set_maker, student_file
 from ms_train.evaluate.measure import LAYERS_ALONE, held_still, measure_rows, without_sink
+from ms_train.evaluate.photographs import NEAR, Dragged, photograph_sheet, tracks_of
 from ms_train.evaluate.swaps import APART_PIXELS, make_swaps, swapped_errors
 from ms_train.evaluate.tables import markdown
 from ms_train.evaluate.transfer import as_rendered, mean_table, read_clip
@@ -29,6 +30,7 @@ from ms_infer.errors import ConfigError
 from ms_infer.media import open_writer
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.taehv import TinyVae
+from ms_infer.serve.pictures.thing import Thing
 
 from .test_train_data import write_assets
 from .test_train_stages import SIZE, tiny_layers, tiny_stream
@@ -174,6 +176,7 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         region_clips=1,
         rest_frames=45,
         rest_scenes=1,
+        panoramas=1,
         drift_frames=0,
     )
     evaluate(tmp_path / "student.safetensors", assets, config)
@@ -193,6 +196,40 @@ def test_the_evaluation_runs_on_assets_it_has_never_seen(real: bool, folder: Pat
         assert (title in report) == shown
     assert (tmp_path / "sheets" / "tracks_swapped.png").exists()
     assert (tmp_path / "sheets" / "transfer_wide.png").exists() == real
+    assert (tmp_path / "sheets" / "photographs.png").exists() == bool(result["photographs"])
+
+
+def test_a_picked_thing_is_dragged_and_the_grid_around_it_stands() -> None:
+    mask = np.zeros((32, 32), dtype=bool)
+    thing = Thing(mask, [], [(0.45, 0.45), (0.5, 0.5), (0.55, 0.55)])
+    picture = Dragged("box", np.zeros((32, 32, 3), np.uint8), thing, (0.2, -0.1))
+    tracks = tracks_of(picture, 160)
+    first, last = tracks.points[:, 0], tracks.points[:, -1]
+    np.testing.assert_allclose(last[:3] - first[:3], [[0.2, -0.1]] * 3, atol=1e-6)
+    np.testing.assert_array_equal(last[3:], first[3:])
+    apart = np.linalg.norm(first[3:, None] - first[None, :3], axis=-1)
+    assert apart.min() > NEAR
+    assert 90 < len(first) - 3 < 100
+    assert 20 < tracks_of(picture, 40).count <= 40
+
+
+def test_photographs_come_by_name_and_things_of_panoramas_by_size(folder: Path, tmp_path: Path) -> None:
+    """A bright disc on a grey ground is picked and dragged; a picture without a thing is left out."""
+    from PIL import Image, ImageDraw
+
+    stream = tiny_stream()
+    network, layers = Network(stream), tiny_layers(stream)
+    student = as_student(network, TinyVae(stream.model.vae), Refiner(RefinerConfig(widths=(8, 8, 8))), layers)
+    photographs = tmp_path / "photos"
+    photographs.mkdir()
+    picture = Image.new("RGB", (64, 64), (90, 90, 90))
+    picture.save(photographs / "nothing.png")
+    ImageDraw.Draw(picture).ellipse((20, 20, 44, 44), fill=(250, 40, 40))
+    picture.save(photographs / "disc.png")
+    names = photograph_sheet(student, photographs, load_assets(folder, "all", size=SIZE), 0, 1, tmp_path / "sheet.png")
+    assert names == ["disc"]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * sheet.height
 
 
 def test_a_student_without_layers_is_not_compared_with_them(folder: Path, tmp_path: Path) -> None:

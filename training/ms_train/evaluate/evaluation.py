@@ -25,6 +25,7 @@ from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.evaluate.ablation import ablated_rows
 from ms_train.evaluate.drift import measure_drift
 from ms_train.evaluate.measure import LAYERS_ALONE, held_still, measure_rows, stream_clips, without_tracks
+from ms_train.evaluate.photographs import photograph_sheet
 from ms_train.evaluate.regions import baselines, measure_regions, region_clips, summarise
 from ms_train.evaluate.rest import measure_rest, photographs_at_rest, scenes_at_rest
 from ms_train.evaluate.swaps import make_swaps, measure_swaps
@@ -63,6 +64,8 @@ class EvaluateConfig:
     """Clips a set."""
     region_clips: int = 32
     """Clips whose things and uncovered ground are measured; 0 leaves them out."""
+    panoramas: int = 4
+    """Views of held-out panoramas whose main thing is dragged, beside the photographs of the assets."""
     rest_frames: int = 1000
     """RGB frames for which pictures are left alone; 0 leaves it out."""
     rest_scenes: int = 6
@@ -112,6 +115,11 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
         result["regions"] = _regions(drags, network, decoder, assets, config)
     result["swaps"] = measure_swaps(network, decoder, make_swaps(drags, config.clips), tracker, config.sheets)
     result["transfer"] = measure_transfer(network, decoder, drags, assets, tracker, config.sheets)
+    if config.sheets is not None:
+        sheet = config.sheets / "photographs.png"
+        result["photographs"] = photograph_sheet(
+            student, assets / "photos", held_out, config.panoramas, config.seed, sheet
+        )
     if config.rest_frames:
         pictures = scenes_at_rest(held_out, student.config.height, config.rest_scenes, config.seed)
         pictures += photographs_at_rest(assets / "photos", student.config.height)
