@@ -139,9 +139,12 @@ class LayerNetwork(nn.Module):
     def forward(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Layers:
         """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; shares: `[B, 1 + THINGS, N]`, how much each track
         follows each motion; anchors: `[B, N, 2]`, where it begins, in pixels."""
-        logits = self.logits(image.to(self.enter.weight.dtype), shares, anchors)
-        weights = logits.to(image.dtype).softmax(dim=1)
+        weights = self.weights(image, shares, anchors)
         return Layers(weights, self.painter(image, weights[:, :1]))
+
+    def weights(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
+        """Those of the layers alone, `[B, 1 + THINGS, H, W]`; the same inputs."""
+        return self.logits(image.to(self.enter.weight.dtype), shares, anchors).to(image.dtype).softmax(dim=1)
 
     def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Of the layers' weights, `[B, 1 + THINGS, H, W]`."""

@@ -15,7 +15,7 @@ from ms_infer.checkpoint import save_student
 from ms_infer.config import preset
 from ms_infer.demo import demo_examples
 from ms_infer.media import load_image
-from ms_infer.model.layers import LayerNetwork, Layers
+from ms_infer.model.layers import LayerNetwork
 from ms_infer.serve.pictures.layered import LayeredPicker, open_layers
 from ms_infer.serve.pictures.masks import Place, parts_at, spread
 from ms_infer.serve.pictures.thing import Mask, find_thing
@@ -92,14 +92,13 @@ class Follows(torch.nn.Module):
         super().__init__()
         self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def forward(self, image: torch.Tensor, shares: torch.Tensor, anchors: torch.Tensor) -> Layers:
+    def weights(self, image: torch.Tensor, shares: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         self.asked.append((shares, anchors))
         rows, columns = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
         places = torch.stack([columns, rows], -1).flatten(0, 1)
         near = (torch.cdist(places[None], anchors) < 9) & (shares[:, 1] > 0)[:, None]
         thing = near.any(-1).view(len(anchors), 1, 64, 64).float()
-        weights = torch.cat([1 - thing, thing, torch.zeros(len(anchors), 2, 64, 64)], 1)
-        return Layers(weights, image)
+        return torch.cat([1 - thing, thing, torch.zeros(len(anchors), 2, 64, 64)], 1)
 
 
 def test_tracks_about_a_click_follow_it_and_those_far_off_rest() -> None:

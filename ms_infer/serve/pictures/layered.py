@@ -118,9 +118,9 @@ class LayeredPicker:
         image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             follows, starts = torch.from_numpy(shares).float(), torch.from_numpy(anchors).float()
-            found = self._network(image.expand(len(tracks), -1, -1, -1), follows, starts)
+            weights = self._network.weights(image.expand(len(tracks), -1, -1, -1), follows, starts)
         pixels = [pixel_at(place, *picture.shape[:2]) for place in add]
-        return [parts_at(one, pixels) for one in (found.weights[:, 1] > 0.5).numpy()]
+        return [parts_at(one, pixels) for one in (weights[:, 1] > 0.5).numpy()]
 
 
 def _grid() -> Points:

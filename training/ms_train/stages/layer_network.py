@@ -128,8 +128,8 @@ class LayerStage(Stage):
         network.load_state_dict(self.average.values)  # on the CPU, where scenes are drawn
         generator = torch.Generator().manual_seed(7)
         scenes = draw_layer_scenes(self.assets, 10, generator, self.scenes)
-        found: Layers = network(scenes.image, scenes.shares, scenes.anchors)
-        save_sheet(path, torch.stack([scenes.image, scenes.weights[:, 1:], found.weights[:, 1:]], dim=1))
+        found = network.weights(scenes.image, scenes.shares, scenes.anchors)
+        save_sheet(path, torch.stack([scenes.image, scenes.weights[:, 1:], found[:, 1:]], dim=1))
 
 
 def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
