@@ -267,3 +267,8 @@ def test_the_recipe_runs_to_its_end(tiny: Tiny, tmp_path: Path, monkeypatch: pyt
     student = load_student(tmp_path / "demo.safetensors")
     assert student.missing == student.unused == ()
     assert student.refiner is not None
+    painted = read_average(tmp_path / "paint")
+    assert not torch.equal(painted["painter.leave.weight"], read_average(tmp_path / "layers")["painter.leave.weight"])
+    assert student.layer_network is not None
+    for name, value in student.layer_network.state_dict().items():
+        assert torch.equal(value, painted[name].bfloat16().to(value.dtype)), name

@@ -318,13 +318,14 @@ def recipe(
     """All stages one after the other within `minutes`, clips rendered on the device; resumes like its stages."""
     began = time.monotonic()
     sizes = RECIPES[scale]
-    layers(assets, out / "layers", _within(sizes.layers, minutes * 0.25), device=device)
+    layers(assets, out / "layers", _within(sizes.layers, minutes * 0.15), device=device)
+    paint(assets, out / "layers", out / "paint", _within(sizes.paint, minutes * 0.1), device=device)
     autoencoder(assets, out / "autoencoder", _within(sizes.autoencoder, minutes * 0.15), device)
     common = Common(
         assets=assets,
         out=out / "teacher",
         vae=out / "autoencoder",
-        layers=out / "layers",
+        layers=out / "paint",
         device=device,
         pool=sizes.pool,
         pool_clips=sizes.pool_clips,
@@ -337,7 +338,7 @@ def recipe(
     common = dataclasses.replace(common, out=out / "frames")
     stream_frames(common, out / "distill", last=sizes.frames)
     refine(out / "frames", out / "refine", _within(sizes.refine, _left(began, 0.98 * minutes)), device=device)
-    parts = (out / "autoencoder", out / "demo.safetensors", out / "refine", out / "layers")
+    parts = (out / "autoencoder", out / "demo.safetensors", out / "refine", out / "paint")
     export_student(assets, out / "distill", *parts)
 
 

@@ -69,17 +69,13 @@ def photograph_sheet(
 def tracks_of(picture: Dragged, most: int) -> Tracks:
     """At most `most`: the thing's points, dragged, on a grid that stands around it."""
     thing = np.array(picture.thing.points[: most // 2])
-    grid = _grid(min(GRID, math.isqrt(most - len(thing))))
+    side = min(GRID, math.isqrt(most - len(thing)))
+    grid = Tracks.grid(side, side).points[:, 0]
     apart = np.linalg.norm(grid[:, None] - thing[None], axis=-1).min(1) > NEAR
     middle = (float(thing[:, 0].mean()), float(thing[:, 1].mean()))
     target = (middle[0] + picture.by[0], middle[1] + picture.by[1])
     moved = Tracks.empty().static(thing).grab(middle, target, radius=1.0, seconds=SECONDS)
     return moved.static(grid[apart])
-
-
-def _grid(side: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    axis = (np.arange(side) + 0.5) / side
-    return np.array(list(itertools.product(axis, axis)))
 
 
 def _photographs(folder: Path, size: int, picker: LayeredPicker) -> list[Dragged]:
