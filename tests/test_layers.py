@@ -144,6 +144,23 @@ def test_things_that_turn_while_they_pass_one_another_are_told_apart(noise: floa
     assert found.shares[0, 1:, 32:].sum() < 0.5
 
 
+@pytest.mark.parametrize("shift", [(8.2, 0.2), (9.0, -4.0)])
+def test_things_that_one_stretched_map_would_join_move_as_they_do(shift: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shifts, middles = ((10.1, -10.4), shift), torch.tensor([[51.0, 19.0], [50.0, 30.0]])
+    anchors = [middle + 12 * torch.rand(1, 16, 2, generator=generator) - 6 for middle in middles]
+    ground = grid()[:, ((grid()[0] - torch.tensor([50.0, 25.0])).abs() > torch.tensor([10.0, 14.0])).any(-1)]
+    paths_of = [turning(start, 0, way) for start, way in zip(anchors, shifts, strict=True)]
+    points = torch.cat([*paths_of, ground[:, :, None].expand(-1, -1, FRAMES, -1)], dim=1)
+    found = motions(torch.cat([*anchors, ground], dim=1), points)
+    for thing, (middle, way) in enumerate(zip(middles, shifts, strict=True)):
+        owner = int(found.shares[0, :, 16 * thing : 16 * thing + 16].sum(-1).argmax())
+        x, y = middle.tolist()
+        off = displacement(found, owner, (x, y)) - torch.tensor(way)
+        assert owner > 0
+        assert off.norm() < 0.15
+
+
 def test_the_thing_whose_tracks_are_hidden_is_laid_under_the_other() -> None:
     anchors = grid()
     left, right = (anchors[0, :, 0] < 16).float(), (anchors[0, :, 0] > 48).float()

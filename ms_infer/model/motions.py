@@ -13,7 +13,13 @@ COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # residuals in pixels at which a track counts 
 COMPANY = 8.0  # pixels within which tracks move alike
 NEIGHBOURS = 0.25  # deviation of the places that a map around one track is made of, in half widths
 NEAR, STRAIN = 1.0, 1.0  # by how many pixels, and what part of their distance, neighbours may move differently
-LIKELY = 0.7  # residual in pixels at which a track counts a quarter for a map around another one
+OWN_ROUNDS = (
+    0.7,
+    0.5,
+    0.35,
+    0.35,
+)  # residuals in pixels at which a track counts a quarter when such a map is fitted again
+LIKELY = 0.35  # the same, when it is told which map most tracks follow
 THING_ROUNDS = (1.5, 1.0, 1.0)  # the same, for the fit that begins with it
 FOLLOWS = 1.75  # residual in pixels at which half of a track belongs to a motion
 STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
@@ -75,29 +81,61 @@ def _best_row(rows: Tensor, score: Tensor) -> Tensor:
 
 
 def _likeliest(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> Tensor:
-    """Shares `[R, N, 1]` of the affine map, out of one around each track, that most tracks follow."""
+    """Shares `[R, N, 1]` of the affine map, out of one around each track, that most tracks follow.
+
+    A map begins with its track and those neighbours that move roughly alike, and is fitted again to those of all its
+    neighbours that follow it: beside another thing half of the first ones may be that thing's.
+    """
     counted = weights.transpose(1, 2)
     apart = squared_distances(places, places).clamp(min=0)
     differ = squared_distances(moved, moved).clamp(min=0) * (2 / moved.shape[-1])
+    around = counted * (-0.5 / NEIGHBOURS**2 * apart).exp()  # [R, N of the map, N]
     alike = 1 / (1 + differ / ((NEAR * unit) ** 2 + (STRAIN * 64 * unit) ** 2 * apart)).square()
-    near = counted * alike * (-0.5 / NEIGHBOURS**2 * apart).exp()  # [R, N of the map, N]
-    total = near.sum(-1, keepdim=True) + 1e-6
-    middle, mean = near @ places / total, near @ moved / total
-    # Moments about the middle: of the places [R, N, 2, 2], and of places with displacements [R, N, 2, 2 T].
-    x, y = (places[:, None, :, axis] - middle[..., axis, None] for axis in range(2))
-    a, b, c = (near * x * x).sum(-1), (near * x * y).sum(-1), (near * y * y).sum(-1)
-    a, c = a + THING_STIFFNESS[1], c + THING_STIFFNESS[2]
-    u, v = ((near * axis) @ moved - (near * axis).sum(-1, keepdim=True) * mean for axis in (x, y))
-    determinant = (a * c - b * b).clamp(min=1e-9)[..., None]
-    along_x = (c[..., None] * u - b[..., None] * v) / determinant
-    along_y = (a[..., None] * v - b[..., None] * u) / determinant
-    told = mean[:, :, None] + x[..., None] * along_x[:, :, None] + y[..., None] * along_y[:, :, None]
-    follow = _shares(counted[..., None], told - moved[:, None], LIKELY * unit)[..., 0]  # [R, N of the map, N]
+    basis = quadratic(places)
+    squares = _off_own_maps(basis, moved, around * alike)
+    for width in OWN_ROUNDS:
+        squares = _off_own_maps(basis, moved, _falling(around, squares, width * unit))
+    follow = _falling(counted, squares, LIKELY * unit)
     return _best_row(follow, follow.sum(-1, keepdim=True) * weights).transpose(1, 2)
 
 
+def _off_own_maps(basis: Tensor, moved: Tensor, near: Tensor) -> Tensor:
+    """Mean squares `[R, N, N]` by which all tracks are off the affine map fitted around each, with weights `near`.
+
+    basis: `quadratic` of the places. Sums over tracks and squares of residuals are products of matrices, without the
+    residuals `[R, N, N, 2 T]` themselves.
+    """
+    one, x, y = (basis[..., term : term + 1] for term in range(3))
+    steps = moved.shape[-1]
+    ways = torch.cat([moved, x * moved, y * moved], dim=-1)
+    sums, sums_of_ways = near @ basis, near @ ways
+    n, at_x, at_y, xx, xy, yy = sums.split(1, dim=-1)
+    all_moved, x_moved, y_moved = sums_of_ways.split(steps, dim=-1)
+    middle_x, middle_y = at_x / (n + 1e-6), at_y / (n + 1e-6)
+    a, b, c = xx - at_x * middle_x + THING_STIFFNESS[1], xy - at_x * middle_y, yy - at_y * middle_y + THING_STIFFNESS[2]
+    u, v = x_moved - middle_x * all_moved, y_moved - middle_y * all_moved
+    determinant = (a * c - b * b).clamp(min=1e-9)
+    along_x, along_y = (c * u - b * v) / determinant, (a * v - b * u) / determinant
+    shift = all_moved / (n + 1e-6) - middle_x * along_x - middle_y * along_y
+    # |shift + x along_x + y along_y - moved|^2: terms of the maps times terms of the tracks.
+    maps = torch.cat([*_products(shift, along_x, along_y), shift, along_x, along_y, one], dim=-1)
+    tracks = torch.cat([basis, -2 * ways, moved.square().sum(-1, keepdim=True)], dim=-1)
+    return (maps @ tracks.transpose(1, 2)).clamp(min=0) * (2 / steps)
+
+
+def _products(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
+    """Coefficients `[R, N, 1]` of 1, x, y, x^2, x y, y^2 in |a + x b + y c|^2."""
+    pairs = (a * a, 2 * a * b, 2 * a * c, b * b, 2 * b * c, c * c)
+    return [pair.sum(-1, keepdim=True) for pair in pairs]
+
+
 def _shares(weights: Tensor, residual: Tensor, width: float) -> Tensor:
-    return weights / (1 + _mean_square(residual) / width**2).square()
+    return _falling(weights, _mean_square(residual), width)
+
+
+def _falling(weights: Tensor, squares: Tensor, width: float) -> Tensor:
+    """The weights, a quarter of them where the mean square of a residual is that of `width`."""
+    return weights / (1 + squares / width**2).square()
 
 
 def _followers(weights: Tensor, residual: Tensor, unit: float) -> Tensor:
