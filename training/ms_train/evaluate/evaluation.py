@@ -70,6 +70,8 @@ class EvaluateConfig:
     """RGB frames for which pictures are left alone; 0 leaves it out."""
     rest_scenes: int = 6
     """Held-out scenes among them, beside the photographs of the assets."""
+    rest_bundle: Path | None = None
+    """An export of the checkpoint for these streams: faster on a CPU than PyTorch in fp32."""
     drift_frames: int = 2000
     """Length of the long rollout; 0 leaves it out."""
     seed: int = 5
@@ -123,7 +125,7 @@ def evaluate(checkpoint: Path, assets: Path, config: tyro.conf.OmitArgPrefixes[E
     if config.rest_frames:
         pictures = scenes_at_rest(held_out, student.config.height, config.rest_scenes, config.seed)
         pictures += photographs_at_rest(assets / "photos", student.config.height)
-        result["rest"] = measure_rest(student, pictures, config.rest_frames, logger.info)
+        result["rest"] = measure_rest(student, pictures, config.rest_frames, logger.info, config.rest_bundle)
     if config.drift_frames:
         result["drift"] = measure_drift(student, held_out, config.drift_frames, config.seed, config.sheets)
     _write(result, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,26 @@ def prompts_of(pictures: Sequence[Resting], number: int) -> dict[str, str]:
 
 
 def measure_rest(
-    student: Student, pictures: Sequence[Resting], frames: int, tell: Callable[[str], None] = lambda line: None
+    student: Student,
+    pictures: Sequence[Resting],
+    frames: int,
+    tell: Callable[[str], None] = lambda line: None,
+    bundle: Path | None = None,
 ) -> dict[str, Any]:
     """PSNR in dB to the picture at rest, over `frames` RGB frames, for every picture, control and prompt.
+
+    bundle: an export of the student, whose engine then makes the frames; else PyTorch does in fp32, several times as
+    slowly on a CPU.
 
     "runs": least and last PSNR of each; "kept": share of runs whose least is at least HIGH; "least": of all;
     "layers": least PSNR by control of the layers alone, for which no prompt and no frame before counts.
     """
     most, runs = student.config.model.require_track_head().max_tracks, []
-    for number, picture in enumerate(pictures):
-        for control, tracks in controls_of(picture, most).items():
-            for prompt, text in prompts_of(pictures, number).items():
-                with Stream(student, engine="torch", precision="fp32") as stream:
-                    least, last = leave_alone(stream, picture.image, text, tracks, frames)
+    with Stream(student, engine="torch", precision="fp32") if bundle is None else Stream(bundle) as stream:
+        for number, picture in enumerate(pictures):
+            prompts = prompts_of(pictures, number)
+            for (control, tracks), (prompt, text) in product(controls_of(picture, most).items(), prompts.items()):
+                least, last = leave_alone(stream, picture.image, text, tracks, frames)
                 run = {"picture": picture.name, "control": control, "prompt": prompt}
                 runs.append({**run, "least": round(least, 2), "last": round(last, 2)})
                 tell(f"{picture.name}, {control}, {prompt} prompt: least {least:.1f} dB, last {last:.1f} dB")
