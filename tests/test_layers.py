@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.layers import (
     KEYS,
-    THINGS,
     LayerNetwork,
     Layers,
     Motions,
     TrackAttention,
     compose,
+    layers_of,
     shared_motions,
+    track_hints,
     track_maps,
 )
 
@@ -55,8 +57,9 @@ def random_layers(seed: int = 0) -> tuple[Tensor, Layers]:
     return image, Layers(weights, image + (20 * (1 - weights[:, :1])).clamp(max=1) * paint)
 
 
-def still() -> Motions:
-    return Motions(torch.zeros(1, 1 + THINGS, 1), torch.zeros(1, 1 + THINGS, 6, FRAMES, 2))
+def still() -> Tensor:
+    """Terms of motions."""
+    return torch.zeros(1, 1 + THINGS, MOTION_TERMS, FRAMES, 2)
 
 
 def test_layers_at_rest_are_the_first_frame() -> None:
@@ -204,7 +207,7 @@ def test_a_moved_thing_leaves_the_painted_ground_and_takes_its_shadow_along() ->
     weights[:, 1, 24:28, 16:24] = 0.5
     weights[:, 0] = 1 - weights[:, 1]
     moved = still()
-    moved.terms[:, 1, 0, :, 0] = 24.0
+    moved[:, 1, 0, :, 0] = 24.0
     frames, shown = compose(image, Layers(weights, torch.full_like(image, 0.8)), moved)
     torch.testing.assert_close(frames[0, 2, :, 20, 44], torch.tensor([0.9, 0.1, 0.1]))
     torch.testing.assert_close(frames[0, 2, :, 26, 44], torch.full((3,), 0.4))
@@ -221,7 +224,7 @@ def test_nearer_things_cover_farther_ones() -> None:
     weights[:, 1, 8:16, 8:16], weights[:, 2, 40:48, 40:48] = 1, 1
     weights[:, 0] = 1 - weights[:, 1:].sum(1)
     moved = still()
-    moved.terms[:, 1, 0] = 32.0
+    moved[:, 1, 0] = 32.0
     frames, _ = compose(image, Layers(weights, torch.zeros_like(image)), moved)
     torch.testing.assert_close(frames[0, 0, :, 44, 44], torch.tensor([0.0, 1.0, 0.0]))
 
@@ -233,8 +236,8 @@ def test_the_backdrop_moves_by_its_field(bend: float) -> None:
     weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
     weights[:, 0] = 1
     moved = still()
-    moved.terms[:, 0, 1, :, 0] = 8.0  # a zoom
-    moved.terms[:, 0, 3, :, 0] = bend
+    moved[:, 0, 1, :, 0] = 8.0  # a zoom
+    moved[:, 0, 3, :, 0] = bend
     frames, _ = compose(ramp, Layers(weights, ramp), moved)
     for source in (12.5, 30.5, 44.5):
         x = 2 * source / SIZE - 1
@@ -250,7 +253,7 @@ def test_what_moves_by_half_a_pixel_stays_sharp() -> None:
     ramp = torch.arange(SIZE).view(1, 1, 1, SIZE).expand(1, 3, SIZE, SIZE)
     image = 0.5 + 0.4 * (2 * math.pi / 5 * ramp).sin()  # bilinear sampling leaves 81 % of this at its worst
     moved = still()
-    moved.terms[:, 0, 0, :, 0] = 0.5
+    moved[:, 0, 0, :, 0] = 0.5
     weights = torch.zeros(1, 1 + THINGS, SIZE, SIZE)
     weights[:, 0] = 1
 
@@ -266,7 +269,7 @@ def test_the_edge_of_a_moved_thing_has_no_ghost() -> None:
     weights[:, 0] = 1 - weights[:, 1]
     image = weights[:, 1:2].expand(1, 3, SIZE, SIZE) * 0.4 + 0.3
     moved = still()
-    moved.terms[:, 1, 0, :, 0] = 2.5
+    moved[:, 1, 0, :, 0] = 2.5
 
     frames, _ = compose(image, Layers(weights, torch.full_like(image, 0.3)), moved)
     assert frames.min() > 0.3 - 1e-6
@@ -280,6 +283,28 @@ def test_the_network_begins_with_the_backdrop_alone() -> None:
     assert layers.weights.shape == (2, 1 + THINGS, SIZE, SIZE)
     torch.testing.assert_close(layers.weights.sum(1), torch.ones(2, SIZE, SIZE))
     assert layers.weights[:, 0].min() > 0.8
+
+
+def test_layers_of_rounded_numbers_are_those_of_the_first_frame() -> None:
+    image = torch.rand(1, 3, SIZE, SIZE)
+    logits = (8 * torch.randn(1, 1 + THINGS, SIZE, SIZE)).bfloat16().float()
+    logits[:, 0, :, :20] = 100  # no thing is there
+    layers = layers_of(image, logits, torch.randn(1, 3, SIZE, SIZE).bfloat16().float())
+    torch.testing.assert_close(layers.weights.sum(1), torch.ones(1, SIZE, SIZE))
+    assert torch.equal(layers.backdrop[..., :20], image[..., :20])
+    assert not torch.equal(layers.backdrop, image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parts_of_the_network_are_the_whole(dtype: torch.dtype) -> None:
+    network = LayerNetwork((8, 8, 8, 8, 8), (8, 8)).to(dtype)
+    image, shares, anchors = torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 1 + THINGS, 5) / 4, SIZE * torch.rand(1, 5, 2)
+    found = layers_of(image, *network.predict(image, track_hints(shares, anchors, SIZE, SIZE)))
+    whole = network(image, shares, anchors)
+    assert found.weights.dtype == found.backdrop.dtype == torch.float32
+    assert torch.equal(found.weights, network.weights(image, shares, anchors))
+    assert torch.equal(found.backdrop, whole.backdrop)
+    assert torch.equal(found.backdrop, network.painter(image, found.weights[:, :1]))
 
 
 def test_maps_show_where_the_tracks_of_a_motion_begin() -> None:

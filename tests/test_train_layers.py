@@ -16,7 +16,8 @@ from ms_train.features import crop_window
 from ms_train.loop import CHECKPOINT, LoopConfig, run
 from ms_train.stages.layer_network import LayersConfig, LayerStage, mask_losses, thing_iou
 
-from ms_infer.model.layers import THINGS, Layers, Motions, compose
+from ms_infer.config import THINGS
+from ms_infer.model.layers import Layers, compose
 
 from .test_train_data import write_assets
 
@@ -61,7 +62,7 @@ def test_true_layers_moved_by_their_shift_are_the_true_picture(assets: Assets) -
     terms = torch.zeros(4, 1 + THINGS, 6, 1, 2)
     terms[:, 1, 0, 0] = torch.tensor([7.0, -4.0])
     layers = Layers(drawn.weights[:, 0], drawn.backdrop[:, 0])
-    moved, _ = compose(drawn.frames[:, 0], layers, Motions(torch.zeros(4, 1 + THINGS, 1), terms))
+    moved, _ = compose(drawn.frames[:, 0], layers, terms)
     truth = render(assets, scene, torch.full((4, 1), 30.0))
     inner = (slice(None), 0, slice(None), slice(8, -8), slice(8, -8))  # what comes in at the border is not in frame 0
     error = (moved - truth)[inner].abs()

@@ -160,6 +160,10 @@ class ImageEncoderConfig:
 
 LAYER_STRIDE = 32
 """Pixels that a side of the frame is a multiple of where a layer network sees it."""
+THINGS = 3
+"""Layers of the first frame over its backdrop: things that move apart from it."""
+MOTION_TERMS = 6
+"""Terms of a motion: 1, x, y, x^2, x y, y^2 of the place in the first frame."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.blocks import Residual, conv
 from ms_infer.model.constants import numbers
-from ms_infer.model.motions import LEFT_OVER, QUADRATIC_TERMS, backdrop_motion, squared_distances, thing_motion
-from ms_infer.model.painter import Painter
+from ms_infer.model.motions import LEFT_OVER, backdrop_motion, squared_distances, thing_motion
+from ms_infer.model.painter import Painter, painted
 
-THINGS = 3
 ASKED, KEYS = (1, 2), 32  # levels of the U-Net (1/4 and 1/8 of the picture) where tracks are asked; width of a key
 
 PINS, PIN_WEIGHT = 6, 0.25  # points a side that rest where no track is near
@@ -63,7 +63,7 @@ def shared_motions(points: Tensor, visible: Tensor, anchors: Tensor, height: int
         find = thing_motion if motion else backdrop_motion
         fitted, share = find(places, moved, left, width / 128)
         shares.append(share[:, :count, 0])
-        terms.append(F.pad(fitted, (0, 0, 0, QUADRATIC_TERMS - fitted.shape[1])).unflatten(2, (frames, 2)))
+        terms.append(F.pad(fitted, (0, 0, 0, MOTION_TERMS - fitted.shape[1])).unflatten(2, (frames, 2)))
         left = F.relu(left - share - LEFT_OVER)
     return _hidden_first(Motions(torch.stack(shares, dim=1), torch.stack(terms, dim=1)), visible)
 
@@ -88,6 +88,28 @@ def _pins(anchors: Tensor, counts: Tensor, height: int, width: int) -> tuple[Ten
     squared = squared_distances(pins, anchors)
     near = ((-0.5 / (PIN_REACH * width) ** 2 * squared).exp() @ counts).clamp(max=1)
     return pins, PIN_WEIGHT * (1 - near)
+
+
+@dataclass(frozen=True)
+class TrackHints:
+    """What the layer network is told of the tracks: coordinates have become maps and places in -1..1, which survive
+    the rounding of half precision."""
+
+    shares: Tensor
+    """`[B, 1 + THINGS, N]`: how much each track follows each motion."""
+    maps: Tensor
+    """`[B, 1 + THINGS, H / 2, W / 2]`: see `track_maps`."""
+    places: Tensor
+    """`[B, N, 2]`: where each track begins, in -1..1."""
+
+
+def track_hints(shares: Tensor, anchors: Tensor, height: int, width: int) -> TrackHints:
+    """Hints of tracks that begin at anchors `[B, N, 2]`, in pixels, and follow motions by shares `[B, 1 + THINGS, N]`.
+
+    Computed in float32.
+    """
+    places = anchors * (2 / numbers([width, height], anchors)) - 1
+    return TrackHints(shares, track_maps(shares, anchors, height, width), places)
 
 
 def track_maps(shares: Tensor, anchors: Tensor, height: int, width: int) -> Tensor:
@@ -139,8 +161,13 @@ class LayerNetwork(nn.Module):
     def forward(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Layers:
         """image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; shares: `[B, 1 + THINGS, N]`, how much each track
         follows each motion; anchors: `[B, N, 2]`, where it begins, in pixels."""
-        weights = self.weights(image, shares, anchors)
-        return Layers(weights, self.painter(image, weights[:, :1]))
+        return layers_of(image, *self.predict(image, track_hints(shares, anchors, *image.shape[-2:])))
+
+    def predict(self, image: Tensor, hints: TrackHints) -> tuple[Tensor, Tensor]:
+        """What `layers_of` needs, and all that may be rounded: logits `[B, 1 + THINGS, H, W]` of the layers' weights,
+        and paint `[B, 3, H, W]`, by which the backdrop differs from the first frame."""
+        logits = self._logits(image.to(self.enter.weight.dtype), hints).to(image.dtype)
+        return logits, self.painter.paint(image, logits.softmax(dim=1)[:, :1])
 
     def weights(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Those of the layers alone, `[B, 1 + THINGS, H, W]`; the same inputs."""
@@ -148,10 +175,10 @@ class LayerNetwork(nn.Module):
 
     def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Of the layers' weights, `[B, 1 + THINGS, H, W]`."""
-        height, width = image.shape[-2:]
-        maps = track_maps(shares, anchors, height, width).to(image.dtype)
-        places = anchors * (2 / numbers([width, height], anchors)) - 1
-        x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), maps], dim=1)
+        return self._logits(image, track_hints(shares, anchors, *image.shape[-2:]))
+
+    def _logits(self, image: Tensor, hints: TrackHints) -> Tensor:
+        x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), hints.maps.to(image.dtype)], dim=1)
         x = self.first(F.relu(self.enter(x)))
         kept = []
         for down, deep in zip(self.down, self.deep, strict=True):
@@ -161,7 +188,7 @@ class LayerNetwork(nn.Module):
             raised = F.interpolate(self.lift[level](x), scale_factor=2.0, mode="bilinear", align_corners=False)
             x = F.relu(self.join[level](kept.pop() + raised))
             if level in ASKED:
-                x = self.asked[ASKED.index(level)](x, shares, places)
+                x = self.asked[ASKED.index(level)](x, hints.shares, hints.places)
         return F.pixel_shuffle(self.leave(self.last(x)), 2)
 
 
@@ -192,6 +219,13 @@ class TrackAttention(nn.Module):
         return self.digest(F.relu(x + self.answer(told)))
 
 
+def layers_of(image: Tensor, logits: Tensor, paint: Tensor) -> Layers:
+    """The first frame's layers from what `LayerNetwork.predict` gives, in float32: however that was rounded, the
+    weights are 1 in all, and the backdrop is the first frame itself where no thing is."""
+    weights = logits.softmax(dim=1)
+    return Layers(weights, painted(image, weights[:, :1], paint))
+
+
 def _cells(rows: int, height: int, columns: int, width: int, like: Tensor) -> Tensor:
     """Centres `[1, rows * columns, 2]`, x and y, of the equal cells of a picture of `height` x `width`, row by row."""
     down, across = torch.meshgrid(_centres(rows, height, like), _centres(columns, width, like), indexing="ij")
@@ -203,15 +237,16 @@ def _centres(count: int, length: int, like: Tensor) -> Tensor:
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) * (length / count)
 
 
-def compose(image: Tensor, layers: Layers, motions: Motions) -> tuple[Tensor, Tensor]:
+def compose(image: Tensor, layers: Layers, terms: Tensor) -> tuple[Tensor, Tensor]:
     """The layers, moved: frames `[B, T, 3, H, W]`, and `[B, T, 1, H, W]`: 1 where the first frame shows what is there.
 
-    Nearer things (higher numbers) cover farther ones. With no motion the frames are the first frame.
+    terms: as in `Motions`. Nearer things (higher numbers) cover farther ones. With no motion the frames are the first
+    frame.
     """
     height, width = image.shape[-2:]
-    frames = motions.terms.shape[3]
+    frames = terms.shape[3]
     cut = _cut_out(image, layers)  # [B, L, 4, H, W], colours times opacity
-    sources, inside = _sources(motions.terms, height, width)
+    sources, inside = _sources(terms, height, width)
     # All frames of all layers are sampled at once, without copies of the pictures.
     moved = F.grid_sample(
         cut.flatten(0, 1),
@@ -241,7 +276,7 @@ def move_first_frame(
     """
     height, width = image.shape[-2:]
     motions = shared_motions(points, visible, anchors, height, width)
-    return compose(image, network(image, motions.shares, anchors), motions)
+    return compose(image, network(image, motions.shares, anchors), motions.terms)
 
 
 def _cut_out(image: Tensor, layers: Layers) -> Tensor:

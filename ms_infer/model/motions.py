@@ -25,7 +25,7 @@ FOLLOWS = 1.75  # residual in pixels at which half of a track belongs to a motio
 STIFFNESS = (1e-3, 0.02, 0.02, 0.5, 0.5, 0.5)  # of the terms of a displacement
 THING_STIFFNESS = (1e-3, 4e-3, 4e-3)  # the same, about the middle of the thing
 LEFT_OVER = 0.05  # of a track that a motion has taken: not enough to begin another motion
-THING_TERMS, QUADRATIC_TERMS = 3, 6  # things move by an affine map, the backdrop by a quadratic one
+THING_TERMS = 3  # things move by an affine map, the backdrop by a quadratic one
 
 
 def backdrop_motion(places: Tensor, moved: Tensor, weights: Tensor, unit: float) -> tuple[Tensor, Tensor]:

@@ -44,13 +44,16 @@ class Painter(nn.Module):
         image: `[B, 3, H, W]` in [0, 1], H and W multiples of 32; ground: `[B, 1, H, W]`, the backdrop's share of every
         pixel. A shadow covers its ground in part: there the picture itself can be taken up, and brightened.
         """
+        return painted(image, ground, self.paint(image, ground))
+
+    def paint(self, image: Tensor, ground: Tensor) -> Tensor:
+        """What is added to the first frame where things are, `[B, 3, H, W]`; the same inputs."""
         around = fill_gaps(image, ((ground - (1 - TRUST)) / TRUST).clamp(0, 1), image)
         seen = torch.cat([image, around, ground], dim=1).to(self.enter.weight.dtype)
-        smooth, paint = self._paint(seen * 2 - 1).to(image.dtype).split([1, 3], dim=1)
-        opened = (OPENING * (1 - ground)).clamp(max=1)
-        return image + opened * (smooth.sigmoid() * (around - image) + paint)
+        smooth, colours = self._mix(seen * 2 - 1).to(image.dtype).split([1, 3], dim=1)
+        return smooth.sigmoid() * (around - image) + colours
 
-    def _paint(self, seen: Tensor) -> Tensor:
+    def _mix(self, seen: Tensor) -> Tensor:
         near = self.first(F.relu(self.enter(F.pixel_unshuffle(seen, STRIDE))))
         x = F.relu(self.down(near))
         for _ in range(ROUNDS):
@@ -58,3 +61,8 @@ class Painter(nn.Module):
                 x = block(x)
         raised = F.interpolate(self.lift(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         return F.pixel_shuffle(self.leave(self.last(F.relu(near + raised))), STRIDE)
+
+
+def painted(image: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
+    """The first frame `[B, 3, H, W]` with paint where its backdrop is not all of a pixel: `ground` `[B, 1, H, W]`."""
+    return image + (OPENING * (1 - ground)).clamp(max=1) * paint

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms_infer.model.layers import THINGS, shared_motions
+from ms_infer.config import THINGS
+from ms_infer.model.layers import shared_motions
 from ms_train.data.assets import Assets, opaque_points
 from ms_train.data.paths import chance, scaled, uniform
 from ms_train.data.render import cover, lift, object_points, pose_at, project, render_layers

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ms_infer.model.layers import THINGS, Layers, Motions, compose
+from ms_infer.config import THINGS
+from ms_infer.model.layers import Layers, compose
 from ms_train.data.assets import Assets
 from ms_train.data.clips import Rendered
 from ms_train.data.render import DrawnLayers, render_layers
@@ -76,8 +77,9 @@ def inpaint(image: Tensor, hole: Tensor) -> Tensor:
     return torch.from_numpy(filled).permute(2, 0, 1).float() / 255
 
 
-def true_motions(data: Rendered) -> Motions:
-    """A resting backdrop, and the affine map of every thing that fits its own tracks best at each frame."""
+def true_motions(data: Rendered) -> Tensor:
+    """Terms as in `Motions`: a resting backdrop, and the affine map of every thing that fits its own tracks best at
+    each frame."""
     size = data.frames.shape[-1]
     batch, _, frames, _ = data.clips.points.shape
     terms = torch.zeros(batch, 1 + THINGS, 6, frames, 2)
@@ -91,7 +93,7 @@ def true_motions(data: Rendered) -> Motions:
             if own.any():
                 a, b = basis[row, own], moved[row, own].flatten(1)
                 terms[row, 1 + thing, :3] = torch.linalg.solve(a.T @ a + ridge, a.T @ b).unflatten(1, (frames, 2))
-    return Motions(torch.zeros(batch, 1 + THINGS, 0), terms)
+    return terms
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ms_infer.model.layers import THINGS, LayerNetwork, Layers, Motions, compose
+from ms_infer.config import THINGS
+from ms_infer.model.layers import LayerNetwork, Layers, compose
 from ms_train.data.assets import Assets
 from ms_train.data.layer_scenes import LayerScenes, draw_layer_scenes, scene_config
 from ms_train.data.paths import uniform
@@ -113,10 +114,9 @@ class LayerStage(Stage):
         terms = torch.zeros(batch, 1 + THINGS, 6, 1, 2, device=self.device)
         reach = self.config.moved_reach * size
         terms[:, 1:, 0, 0] = uniform(self.generator, (batch, THINGS, 2), -reach, reach)
-        motions = Motions(scenes.shares, terms)
-        made, _ = compose(scenes.image, Layers(found[:batch], scenes.backdrop), motions)
+        made, _ = compose(scenes.image, Layers(found[:batch], scenes.backdrop), terms)
         with torch.no_grad():
-            truth, shown = compose(scenes.image, Layers(scenes.weights, scenes.backdrop), motions)
+            truth, shown = compose(scenes.image, Layers(scenes.weights, scenes.backdrop), terms)
             moved = ((truth - scenes.image[:, None]).abs().amax(2, keepdim=True) > 0.02) | (shown < 0.98)
         error = (made - truth).abs()
         return error.mean() + 0.1 * (error * moved).sum() / (3 * moved.sum() + 100)
