@@ -80,13 +80,13 @@ def test_what_was_saved_is_loaded(folder: Path) -> None:
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
     edit(folder, format=manifest.FORMAT + 1)
-    with pytest.raises(BundleError, match=r"format 4, this ms-infer reads 3; update ms-infer"):
+    with pytest.raises(BundleError, match=r"format 5, this ms-infer reads 4; update ms-infer"):
         load_manifest(folder)
 
 
 def test_an_older_format_is_refused_with_what_to_run(folder: Path) -> None:
     edit(folder, format=1)
-    with pytest.raises(BundleError, match=r"older format 1, this ms-infer reads 3; run the same ms-export"):
+    with pytest.raises(BundleError, match=r"older format 1, this ms-infer reads 4; run the same ms-export"):
         load_manifest(folder)
 
 
@@ -140,7 +140,7 @@ def test_what_a_further_stream_of_the_demo_holds_is_at_most_45_mb() -> None:
     assert own + rows + kept_chunks <= 45e6, (own, rows, kept_chunks)
     frames = [arrays.named(stage, "frames", side) for stage in ("decode_first", "decode") for side in (0, 1)]
     assert len({one.ctypes.data for one in frames}) == 1
-    opening, later = (arrays.named(stage, "moved") for stage in ("points_first", "points"))
+    opening, later = (arrays.named(stage, "moved") for stage in ("compose_first", "compose"))
     assert opening.size < later.size
     assert opening.ctypes.data == later.ctypes.data
 

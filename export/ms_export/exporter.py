@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from ms_infer.numerics.schedule import denoise_steps
 
 logger = logging.getLogger(__name__)
 
-GRAPH_VERSION = 4
+GRAPH_VERSION = 5
 """Counts changes of the exported graphs: a new number makes old bundles out of date."""
 
 
@@ -191,18 +191,13 @@ class Exporter:
     def _trace(self, specs: list[StageSpec], dtype: str, table: WeightTable) -> None:
         from ms_export.trace import module_parts, trace_stage
 
-        parts = {False: module_parts(self.student, table.dtype)}
-        if dtype == "fp32":
-            parts[True] = parts[False]
-        else:  # the layer network is part of a precise stage, and rounds as it likes
-            precise = module_parts(self.student, torch.float32)
-            parts[True] = replace(precise, layer_network=parts[False].layer_network)
+        parts = module_parts(self.student, table.dtype)  # precise stages have no weights
         weights = self.folder / f"onnx/{dtype}/{WEIGHTS}"
         for number, spec in enumerate(specs, 1):
             name = graph_path(dtype, spec.name)
             with self.store.timed(name, number, len(specs)):
                 kind = torch.float32 if spec.precise else table.dtype
-                graph = trace_stage(spec, parts[spec.precise], kind, table, weights)
+                graph = trace_stage(spec, parts, kind, table, weights)
                 self.store.write(name, graph.SerializeToString())
 
     def _convert_openvino(self) -> None:

@@ -12,7 +12,7 @@ from ms_infer.checkpoint import Student
 from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME as STRIDE
 from ms_infer.config import StreamConfig
 from ms_infer.model.first_frame import GREY
-from ms_infer.model.layers import LayerNetwork, move_first_frame
+from ms_infer.model.layers import LayerNetwork, TrackHints, compose, layers_of, shared_motions, track_hints
 from ms_infer.model.refiner import Refiner
 from ms_infer.model.track_head import TrackHead
 from ms_infer.model.transformer import Residual, SelfAttention, Transformer, merge_heads
@@ -135,24 +135,50 @@ class LookStage(Stage):
 
 
 class PointsStage(Stage):
-    """Coordinates to maps in float32: scattered ids, the moved first frame, where it is valid."""
+    """Coordinates to maps in float32: scattered ids; motions that tracks share, and hints for the layer network."""
 
-    def __init__(
-        self, spec: StageSpec, config: StreamConfig, track_head: TrackHead, network: LayerNetwork | None, opening: bool
-    ) -> None:
+    def __init__(self, spec: StageSpec, config: StreamConfig, track_head: TrackHead, opening: bool) -> None:
         super().__init__(spec, config)
-        self.track_head, self.layer_network, self.opening = track_head, network, opening
+        self.track_head, self.opening = track_head, opening
 
     def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         points, visible = inputs["points"], inputs["visible"]
-        head = self.track_head
-        outputs = {"track_ids": head.pack_ids(points, visible, inputs["ids"], opening=self.opening)}
-        if self.layer_network is not None:
-            tracks = (points, visible, inputs["anchors"])
-            moved, valid = move_first_frame(self.layer_network, inputs["image"], *tracks)
-            validity = head.pool_validity(valid, opening=self.opening)
-            outputs |= {"moved": moved, "moved_valid": valid, "validity": validity}
+        outputs = {"track_ids": self.track_head.pack_ids(points, visible, inputs["ids"], opening=self.opening)}
+        if "anchors" in inputs:
+            anchors, size = inputs["anchors"], (self.config.height, self.config.width)
+            motions = shared_motions(points, visible, anchors, *size)
+            hints = track_hints(motions.shares, anchors, *size)
+            outputs |= {"shares": hints.shares, "track_maps": hints.maps, "places": hints.places}
+            outputs["motions"] = motions.terms
         return outputs
+
+
+class LayersStage(Stage):
+    """The layer network and its painter, in the model's type."""
+
+    def __init__(self, spec: StageSpec, config: StreamConfig, network: LayerNetwork) -> None:
+        super().__init__(spec, config)
+        self.layer_network = network
+
+    def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        hints = TrackHints(inputs["shares"], inputs["track_maps"], inputs["places"])
+        logits, paint = self.layer_network.predict(inputs["image"], hints)
+        return {"layer_logits": logits, "paint": paint}
+
+
+class ComposeStage(Stage):
+    """Layers to the moved first frame and where it is valid, in float32."""
+
+    def __init__(self, spec: StageSpec, config: StreamConfig, track_head: TrackHead, opening: bool) -> None:
+        super().__init__(spec, config)
+        self.track_head, self.opening = track_head, opening
+
+    def compute(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        image = inputs["image"]
+        layers = layers_of(image, inputs["layer_logits"], inputs["paint"])
+        moved, valid = compose(image, layers, inputs["motions"])
+        validity = self.track_head.pool_validity(valid, opening=self.opening)
+        return {"moved": moved, "moved_valid": valid, "validity": validity}
 
 
 class TracksStage(Stage):
@@ -296,7 +322,7 @@ def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:
     if name == "look":
         assert student.image_encoder is not None, "plan_stages checked it"
         return LookStage(spec, config, student.image_encoder)
-    if name.startswith(("points", "tracks")):
+    if name.startswith(("points", "layers", "compose", "tracks")):
         return _track_stage(spec, student, dtype)
     assert student.vae is not None, "plan_stages checked it"
     if name.startswith("encode"):
@@ -307,7 +333,11 @@ def build_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:
 def _track_stage(spec: StageSpec, student: Student, dtype: torch.dtype) -> Stage:
     head = student.track_head
     assert head is not None, "plan_stages checked it"
-    if spec.name.startswith("points"):
-        return PointsStage(spec, student.config, head, student.layer_network, spec.name.endswith("_first"))
+    if spec.name == "layers":
+        assert student.layer_network is not None, "plan_stages checked it"
+        return LayersStage(spec, student.config, student.layer_network)
+    if spec.precise:
+        kind = PointsStage if spec.name.startswith("points") else ComposeStage
+        return kind(spec, student.config, head, spec.name.endswith("_first"))
     vae = student.vae if head.config.content != "none" else None
     return TracksStage(spec, student.config, head, vae, dtype)

@@ -137,6 +137,12 @@ def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator
         "moved_valid": lambda: random.random(spec.shape),
         "validity": lambda: random.random(spec.shape),
         "points": lambda: _paths(spec.shape, config),
+        "shares": lambda: random.random(spec.shape) / spec.shape[1],
+        "track_maps": lambda: random.random(spec.shape),
+        "places": lambda: random.uniform(-1, 1, spec.shape),
+        "motions": lambda: _motions(spec.shape, config, random),
+        "layer_logits": lambda: 8 * _waves(spec.shape) - 4,
+        "paint": lambda: _waves(spec.shape) - 0.5,
         "anchors": lambda: _paths((*spec.shape[:2], 1, 2), config)[:, :, 0],
         "write_index": lambda: np.arange(spec.shape[0]) * config.tokens_per_frame,
         "sink_index": lambda: np.array([0]),
@@ -154,9 +160,15 @@ def _example(spec: TensorSpec, config: StreamConfig, random: np.random.Generator
 
 
 def _waves(shape: Shape) -> Array:
-    """A picture `[1, 3, H, W]` in [0, 1] as smooth as a photograph: what is sampled from it is no noise."""
+    """A picture `[1, C, H, W]` in [0, 1] as smooth as a photograph: what is sampled from it is no noise."""
     rows, columns = np.mgrid[: shape[2], : shape[3]] / 8
     return np.stack([0.5 + 0.5 * np.sin(rows * (1 + c) + columns * (2 - c) + c) for c in range(shape[1])])[None]
+
+
+def _motions(shape: Shape, config: StreamConfig, random: np.random.Generator) -> Array:
+    """Terms `[1, L, K, T, 2]` of motions that grow with time; those of higher degree are smaller."""
+    size = 0.05 * config.width * 0.5 ** np.array([0, 1, 1, 3, 3, 3])[:, None, None]
+    return random.standard_normal((*shape[:3], 1, 2)) * size * np.linspace(0, 1, shape[3])[:, None]
 
 
 def _paths(shape: Shape, config: StreamConfig) -> Array:

@@ -17,8 +17,8 @@ from ms_infer.files import write_text
 from ms_infer.progress import Progress, silent
 
 MANIFEST = "manifest.json"
-FORMAT = 3
-"""Bundles of this format are read: since 3 OpenVINO's models return the rows of caches that they write."""
+FORMAT = 4
+"""Bundles of this format are read: since 4 the layer network is a stage of its own."""
 
 _MAX_BYTES = 16 << 20
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ms_infer.config import RGB_FRAMES_PER_LATENT_FRAME, StreamConfig, rgb_frames
+from ms_infer.config import MOTION_TERMS, RGB_FRAMES_PER_LATENT_FRAME, THINGS, StreamConfig, rgb_frames
 
 Shape = tuple[int, ...]
 
@@ -156,7 +156,10 @@ class _Stages:
         if model.image_encoder is not None:
             stages.append(self.look())
         if model.track_head is not None:
-            stages += [self.points(True), self.points(False), self.tracks(True), self.tracks(False)]
+            stages += [self.points(True), self.points(False)]
+            if self.moves:
+                stages += [self.layers(), self.compose(True), self.compose(False)]
+            stages += [self.tracks(True), self.tracks(False)]
         if relative_sink(self.config):
             stages.append(self.roll())
         stages += [self.denoise(), self.decode_first("decode_first", self.config.context.opening_frames)]
@@ -202,15 +205,14 @@ class _Stages:
         """The first frame to the tokens of the image encoder."""
         model = self.config.model
         tokens = TensorSpec("image_tokens", (1, model.image_tokens, model.image_dim))
-        image = TensorSpec("image", self._image().shape, role="device")  # that of `encode`
-        return StageSpec("look", (image,), (tokens,))
+        return StageSpec("look", (self._first_frame(),), (tokens,))
 
     def _opening(self, opening: bool) -> tuple[str, int]:
         """Suffix of the stage's name and its latent frames."""
         return ("_first", self.config.context.opening_frames) if opening else ("", self.frames)
 
     def points(self, opening: bool) -> StageSpec:
-        """Coordinates to maps: the scattered ids, and the moved first frame."""
+        """Coordinates to maps: the scattered ids; for the layers of the first frame, the motions that tracks share."""
         config = self.config
         head = config.model.track_head
         assert head is not None, "only models with a track head have this stage"
@@ -225,12 +227,47 @@ class _Stages:
         outputs = [TensorSpec("track_ids", (1, frames, packed, *self.latent), role="device")]
         if self.moves:
             inputs.append(TensorSpec("anchors", (1, head.max_tracks, 2)))
-            inputs.append(TensorSpec("image", (1, 3, config.height, config.width), role="device"))  # that of `encode`
-            outputs.append(self._picture("moved", count, 3))
-            outputs.append(TensorSpec("validity", (1, frames, 1, *self.latent), role="device"))
-        if config.model.refiner is not None:
-            outputs.append(self._picture("moved_valid", count, 1))
+            outputs += [*self._hints(), self._motions(count)]
         return StageSpec(f"points{suffix}", tuple(inputs), tuple(outputs), precise=True)
+
+    def _hints(self) -> list[TensorSpec]:
+        """What the layer network is told of the tracks."""
+        config, head = self.config, self.config.model.track_head
+        assert head is not None, "only models with a track head have this stage"
+        return [
+            TensorSpec("shares", (1, 1 + THINGS, head.max_tracks), role="device"),
+            TensorSpec("track_maps", (1, 1 + THINGS, config.height // 2, config.width // 2), role="device"),
+            TensorSpec("places", (1, head.max_tracks, 2), role="device"),
+        ]
+
+    def _motions(self, count: int) -> TensorSpec:
+        return TensorSpec("motions", (1, 1 + THINGS, MOTION_TERMS, count, 2), role="device")
+
+    def layers(self) -> StageSpec:
+        """The first frame and where tracks begin to its layers, as far as they may be rounded."""
+        inputs = [self._first_frame(), *self._hints()]
+        return StageSpec("layers", tuple(inputs), self._found_layers())
+
+    def _found_layers(self) -> tuple[TensorSpec, ...]:
+        size = (self.config.height, self.config.width)
+        logits, paint = ((name, (1, count, *size)) for name, count in (("layer_logits", 1 + THINGS), ("paint", 3)))
+        return TensorSpec(*logits, role="device"), TensorSpec(*paint, role="device")
+
+    def _first_frame(self) -> TensorSpec:
+        return TensorSpec("image", self._image().shape, role="device")  # that of `encode`
+
+    def compose(self, opening: bool) -> StageSpec:
+        """The layers moved and laid over one another: the moved first frame."""
+        suffix, frames = self._opening(opening)
+        count = rgb_frames(frames, first=opening)
+        inputs = [self._first_frame(), *self._found_layers(), self._motions(count)]
+        outputs = [
+            self._picture("moved", count, 3),
+            TensorSpec("validity", (1, frames, 1, *self.latent), role="device"),
+        ]
+        if self.config.model.refiner is not None:
+            outputs.append(self._picture("moved_valid", count, 1))
+        return StageSpec(f"compose{suffix}", tuple(inputs), tuple(outputs), precise=True)
 
     def _picture(self, name: str, count: int, channels: int) -> TensorSpec:
         return TensorSpec(name, (1, count, channels, self.config.height, self.config.width), role="device")
@@ -240,7 +277,8 @@ class _Stages:
         head = self.config.model.track_head
         assert head is not None, "only models with a track head have this stage"
         suffix, frames = self._opening(opening)
-        inputs = [o for o in self.points(opening).outputs if o.name in ("track_ids", "moved", "validity")]
+        inputs = [self.points(opening).outputs[0]]
+        inputs += [o for o in self.compose(opening).outputs if o.name != "moved_valid"] if self.moves else []
         outputs = [TensorSpec("track", (1, frames, head.channels, *self.latent), role="device")]
         shapes = state_shapes(self.config, "encoder") if self.moves else []
         return self._streaming(f"tracks{suffix}", inputs, outputs, "encoder", shapes, opening)

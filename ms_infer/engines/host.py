@@ -24,6 +24,7 @@ from ms_infer.engines.runner import (
     longest,
     named,
     rolling_caches,
+    track_stages,
     window_of,
 )
 
@@ -137,11 +138,9 @@ class HostRunner(ChunkRunner):
 
     def start(self, opening: bool, *, tracked: bool) -> None:
         self._opening, self._tracked = opening, tracked
-        suffix = "_first" if opening else ""
         self._call("roll")
-        if tracked:
-            self._call(f"points{suffix}")
-            self._call(f"tracks{suffix}")
+        for stage in track_stages(opening) if tracked else ():
+            self._call(stage)
         self._times.lap("begin")
         for inputs in self.passes[:-1]:
             raise_when(self._cancelled)

@@ -21,7 +21,7 @@ from ms_infer.progress import Progress, part_of, silent
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-LAZY = ("text", "encode", "encode_grey", "look", "points", "tracks", "decode", "decode_given")
+LAZY = ("text", "encode", "encode_grey", "look", "points", "compose", "tracks", "decode", "decode_given")
 """Stages that the first frame does not need, or not always: compiled when they run first."""
 
 

@@ -184,6 +184,12 @@ def rolling_caches(specs: Mapping[str, StageSpec]) -> list[TensorSpec]:
     return [tensor for tensor in cache_specs(specs) if tensor.name.startswith(("k_cache_", "v_cache_"))]
 
 
+def track_stages(opening: bool) -> tuple[str, ...]:
+    """The stages of a chunk from points to track latents; a plain track head has the first and the last alone."""
+    suffix = "_first" if opening else ""
+    return f"points{suffix}", "layers", f"compose{suffix}", f"tracks{suffix}"
+
+
 def named(spec: StageSpec, name: str) -> TensorSpec:
     """The tensor of a stage."""
     return next(tensor for tensor in spec.tensors if tensor.name == name)

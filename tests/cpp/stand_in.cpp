@@ -132,8 +132,7 @@ class WholeStandIn final : public ChunkRunner {
     opening_ = opening;
     std::copy(image_.begin(), image_.end(), arrays_.bytes(Stage::encode, "image").begin());
     stages_.call(Stage::roll, 0);
-    stages_.call(opening ? Stage::points_first : Stage::points, 0);
-    stages_.call(opening ? Stage::tracks_first : Stage::tracks, 0);
+    for (const Stage stage : track_stages(opening)) stages_.call(stage, 0);
     for (const PassInputs& pass : passes.first(passes.size() - 1)) {
       denoise(pass);
       copy("x", arrays_.values<float>(Stage::denoise, "x_next"));

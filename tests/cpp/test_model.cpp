@@ -50,11 +50,11 @@ TEST(an_opening_chunk_has_no_memory_of_its_own) {
   const auto manifest = ms_infer::Manifest::load(bundle);
   ms_infer::HostArrays arrays(manifest.stages.at("fp32"));
   for (const char* name : {"track_ids", "moved", "validity"}) {
-    const auto first = arrays.bytes(Stage::points_first, name), later = arrays.bytes(Stage::points, name);
+    const auto first = arrays.bytes(Stage::tracks_first, name), later = arrays.bytes(Stage::tracks, name);
     CHECK(first.data() == later.data() && first.size() <= later.size());
-    CHECK_EQUAL(first.size(), arrays.tensor(Stage::points_first, name).bytes());
+    CHECK_EQUAL(first.size(), arrays.tensor(Stage::tracks_first, name).bytes());
   }
-  CHECK(arrays.bytes(Stage::points, "image").data() == arrays.bytes(Stage::encode, "image").data());
+  CHECK(arrays.bytes(Stage::compose, "image").data() == arrays.bytes(Stage::encode, "image").data());
   for (const int side : {0, 1})
     CHECK(arrays.bytes(Stage::decode_first, "frames", side).data() == arrays.bytes(Stage::decode, "frames").data());
 }

@@ -39,7 +39,7 @@ def test_every_stage_is_that_of_pytorch(made: Make, name: str) -> None:
 
 def test_half_precision_stages_stay_close(made: Make) -> None:
     student, manifest = made("tracks", targets=("onnx",), dtype="fp16")
-    for stage in ("condition", "points", "tracks", "roll", "denoise", "decode"):
+    for stage in ("condition", "points", "layers", "compose", "tracks", "roll", "denoise", "decode"):
         check = check_stage(student, manifest, "fp16", stage)
         assert check.rel_l2 <= STAGE_LIMITS["fp16"], f"{stage}: {check.rel_l2}"
 
@@ -165,7 +165,9 @@ def test_a_foreign_snapshot_is_refused(made: Make) -> None:
         engine.check_state({n: a for n, a in engine.state().items() if n != "cache.k_cache_0"}, 0)
 
 
-@pytest.mark.parametrize("until", ["points", "tracks", "denoise 1", "denoise 3", "decode", "denoise 4", "commit"])
+@pytest.mark.parametrize(
+    "until", ["points", "layers", "compose", "tracks", "denoise 1", "denoise 3", "decode", "denoise 4", "commit"]
+)
 def test_a_chunk_that_failed_can_be_made_again(made: Make, until: str, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = made("tracks")[1]
     player = example_player(manifest.config)
@@ -187,7 +189,7 @@ def abandon(engine: StagedEngine, plan: ChunkPlan, until: str, monkeypatch: pyte
     runner = engine.runner
     assert isinstance(runner, HostRunner)
     stage, _, number = until.partition(" ")
-    stage += "_first" if plan.opening and stage in ("points", "tracks", "decode") else ""
+    stage += "_first" if plan.opening and stage in ("points", "compose", "tracks", "decode") else ""
     calls, call = [], runner._stages.call
 
     def failing(name: str, side: int) -> None:
@@ -208,13 +210,13 @@ def abandon(engine: StagedEngine, plan: ChunkPlan, until: str, monkeypatch: pyte
 
 def test_the_stages_of_a_chunk_are_timed_where_they_run(made: Make) -> None:
     engine = opened(made("tracks")[1], "openvino fp32")
-    runner, slow = engine.runner, {"roll": 0.0, "points": 0.02, "tracks": 0.01, "denoise": 0.02, "decode": 0.05}
+    runner, slow = engine.runner, {"points": 0.02, "tracks": 0.01, "denoise": 0.02, "decode": 0.05}
     assert isinstance(runner, HostRunner)
     call = runner._stages.call
     start(engine)
 
     def delayed(name: str, side: int) -> None:
-        time.sleep(slow[name.removesuffix("_first")])
+        time.sleep(slow.get(name.removesuffix("_first"), 0.0))
         call(name, side)
 
     runner._stages.call = delayed  # type: ignore[method-assign]

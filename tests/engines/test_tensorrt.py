@@ -173,7 +173,7 @@ def test_addresses_are_given_once_and_the_steady_chunk_is_one_graph(machine: Mac
         assert machine.cuda.names().count("cudaStreamBeginCapture") == 1
         assert len(machine.cuda.replayed) == 4
     stages = [name for name in machine.cuda.replayed[0] if name not in ("copy", "external event")]
-    assert stages == ["roll", "points", "tracks", "denoise", "denoise", "denoise", "decode", "denoise"]
+    assert stages == ["roll", "points", "layers", "compose", "tracks", *["denoise"] * 3, "decode", "denoise"]
 
 
 def test_the_loop_allocates_nothing(machine: Machine, picture: Frames) -> None:

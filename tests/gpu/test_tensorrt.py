@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ms_export.verify import example_inputs
 from numpy.typing import NDArray
 
 from ms_infer import Stream, Tracks
@@ -231,8 +232,9 @@ def test_fp8_is_close_to_bf16(manifest: Manifest, tmp_path: Path) -> None:
     assert min(psnr(a, b) for a, b in zip(made, expected, strict=True)) >= 20
 
 
-def test_polygraphy_finds_a_stage_equal_to_onnxruntime(manifest: Manifest) -> None:
-    """`points` is float32 on both sides, so the two libraries can be compared directly."""
+@pytest.mark.parametrize("stage", ["points", "compose"])
+def test_polygraphy_finds_a_stage_equal_to_onnxruntime(manifest: Manifest, stage: str) -> None:
+    """Stages that are float32 on both sides, so that the two libraries can be compared directly."""
     pytest.importorskip("onnxruntime", reason="needs the extra [export]")
     from ms_export.tensorrt.build import _polygraphy
 
@@ -240,23 +242,13 @@ def test_polygraphy_finds_a_stage_equal_to_onnxruntime(manifest: Manifest) -> No
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator, CompareFunc
 
-    spec = manifest.stages["bf16"]["points"]
+    spec = manifest.stages["bf16"][stage]
     engine = next(e for e in manifest.engines.values() if e.kind == "tensorrt")
-    plan = manifest.path(engine.stages["points"]).read_bytes()
-    random = np.random.default_rng(0)
-    feed = {t.name: _numbers(random, t) for t in spec.inputs}
+    plan = manifest.path(engine.stages[stage]).read_bytes()
+    feed = example_inputs(spec, manifest.config)
     runners = [
         trt.TrtRunner(trt.EngineFromBytes(plan)),
-        OnnxrtRunner(SessionFromOnnx(str(manifest.path(manifest.graphs["bf16"]["points"])))),
+        OnnxrtRunner(SessionFromOnnx(str(manifest.path(manifest.graphs["bf16"][stage])))),
     ]
     results = Comparator.run(runners, data_loader=[feed])
     assert bool(Comparator.compare_accuracy(results, compare_func=CompareFunc.simple(atol=1e-3, rtol=1e-3)))
-
-
-def _numbers(random: np.random.Generator, tensor: TensorSpec) -> NDArray[Any]:
-    if tensor.dtype == "bool":
-        return np.ones(tensor.shape, np.bool_)
-    if tensor.dtype == "int64":
-        return random.integers(0, 1000, tensor.shape)
-    largest = 1.0 if tensor.name == "image" else 64.0
-    return random.uniform(0, largest, tensor.shape).astype(np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms_infer.bundle.manifest import EngineSpec, Manifest, load_manifest
 from ms_infer.bundle.stages import TensorSpec
 from ms_infer.engines.base import Array, raise_when
-from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named, rolling_caches
+from ms_infer.engines.runner import KINDS, STATEFUL, ChunkRunner, named, rolling_caches, track_stages
 from ms_infer.engines.staged import StagedEngine
 from ms_infer.engines.tensorrt.choose import choose, installed_library
 from ms_infer.engines.tensorrt.cuda import Arena, Cuda
@@ -228,7 +228,7 @@ class TensorRtRunner(ChunkRunner):
         cuda, main, side, memory = self._cuda, self._streams["chunk"], self._streams["decode"], self.memory
         times, suffix = self._times, "_first" if opening else ""
         cuda.copy(memory.chunk.address, memory.chunk.host_address, memory.chunk.nbytes, main)
-        for stage in ("roll", f"points{suffix}", f"tracks{suffix}"):
+        for stage in ("roll", *track_stages(opening)):
             self._enqueue(stage, main)
         times.record("begun", main, inside=captured)
         for index in range(len(self.passes) - 1):

@@ -8,7 +8,7 @@ namespace ms_infer {
 
 namespace {
 
-constexpr int kFormat = 3;  // since 3 OpenVINO's models return the rows of caches that they write
+constexpr int kFormat = 4;  // since 4 the layer network is a stage of its own
 constexpr std::size_t kMaxManifest = std::size_t{16} << 20;
 constexpr std::size_t kMaxFile = std::size_t{1} << 40;
 

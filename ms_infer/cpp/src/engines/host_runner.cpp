@@ -61,10 +61,8 @@ void HostRunner::last_pass(const PassInputs& inputs) {
 void HostRunner::start(bool opening, bool tracked, std::span<const PassInputs> passes) {
   opening_ = opening, tracked_ = tracked, passes_ = passes;
   call(Stage::roll);
-  if (tracked) {
-    call(opening ? Stage::points_first : Stage::points);
-    call(opening ? Stage::tracks_first : Stage::tracks);
-  }
+  if (tracked)
+    for (const Stage stage : track_stages(opening)) call(stage);
   lap(&StageTimes::begin_ms);
   for (const PassInputs& inputs : passes.first(passes.size() - 1)) {
     pass(inputs);

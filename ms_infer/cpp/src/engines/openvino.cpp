@@ -18,8 +18,10 @@ namespace ms_infer {
 namespace {
 
 // Stages that the first frame does not need, or not always: compiled when the first stream asks for them.
-constexpr std::array kLazy{Stage::text,   Stage::encode, Stage::points,       Stage::points_first, Stage::tracks,
-                           Stage::tracks_first, Stage::decode, Stage::decode_given, Stage::encode_grey, Stage::look};
+constexpr std::array kLazy{Stage::text,         Stage::encode,  Stage::points,        Stage::points_first,
+                           Stage::layers,       Stage::compose, Stage::compose_first, Stage::tracks,
+                           Stage::tracks_first, Stage::decode,  Stage::decode_given,  Stage::encode_grey,
+                           Stage::look};
 
 int usable_cores() {
 #if defined(__linux__)

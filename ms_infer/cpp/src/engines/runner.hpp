@@ -17,15 +17,20 @@
 namespace ms_infer {
 
 enum class Stage {
-  text, condition, encode, points_first, points, tracks_first, tracks, roll, denoise, decode_first, decode_given, decode,
-  encode_grey, look
+  text, condition, encode, points_first, points, layers, compose_first, compose, tracks_first, tracks, roll, denoise,
+  decode_first, decode_given, decode, encode_grey, look
 };
-constexpr std::array<std::string_view, 14> kStageNames{"text", "condition", "encode", "points_first", "points",
-                                                       "tracks_first", "tracks", "roll", "denoise", "decode_first",
-                                                       "decode_given", "decode", "encode_grey", "look"};
+constexpr std::array<std::string_view, 17> kStageNames{
+    "text",   "condition", "encode",  "points_first", "points",       "layers", "compose_first", "compose", "tracks_first",
+    "tracks", "roll",      "denoise", "decode_first", "decode_given", "decode", "encode_grey",   "look"};
 constexpr std::string_view stage_name(Stage stage) { return kStageNames[static_cast<std::size_t>(stage)]; }
 constexpr bool is_decoder(Stage stage) {
   return stage == Stage::decode_first || stage == Stage::decode_given || stage == Stage::decode;
+}
+// The stages of a chunk from points to track latents, in order; a plain track head has the first and the last alone.
+constexpr std::array<Stage, 4> track_stages(bool opening) {
+  if (opening) return {Stage::points_first, Stage::layers, Stage::compose_first, Stage::tracks_first};
+  return {Stage::points, Stage::layers, Stage::compose, Stage::tracks};
 }
 // The encoder of the image slot, whose state goes on whenever it runs, not once a chunk.
 constexpr bool fills_image_slot(Stage stage) { return stage == Stage::encode || stage == Stage::encode_grey; }

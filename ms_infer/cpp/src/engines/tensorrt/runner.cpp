@@ -245,11 +245,11 @@ class TensorRtRunner final : public ChunkRunner {
   // The work of a chunk in stream order; the decoder runs beside the clean pass.
   void enqueue_chunk(bool opening, std::span<const PassInputs> passes, bool captured) {
     const cudaStream_t main = main_.get(), side = decode_.get();
-    const Stage points = opening ? Stage::points_first : Stage::points;
-    const Stage tracks = opening ? Stage::tracks_first : Stage::tracks;
+    const auto tracking = track_stages(opening);
     const Stage decode = opening ? Stage::decode_first : Stage::decode;
-    for (const Stage stage : {Stage::roll, points, Stage::denoise}) upload_inputs(stage, main);
-    enqueue(Stage::roll, main), enqueue(points, main), enqueue(tracks, main);
+    for (const Stage stage : {Stage::roll, tracking.front(), Stage::denoise}) upload_inputs(stage, main);
+    enqueue(Stage::roll, main);
+    for (const Stage stage : tracking) enqueue(stage, main);
     begun_.record(main, captured);
     const auto x = arrays_.bytes(Stage::denoise, "x"), x_next = arrays_.bytes(Stage::denoise, "x_next");
     for (const auto& pass : passes.first(passes.size() - 1)) {
@@ -265,7 +265,7 @@ class TensorRtRunner final : public ChunkRunner {
     frames_ready_.record(side, captured);
     decoded_.record(side);
     memory_.download(x, main);
-    if (arrays_.has(tracks)) memory_.download(arrays_.bytes(Stage::denoise, "track"), main);
+    if (arrays_.has(tracking.back())) memory_.download(arrays_.bytes(Stage::denoise, "track"), main);
     upload_pass(passes.back(), main);
     host_free_.record(main, captured);
     enqueue(Stage::denoise, main);
