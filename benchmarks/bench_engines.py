@@ -3,7 +3,8 @@
     python benchmarks/bench_engines.py [--threads 2] [--bursts 5] [--chunks 6] [--bundle DIR] [--json FILE]
 
 Prints, per engine, the best burst: milliseconds per chunk by the wall clock and by the CPU time of the process. On a
-busy machine the wall clock says little; the CPU time of one thread (--threads 1) then still compares the engines.
+busy machine the wall clock says little; the CPU time of one thread (--threads 1) then still compares the engines. Of
+engines that run exported stages also the CPU time of each.
 Frames include everything of a steady chunk: points, track latents, passes, decoding to bytes, clean pass.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from ms_export.stimulus import example_image, example_player
 from ms_infer.bundle.manifest import Manifest, load_manifest
 from ms_infer.demo import demo_bundle
 from ms_infer.engines.base import Engine, plan_chunk
+from ms_infer.engines.host import HostRunner
 from ms_infer.engines.open import load_source
 from ms_infer.engines.openvino import open_openvino
 from ms_infer.engines.staged import StagedEngine
@@ -47,6 +50,8 @@ class Row:
     cpu_ms: float = float("inf")
     stages: dict[str, float] = field(default_factory=dict)
     """Best wall milliseconds of the parts of a chunk."""
+    stages_cpu: dict[str, float] = field(default_factory=dict)
+    """Least CPU milliseconds of each exported stage, all its calls in a chunk together."""
     copied_bytes_per_pass: int | None = None
 
 
@@ -66,6 +71,7 @@ class Runner:
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.row, self.engine, self.index = Row(name), engine, 0
+        self.spent: Counter[str] = Counter()
         self.player: TrackPlayer | None = example_player(engine.config)
         engine.reset()
         engine.set_text(engine.embed(""))
@@ -74,10 +80,24 @@ class Runner:
             self.row.copied_bytes_per_pass = engine.runner.array(
                 "denoise", "x"
             ).nbytes  # x_next becomes the next pass's x
+            if isinstance(engine.runner, HostRunner):
+                self._watch(engine.runner)
         for _ in range(WARM_UP):
             self.chunk()
 
+    def _watch(self, runner: HostRunner) -> None:
+        """Sum the CPU time of every stage."""
+        call = runner._stages.call
+
+        def timed(stage: str, side: int) -> None:
+            start = time.process_time()
+            call(stage, side)
+            self.spent[stage] += (time.process_time() - start) * 1e3
+
+        runner._stages.call = timed  # type: ignore[method-assign]
+
     def chunk(self) -> None:
+        self.spent.clear()
         run_chunk(self.engine, plan_chunk(self.engine.config, self.index, self.player, 0))
         self.index += 1
 
@@ -94,6 +114,8 @@ class Runner:
         """Keep the best times of the parts of the newest chunk."""
         for name, took in self.engine.stage_ms().items():
             self.row.stages[name] = min(self.row.stages.get(name, float("inf")), took)
+        for name, took in self.spent.items():
+            self.row.stages_cpu[name] = min(self.row.stages_cpu.get(name, float("inf")), took)
 
 
 def compare(manifest: Manifest, *, threads: int, bursts: int, chunks: int, only: Sequence[str] = ()) -> list[Row]:
@@ -124,6 +146,8 @@ def table(rows: Sequence[Row], manifest: Manifest, threads: int) -> str:
             f"{row.engine:<18}{row.wall_ms:>9.1f}{frames * 1e3 / row.wall_ms:>8.1f}{base.wall_ms / row.wall_ms:>6.2f}"
             f"{row.cpu_ms:>9.1f}{base.cpu_ms / row.cpu_ms:>6.2f}  {parts}"
         )
+        if row.stages_cpu:
+            lines.append("  stages (cpu ms)  " + " ".join(f"{name} {ms:.1f}" for name, ms in row.stages_cpu.items()))
     copied = next((row.copied_bytes_per_pass for row in rows if row.copied_bytes_per_pass), None)
     if copied:
         lines.append(f"copied by us per pass: {copied} bytes (the latents; caches stay inside the engine)")

@@ -108,7 +108,7 @@ def test_every_tensor_has_a_role_and_its_bytes(folder: Path) -> None:
         "text.words": "host",
         "condition.cross_k_0": "device",
         "points.points": "host",
-        "points.image": "device",
+        "compose.image": "device",
         "tracks.encoder_0_out": "state",
         "denoise.x": "host",
         "denoise.image": "host",

@@ -96,7 +96,7 @@ TEST(inputs_that_cannot_work_are_refused) {
 TEST(a_bundle_that_is_none_is_refused) {
   refused(scratch / "absent", MS_ERROR_BUNDLE, "ms-export");
   refused(changed_bundle("{", "["), MS_ERROR_BUNDLE, "no JSON");
-  refused(changed_bundle("\"format\": 3", "\"format\": 4"), MS_ERROR_BUNDLE, "update ms_infer");
+  refused(changed_bundle("\"format\": 4", "\"format\": 5"), MS_ERROR_BUNDLE, "update ms_infer");
   refused(changed_bundle("\"format\": 4", "\"format\": 3"), MS_ERROR_BUNDLE, "older format 3");
   refused(changed_bundle("\"role\": \"pass\"", "\"role\": \"pas\""), MS_ERROR_BUNDLE, "the role 'pas'");
   refused(changed_bundle("\"role\": \"cache\"", "\"role\": \"state\""), MS_ERROR_BUNDLE, "which do not fit");
