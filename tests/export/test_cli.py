@@ -12,6 +12,7 @@ import pytest
 from ms_export import cli, plan, verify
 from ms_export import exporter as bundle
 
+from ms_infer.bundle.manifest import FORMAT
 from ms_infer.checkpoint import Student, save_student
 from tests.tiny import tiny_config, tiny_student
 
@@ -95,7 +96,7 @@ def test_a_bundle_is_listed(copied: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code(copied, "--list") == 0
     assert "onnx/fp32/denoise.onnx" in capsys.readouterr().out
     assert code(copied, "--list", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["format"] == 3
+    assert json.loads(capsys.readouterr().out)["format"] == FORMAT
 
 
 def test_listing_needs_a_folder(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
