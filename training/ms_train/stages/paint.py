@@ -72,7 +72,9 @@ class PaintStage(Stage):
         self.config, self.assets, self.scenes = config, assets, scene_config(config.size)
         self.features = None if features is None else features.to(device)
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.painter = self.network.painter
+        # Not channels last: oneDNN then reads memory that nothing has written where it makes the gradients of dilated
+        # bf16 convolutions of 72 channels (torch 2.13).
+        self.painter = self.network.painter.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.trained = list(self.painter.requires_grad_(True).parameters())
         groups = matrix_groups(self.painter.named_parameters(), config.loop.weight_decay, ("leave", "enter"))
         self.optimizer = Muon(groups, config.loop.learning_rate)
