@@ -340,6 +340,21 @@ def test_a_place_follows_the_track_that_it_looks_like() -> None:
     assert told[[1, 3]].max() < 0.01
 
 
+def test_what_is_found_in_the_mirror_image_is_the_mirror_image() -> None:
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(3)
+    network = LayerNetwork((8, 8, 12, 16, 16), painter=(8, 8)).eval()
+    torch.nn.init.normal_(network.leave.weight, std=0.3)
+    image, anchors = torch.rand(1, 3, SIZE, SIZE, generator=generator), grid()
+    shares = torch.rand(1, 1 + THINGS, 64, generator=generator).softmax(1)
+    mirrored = torch.stack([SIZE - anchors[..., 0], anchors[..., 1]], dim=-1)
+    with torch.no_grad():
+        found, again = network.weights(image, shares, anchors), network.weights(image.flip(-1), shares, mirrored)
+        one_look = network.logits(image, shares, anchors).softmax(1)
+    torch.testing.assert_close(again.flip(-1), found, atol=1e-5, rtol=0)
+    assert (one_look - found).abs().max() > 1e-3
+
+
 def test_without_tracks_no_motion_is_told() -> None:
     attention = TrackAttention(16)
     attention.digest = torch.nn.Identity()  # type: ignore[assignment]

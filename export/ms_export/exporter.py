@@ -30,7 +30,7 @@ from ms_infer.numerics.schedule import denoise_steps
 
 logger = logging.getLogger(__name__)
 
-GRAPH_VERSION = 5
+GRAPH_VERSION = 6
 """Counts changes of the exported graphs: a new number makes old bundles out of date."""
 
 

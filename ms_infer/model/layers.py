@@ -112,6 +112,16 @@ def track_hints(shares: Tensor, anchors: Tensor, height: int, width: int) -> Tra
     return TrackHints(shares, track_maps(shares, anchors, height, width), places)
 
 
+def _with_mirrored(hints: TrackHints) -> TrackHints:
+    """Hints of all pictures, then of their mirror images."""
+    mirrored = hints.places * numbers([-1, 1], hints.places)
+    return TrackHints(
+        torch.cat([hints.shares, hints.shares]),
+        torch.cat([hints.maps, hints.maps.flip(-1)]),
+        torch.cat([hints.places, mirrored]),
+    )
+
+
 def track_maps(shares: Tensor, anchors: Tensor, height: int, width: int) -> Tensor:
     """Where the tracks of each motion begin: blobs `[B, 1 + THINGS, H / 2, W / 2]`, at most 1."""
     deviation = SPLAT * width / 128
@@ -166,16 +176,24 @@ class LayerNetwork(nn.Module):
     def predict(self, image: Tensor, hints: TrackHints) -> tuple[Tensor, Tensor]:
         """What `layers_of` needs, and all that may be rounded: logits `[B, 1 + THINGS, H, W]` of the layers' weights,
         and paint `[B, 3, H, W]`, by which the backdrop differs from the first frame."""
-        logits = self._logits(image.to(self.enter.weight.dtype), hints).to(image.dtype)
+        logits = self._both_ways(image.to(self.enter.weight.dtype), hints).to(image.dtype)
         return logits, self.painter.paint(image, logits.softmax(dim=1)[:, :1])
 
     def weights(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Those of the layers alone, `[B, 1 + THINGS, H, W]`; the same inputs."""
-        return self.logits(image.to(self.enter.weight.dtype), shares, anchors).to(image.dtype).softmax(dim=1)
+        hints = track_hints(shares, anchors, *image.shape[-2:])
+        return self._both_ways(image.to(self.enter.weight.dtype), hints).to(image.dtype).softmax(dim=1)
 
     def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
-        """Of the layers' weights, `[B, 1 + THINGS, H, W]`."""
+        """Of the layers' weights, `[B, 1 + THINGS, H, W]`, from one look: what is trained."""
         return self._logits(image, track_hints(shares, anchors, *image.shape[-2:]))
+
+    def _both_ways(self, image: Tensor, hints: TrackHints) -> Tensor:
+        """Mean of the logits of the picture and of its mirror image: what one look takes for a part of a thing, the
+        other one often does not."""
+        both = torch.cat([image, image.flip(-1)])
+        seen, mirrored = self._logits(both, _with_mirrored(hints)).chunk(2)
+        return (seen + mirrored.flip(-1)) / 2
 
     def _logits(self, image: Tensor, hints: TrackHints) -> Tensor:
         x = torch.cat([F.pixel_unshuffle(image * 2 - 1, 2), hints.maps.to(image.dtype)], dim=1)

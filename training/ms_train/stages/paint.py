@@ -89,8 +89,8 @@ class PaintStage(Stage):
         scenes = draw_layer_scenes(self.assets, count or self.config.fresh, generator, self.scenes)
         seen = (part.to(self.device) for part in (scenes.image, scenes.shares, scenes.anchors))
         with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.network.logits(*seen)
-        ground = logits.float().softmax(1)[:, :1].cpu()
+            weights = self.network.weights(*seen)
+        ground = weights.float()[:, :1].cpu()
         return Holes(scenes.image, scenes.backdrop, 1 - scenes.weights[:, :1], ground)
 
     def step(self) -> dict[str, float]:
