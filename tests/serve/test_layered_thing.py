@@ -92,13 +92,13 @@ class Follows(torch.nn.Module):
         super().__init__()
         self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def weights(self, image: torch.Tensor, shares: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    def logits(self, image: torch.Tensor, shares: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         self.asked.append((shares, anchors))
         rows, columns = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
         places = torch.stack([columns, rows], -1).flatten(0, 1)
         near = (torch.cdist(places[None], anchors) < 9) & (shares[:, 1] > 0)[:, None]
         thing = near.any(-1).view(len(anchors), 1, 64, 64).float()
-        return torch.cat([1 - thing, thing, torch.zeros(len(anchors), 2, 64, 64)], 1)
+        return 9 * torch.cat([1 - thing, thing, torch.zeros(len(anchors), 2, 64, 64)], 1)
 
 
 def test_tracks_about_a_click_follow_it_and_those_far_off_rest() -> None:

@@ -118,7 +118,8 @@ class LayeredPicker:
         image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             follows, starts = torch.from_numpy(shares).float(), torch.from_numpy(anchors).float()
-            weights = self._network.weights(image.expand(len(tracks), -1, -1, -1), follows, starts)
+            # One look a proposal: many of them are compared anyway.
+            weights = self._network.logits(image.expand(len(tracks), -1, -1, -1), follows, starts).softmax(1)
         pixels = [pixel_at(place, *picture.shape[:2]) for place in add]
         return [parts_at(one, pixels) for one in (weights[:, 1] > 0.5).numpy()]
 
