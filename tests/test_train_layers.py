@@ -16,7 +16,7 @@ from ms_train.features import crop_window
 from ms_train.loop import CHECKPOINT, LoopConfig, run
 from ms_train.stages.layer_network import LayersConfig, LayerStage, mask_losses, thing_iou
 
-from ms_infer.config import THINGS
+from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.layers import Layers, compose
 
 from .test_train_data import write_assets
@@ -59,7 +59,7 @@ def test_true_layers_moved_by_their_shift_are_the_true_picture(assets: Assets) -
     )
     scene = dataclasses.replace(scene, things=(thing,))
     drawn = render_layers(assets, scene, torch.zeros(4, 1), torch.ones(4, 1, dtype=torch.int64), THINGS)
-    terms = torch.zeros(4, 1 + THINGS, 6, 1, 2)
+    terms = torch.zeros(4, 1 + THINGS, MOTION_TERMS, 1, 2)
     terms[:, 1, 0, 0] = torch.tensor([7.0, -4.0])
     layers = Layers(drawn.weights[:, 0], drawn.backdrop[:, 0])
     moved, _ = compose(drawn.frames[:, 0], layers, terms)

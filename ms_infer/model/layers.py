@@ -176,13 +176,12 @@ class LayerNetwork(nn.Module):
     def predict(self, image: Tensor, hints: TrackHints) -> tuple[Tensor, Tensor]:
         """What `layers_of` needs, and all that may be rounded: logits `[B, 1 + THINGS, H, W]` of the layers' weights,
         and paint `[B, 3, H, W]`, by which the backdrop differs from the first frame."""
-        logits = self._both_ways(image.to(self.enter.weight.dtype), hints).to(image.dtype)
+        logits = self._both_ways(image, hints)
         return logits, self.painter.paint(image, logits.softmax(dim=1)[:, :1])
 
     def weights(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Those of the layers alone, `[B, 1 + THINGS, H, W]`; the same inputs."""
-        hints = track_hints(shares, anchors, *image.shape[-2:])
-        return self._both_ways(image.to(self.enter.weight.dtype), hints).to(image.dtype).softmax(dim=1)
+        return self._both_ways(image, track_hints(shares, anchors, *image.shape[-2:])).softmax(dim=1)
 
     def logits(self, image: Tensor, shares: Tensor, anchors: Tensor) -> Tensor:
         """Of the layers' weights, `[B, 1 + THINGS, H, W]`, from one look: what is trained."""
@@ -191,8 +190,8 @@ class LayerNetwork(nn.Module):
     def _both_ways(self, image: Tensor, hints: TrackHints) -> Tensor:
         """Mean of the logits of the picture and of its mirror image: what one look takes for a part of a thing, the
         other one often does not."""
-        both = torch.cat([image, image.flip(-1)])
-        seen, mirrored = self._logits(both, _with_mirrored(hints)).chunk(2)
+        both = torch.cat([image, image.flip(-1)]).to(self.enter.weight.dtype)
+        seen, mirrored = self._logits(both, _with_mirrored(hints)).to(image.dtype).chunk(2)
         return (seen + mirrored.flip(-1)) / 2
 
     def _logits(self, image: Tensor, hints: TrackHints) -> Tensor:

@@ -13,12 +13,7 @@ COMPANY_ROUNDS = (4.0, 2.0, 2.0)  # residuals in pixels at which a track counts 
 COMPANY = 8.0  # pixels within which tracks move alike
 NEIGHBOURS = 0.25  # deviation of the places that a map around one track is made of, in half widths
 NEAR, STRAIN = 1.0, 1.0  # by how many pixels, and what part of their distance, neighbours may move differently
-OWN_ROUNDS = (
-    0.7,
-    0.5,
-    0.35,
-    0.35,
-)  # residuals in pixels at which a track counts a quarter when such a map is fitted again
+OWN_ROUNDS = (0.7, 0.5, 0.35, 0.35)  # residuals at which a track counts a quarter when such a map is fitted again
 LIKELY = 0.35  # the same, when it is told which map most tracks follow
 THING_ROUNDS = (1.5, 1.0, 1.0)  # the same, for the fit that begins with it
 FOLLOWS = 1.75  # residual in pixels at which half of a track belongs to a motion

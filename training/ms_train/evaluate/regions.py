@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ms_infer.config import THINGS
+from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.layers import Layers, compose
 from ms_train.data.assets import Assets
 from ms_train.data.clips import Rendered
@@ -82,7 +82,7 @@ def true_motions(data: Rendered) -> Tensor:
     each frame."""
     size = data.frames.shape[-1]
     batch, _, frames, _ = data.clips.points.shape
-    terms = torch.zeros(batch, 1 + THINGS, 6, frames, 2)
+    terms = torch.zeros(batch, 1 + THINGS, MOTION_TERMS, frames, 2)
     places = data.anchors * (2 / size) - 1
     basis = torch.cat([torch.ones_like(places[..., :1]), places], dim=-1)
     moved = data.clips.points.float() - data.anchors[:, :, None]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ms_infer.config import THINGS
+from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.layers import LayerNetwork, Layers, compose
 from ms_train.data.assets import Assets
 from ms_train.data.layer_scenes import LayerScenes, draw_layer_scenes, scene_config
@@ -111,7 +111,7 @@ class LayerStage(Stage):
         """L1 of one frame of moved layers over the true backdrop: everywhere, and where something moved or left."""
         batch, size = min(self.config.moved_rows, len(scenes.image)), self.config.size
         scenes = changed(scenes, lambda t: t[:batch])
-        terms = torch.zeros(batch, 1 + THINGS, 6, 1, 2, device=self.device)
+        terms = torch.zeros(batch, 1 + THINGS, MOTION_TERMS, 1, 2, device=self.device)
         reach = self.config.moved_reach * size
         terms[:, 1:, 0, 0] = uniform(self.generator, (batch, THINGS, 2), -reach, reach)
         made, _ = compose(scenes.image, Layers(found[:batch], scenes.backdrop), terms)
