@@ -119,6 +119,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (tmp_path / "parts" / "curves.csv").read_text().count("\n") == 4
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("name", ["teacher", "adapt", "distill"])
+def test_products_are_bf16_only_where_the_cpu_has_avx512(
+    name: str, capability: str, source: tuple[StreamConfig, ClipSource, TinyVae], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, clips, _ = source
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    stage = makers(stream, clips)[name](1)
+    seen = set()
+    for module in stage.parts()["network"].modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, given, made: seen.add(made.dtype))
+    assert np.isfinite(stage.step()["loss"])
+    assert seen == {torch.float32 if capability == "AVX2" else torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", ["teacher", "adapt"])
 def test_the_loss_falls(name: str, source: tuple[StreamConfig, ClipSource, TinyVae]) -> None:
     stream, clips, _ = source

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ms_train.precision import compute_dtype
+
 # Quintic Newton-Schulz coefficients of Muon: fast to about 1, not exact.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to `matrix` [rows, columns], roughly, by Newton-Schulz in bf16."""
-    x = matrix.bfloat16()
+    """The nearest semi-orthogonal matrix to `matrix` [rows, columns], roughly, by Newton-Schulz in `compute_dtype`."""
+    x = matrix.to(compute_dtype(matrix.device))
     flip = x.shape[0] > x.shape[1]
     x = x.T if flip else x
     x = x / (x.norm() + 1e-7)

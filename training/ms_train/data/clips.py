@@ -24,6 +24,7 @@ from ms_train.data.paths import chance, uniform
 from ms_train.data.render import render
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.data.scene_tracks import BACKGROUND, SceneTracks, TrackLayout, draw_tracks
+from ms_train.precision import autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ class ClipMaker:
         if self.direct:
             return encode_directly(self.vae, frames, opening=opening).to(torch.bfloat16)
         assert opening, "an encoder with a memory sees whole clips"
-        with torch.autocast(frames.device.type, torch.bfloat16):
+        with autocast(frames.device):
             return encode_clip(self.vae, frames).to(torch.bfloat16)
 
     def _kept(self, tracks: SceneTracks, generator: torch.Generator) -> Tensor:

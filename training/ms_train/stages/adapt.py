@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ms_train.data.clips import Clips
 from ms_train.data.paths import chance, uniform
+from ms_train.precision import autocast
 from ms_train.stages.flow_matching import block_causal, draw_step_sigmas, flow_loss, noised, shifted
 from ms_train.stages.teacher import FlowConfig, FlowStage, sample_teacher
 from ms_train.students import Network
@@ -54,7 +55,7 @@ class Adapt(FlowStage):
             latents = sample_teacher(self.teacher, clips, self.generator, steps=self.config.teacher_steps)
         sigma, clean = self._levels(len(clips))
         noise = self.normal(latents)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             flow = self._flow(clips, noised(latents, noise, sigma), torch.where(clean, 0.0, sigma), self._context())
         return self.update(flow_loss(flow, latents, noise, (~clean).float()))
 

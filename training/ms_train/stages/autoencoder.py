@@ -21,6 +21,7 @@ from ms_train.data.render import render
 from ms_train.data.scene import SceneConfig, draw_scene
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.sheets import save_sheet
 
 
@@ -75,7 +76,7 @@ class Autoencoder(Stage):
     def step(self) -> dict[str, float]:
         config = self.config
         frames = self._crops()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             with torch.set_grad_enabled(not config.analytic_encoder):
                 latents = encode_clip(self.vae, frames).float()
             noise = torch.randn(latents.shape, generator=self.generator, device=self.device)
@@ -120,7 +121,7 @@ class Autoencoder(Stage):
         state = self.generator.get_state()
         frames = self._clips(6)
         self.generator.set_state(state)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             decoded = decode_clip(self.vae, encode_clip(self.vae, frames)).float().clamp(0, 1)
         rows = [torch.cat([frames[i, [0, 4, 8]], decoded[i, [0, 4, 8]]]) for i in range(6)]
         save_sheet(path, torch.stack(rows))

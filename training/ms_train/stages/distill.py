@@ -18,6 +18,7 @@ from ms_infer.model.transformer import full_attention
 from ms_train import parallel
 from ms_train.data.clips import Clips, ClipSource
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.stages.flow_matching import MOTION_WEIGHT, TEXT_WEIGHT, flow_loss, joint_guidance, noised, shifted
 from ms_train.stages.rollout import generator_noise, rollout
 from ms_train.stages.teacher import PLAIN, FlowConfig, FlowStage, guidance_variants
@@ -79,7 +80,7 @@ class Distill(FlowStage):
             losses = [self._critic_update() for _ in range(config.critic_updates)]
             numbers["critic"] = sum(losses) / len(losses)
         clips = self._long_batch()
-        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+        with autocast(self.device, cache_enabled=False):
             made = self._rollout(clips, gradient=True)
         loss = torch.zeros((), device=self.device)
         if config.dmd_weight:
@@ -138,7 +139,7 @@ class Distill(FlowStage):
 
     def _critic_update(self) -> float:
         clips = self._long_batch()
-        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+        with autocast(self.device, cache_enabled=False):
             with torch.no_grad():
                 clips, made = self._window(clips, self._rollout(clips, gradient=False))
             sigma, noise = self._levels(made), self.normal(made)
@@ -150,7 +151,7 @@ class Distill(FlowStage):
     def _matching_loss(self, clips: Clips, made: Tensor) -> Tensor:
         """A loss whose gradient is the difference of the scores, divided by the teacher's mean error."""
         variants = guidance_variants(clips)
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+        with torch.no_grad(), autocast(self.device):
             latents = made.detach()
             sigma, noise = self._levels(latents), self.normal(latents)
             noisy = noised(latents, noise, sigma)

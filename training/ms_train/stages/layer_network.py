@@ -18,6 +18,7 @@ from ms_train.data.paths import uniform
 from ms_train.data.scene_pool import ScenePool, changed
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.sheets import save_sheet
 from ms_train.students import read_average
 
@@ -90,7 +91,7 @@ class LayerStage(Stage):
         config = self.config
         self.pool.refresh(self.step_index)
         scenes = self.pool.batch(config.batch, self.generator, self.device, _mirrored)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             out = self.network.logits(scenes.image.to(memory_format=torch.channels_last), scenes.shares, scenes.anchors)
         out = out.float()
         weights = out.softmax(1)

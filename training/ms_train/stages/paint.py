@@ -18,6 +18,7 @@ from ms_train.data.scene_pool import ScenePool, changed
 from ms_train.features import Features, crop_around
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.sheets import save_sheet
 
 
@@ -88,7 +89,7 @@ class PaintStage(Stage):
     def _draw(self, generator: torch.Generator, count: int | None = None) -> Holes:
         scenes = draw_layer_scenes(self.assets, count or self.config.fresh, generator, self.scenes)
         seen = (part.to(self.device) for part in (scenes.image, scenes.shares, scenes.anchors))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             weights = self.network.weights(*seen)
         ground = weights.float()[:, :1].cpu()
         return Holes(scenes.image, scenes.backdrop, 1 - scenes.weights[:, :1], ground)
@@ -97,7 +98,7 @@ class PaintStage(Stage):
         config = self.config
         self.pool.refresh(self.step_index)
         holes = self.pool.batch(config.batch, self.generator, self.device, _mirrored)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             made = self.painter(holes.image, holes.ground)
         hole = holes.hole
         error = (made - holes.backdrop).abs() + 2 * (made - holes.backdrop).square()
@@ -122,7 +123,7 @@ class PaintStage(Stage):
         rows = slice(0, self.config.texture_rows)
         whole = [picture[rows] for picture in (holes.hole, made, holes.backdrop, holes.hole)]
         painted, truth, hole = crop_around(whole[0], self.config.texture_crop, *whole[1:])
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             return self.features.distance(painted * hole + truth * (1 - hole), truth, hole).float().mean()
 
     @torch.no_grad()

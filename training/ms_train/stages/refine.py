@@ -23,6 +23,7 @@ from ms_train.data.clips import ClipMaker, Rendered
 from ms_train.features import Features, crop_around
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.quality import ssim_map
 from ms_train.sheets import save_sheet
 from ms_train.stages.autoencoder import edge_loss
@@ -195,7 +196,7 @@ class Refine(Stage):
         self.source.refresh()
         frames = self.source.draw(self.generator, config.batch)
         truth = as_float(frames.truth).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             made = self.refiner.mix(*(picture.to(self.device) for picture in frames.inputs())).float()
         pixels, similar = (made - truth).abs().mean(), ssim_map(made, truth).mean()
         light = F.avg_pool2d((made - truth)[:, 0], STRIDE).abs().mean()
@@ -223,7 +224,7 @@ class Refine(Stage):
         assert self.features is not None, "the constructor checked it"
         parts = crop_around(hole, self.config.texture_crop, made, truth, hole)
         mixed = parts[0] * parts[2] + parts[1] * (1 - parts[2])
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             return self.features.distance(mixed, parts[1], parts[2]).float().mean()
 
     @torch.no_grad()

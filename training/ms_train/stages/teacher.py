@@ -23,6 +23,7 @@ from ms_train.data.paths import chance
 from ms_train.data.scene import LOOKS
 from ms_train.loop import Average, LoopConfig, Stage
 from ms_train.muon import Muon, matrix_groups
+from ms_train.precision import autocast
 from ms_train.sheets import save_sheet
 from ms_train.stages.flow_matching import MOTION_WEIGHT, TEXT_WEIGHT, flow_loss, joint_guidance, noised, shifted
 from ms_train.students import Network, at_rest, image_slots, pick_chunks, silence, track_inputs, warm_start_
@@ -183,7 +184,7 @@ class Teacher(FlowStage):
         draw = torch.rand(len(clips), 1, generator=self.generator, device=self.device)
         sigma = shifted(draw, self.stream.schedule.shift).expand(-1, latents.shape[1])
         noise = self.normal(latents)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             flow = self._flow(clips, noised(latents, noise, sigma), sigma)
         return self.update(flow_loss(flow, latents, noise))
 
