@@ -14,4 +14,4 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, *, cache_enabled: bool = True) -> torch.autocast:
     """Autocast to `compute_dtype`; weights, losses and optimisers stay float32."""
     enabled = compute_dtype(device) == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=enabled and cache_enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache_enabled)
