@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from ms_train.data.assets import Assets, load_assets
-from ms_train.data.layer_scenes import assign, cut_outs, draw_layer_scenes, own_outline, page_tracks, scene_config
+from ms_train.data.layer_scenes import (
+    RING,
+    UNKNOWN,
+    assign,
+    cut_outs,
+    draw_layer_scenes,
+    own_outline,
+    page_tracks,
+    scene_config,
+)
 from ms_train.data.render import object_points, render, render_layers
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.evaluate.regions import FEWEST, inpaint, laplacian, psnr_within, summarise
@@ -86,6 +95,27 @@ def test_tracks_of_things_lie_on_their_things(assets: Assets) -> None:
         for row in range(4):
             if own[row].any() and wanted[row] > 8:
                 assert moved[row, own[row]].median() > 2
+
+
+def test_clicks_on_a_thing_move_alike_and_nothing_near_them_rests(assets: Assets) -> None:
+    """Of 64 scenes, those with a ring of points about one: what the page asks when a thing is picked."""
+    config = dataclasses.replace(scene_config(SIZE), still_camera=1.0)
+    scene = draw_scene(assets, 64, torch.Generator().manual_seed(4), config)
+    times = torch.tensor([[30.0, 41.0]]).expand(64, -1)
+    points, _, anchors, owner = page_tracks(assets, scene, times, torch.Generator().manual_seed(2))
+    found = 0
+    for row in range(64):
+        starts = anchors[row, owner[row] >= 0]
+        ring = (starts[-RING:] - starts[:1]).norm(dim=-1)
+        if not RING < len(starts) <= RING + 4 or ring.max() - ring.min() > 1e-3:
+            continue
+        found += 1
+        moved = (points[row] - anchors[row, :, None])[owner[row] >= 0]
+        torch.testing.assert_close(moved, moved[:1].expand_as(moved), rtol=0, atol=1e-4)
+        assert (owner[row, owner[row] >= 0] == owner[row].max()).all()
+        resting = (anchors[row, owner[row] == -1] - starts[:1]).norm(dim=-1)
+        assert resting.min() > ring.max() + UNKNOWN * SIZE
+    assert found >= 4
 
 
 def test_a_piece_has_an_outline_of_its_own_where_its_colours_end() -> None:

@@ -20,6 +20,8 @@ from ms_train.data.scene import Scene, SceneConfig, draw_scene
 GRID = 10
 PER_OBJECT = 16
 SPAN = 11.0  # RGB frames between the two times at which tracks are looked at
+RING, FURTHER = 8, 3  # points about a click, and further clicks
+UNKNOWN = 0.11  # of the picture: so far beyond a ring, or from a further click, no point rests
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def scene_config(size: int) -> SceneConfig:
     return replace(
         base,
         object_reach=1.4 * base.object_reach,
-        object_size=(0.07, 0.24),
+        object_size=(0.07, 0.3),
         still_camera=0.75,
         drag_share=0.8,
         solid_share=0.12,
@@ -198,8 +200,8 @@ def page_tracks(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points [B, N, 2, 2], visible [B, N, 2], anchors [B, N, 2] and owners [B, N] (-1: backdrop) at two `times`.
 
-    Four habits, one a scene: exact tracks of a video; a grid of which a press grabs a circle; a few points on
-    things with a grid or nothing around; points strewn over a thing.
+    Five habits, one a scene: exact tracks of a video; a grid of which a press grabs a circle; a few points on
+    things with a grid or nothing around; points strewn over a thing; clicks on a thing that is to be picked.
     """
     batch, size = scene.batch, scene.size
     stamps = torch.cat([torch.zeros(batch, 1), times], dim=1)
@@ -207,9 +209,11 @@ def page_tracks(
     grid_path, _ = project(scene, stamps, lift(scene, grid))
     covered = cover(assets, scene, torch.zeros(batch, 1), grid[:, :, None], 0)[..., 0] > 0.3
     habit = torch.rand(batch, 1, generator=generator)
-    exact, page, few = habit < 0.25, (habit >= 0.25) & (habit < 0.7), (habit >= 0.7) & (habit < 0.87)
+    exact, page, few = habit < 0.25, (habit >= 0.25) & (habit < 0.59), (habit >= 0.59) & (habit < 0.73)
+    picks = picking = habit >= 0.83
     sparse = uniform(generator, (batch, 1), -0.5, 1.2)  # how much of the grid there is beside few points
-    grid_used = torch.where(exact, ~covered, page | (torch.rand(batch, GRID * GRID, generator=generator) < sparse))
+    whole = page | picks | (torch.rand(batch, GRID * GRID, generator=generator) < sparse)
+    grid_used = torch.where(exact, ~covered, whole)
     # Where nothing was pressed, resting points may lie on things: for exact tracks they do not.
     grid_owner = torch.full((batch, GRID * GRID), -1)
     object_paths, object_used, object_owner = [], [], []
@@ -232,6 +236,13 @@ def page_tracks(
         alone = page & moves & seen.any(1, keepdim=True) & ~grabbed.any(1, keepdim=True)
         single = torch.zeros_like(taken).scatter(1, first[:, None], True) & alone
         taken = torch.where(page, single, taken & (exact | moves))
+        picked = picking & moves & seen.any(1, keepdim=True)
+        picking = picking & ~picked  # one thing a scene
+        clicks = _clicked(path, seen, travel, size, generator)
+        path = torch.where(picked[..., None, None], clicks.path, path)
+        taken = torch.where(picked, clicks.taken, taken & ~picks)
+        near = ((grid[:, :, None] - clicks.places[:, None]).norm(dim=-1) < clicks.clear[:, None]).any(-1)
+        grid_used = grid_used & ~(picked & near)
         object_paths.append(path)
         object_used.append(taken)
         object_owner.append(torch.full((batch, PER_OBJECT), number))
@@ -270,6 +281,38 @@ def _strewn(
     taken = seen & (torch.rand(batch, PER_OBJECT, generator=generator) < share)
     none = few & ~taken.any(1, keepdim=True)
     return path, seen, taken | (none & (torch.arange(PER_OBJECT) == 0) & seen)
+
+
+@dataclass(frozen=True)
+class _Clicks:
+    """Points as the page makes them when a thing is picked: a ring about the first click, and further clicks."""
+
+    path: Tensor
+    """[B, PER_OBJECT, T, 2]; all points move alike."""
+    taken: Tensor
+    """bool [B, PER_OBJECT]."""
+    places: Tensor
+    """[B, FURTHER + 1, 2] of the clicks."""
+    clear: Tensor
+    """[B, FURTHER + 1]: pixels around a click where no point rests; 0 for clicks that are not taken."""
+
+
+def _clicked(path: Tensor, seen: Tensor, travel: Tensor, size: int, generator: torch.Generator) -> _Clicks:
+    """One to four clicks in sight on the thing whose points go along `path` [B, PER_OBJECT, T, 2]."""
+    batch = len(path)
+    order = (seen.float() + torch.rand(seen.shape, generator=generator)).argsort(1, descending=True)[:, : 1 + FURTHER]
+    places = path[:, :, 0].gather(1, order[..., None].expand(-1, -1, 2))
+    clicks = torch.randint(1, 2 + FURTHER, (batch, 1), generator=generator)
+    there = seen.gather(1, order) & (torch.arange(1 + FURTHER) < clicks)
+    radius = uniform(generator, (batch, 1), 0.04, 0.09) * size
+    angles = torch.arange(RING) * (2 * torch.pi / RING)
+    ring = places[:, :1] + radius[..., None] * torch.stack([angles.cos(), angles.sin()], dim=-1)
+    starts = torch.cat([places, ring], dim=1)
+    taken = torch.cat([there, there[:, :1].expand(-1, RING)], dim=1) & _inside(starts, size)
+    left = PER_OBJECT - starts.shape[1]
+    starts, taken = F.pad(starts, (0, 0, 0, left)), F.pad(taken, (0, left))
+    reach = torch.cat([radius, torch.zeros(batch, FURTHER)], dim=1) + UNKNOWN * size
+    return _Clicks(starts[:, :, None] + travel, taken, places, torch.where(there, reach, 0.0))
 
 
 def _inside(points: Tensor, size: int) -> Tensor:
