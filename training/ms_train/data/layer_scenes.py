@@ -221,24 +221,17 @@ def page_tracks(
     drift = torch.zeros_like(grid_path)
     for number, thing in enumerate(scene.things):
         path, seen, taken = _strewn(assets, scene, number, stamps, few, generator)
-        # A press: near the middle of the thing, a circle of points is taken along.
         travel = thing.travel.at(stamps)[:, None]
         moves = (travel[:, 0, 1:].norm(dim=-1).amax(-1) > 2)[:, None] & (thing.present > 0)[:, None]
-        first = seen.float().argmax(1)
-        pressed = path[torch.arange(batch), first, 0] * 0.6 + pose_at(scene, thing, stamps[:, :1])["centre"][:, 0] * 0.4
-        radius = uniform(generator, (batch, 1), 0.35, 1.35) * thing.half_size[:, None].clamp(min=size / 20)
-        distance = (grid - pressed[:, None]).norm(dim=-1)
-        grabbed = page & moves & seen.any(1, keepdim=True) & (distance < radius)
-        rim = page & moves & (distance >= radius) & (distance < 1.4 * radius) & (grid_owner < 0)
+        press = _pressed(scene, number, path, seen, grid, stamps, generator)
+        grabbed = page & moves & press.grabbed
+        grid_used = grid_used & ~(page & moves & press.rim & (grid_owner < 0))
         grid_owner = torch.where(grabbed, number, grid_owner)
         drift = torch.where(grabbed[..., None, None], travel.expand_as(drift), drift)
-        grid_used = grid_used & ~rim
-        alone = page & moves & seen.any(1, keepdim=True) & ~grabbed.any(1, keepdim=True)
-        single = torch.zeros_like(taken).scatter(1, first[:, None], True) & alone
-        taken = torch.where(page, single, taken & (exact | moves))
+        taken = torch.where(page, press.single & moves, taken & (exact | moves))
+        clicks = _clicked(path, seen, travel, size, generator)
         picked = picking & moves & seen.any(1, keepdim=True)
         picking = picking & ~picked  # one thing a scene
-        clicks = _clicked(path, seen, travel, size, generator)
         path = torch.where(picked[..., None, None], clicks.path, path)
         taken = torch.where(picked, clicks.taken, taken & ~picks)
         near = ((grid[:, :, None] - clicks.places[:, None]).norm(dim=-1) < clicks.clear[:, None]).any(-1)
@@ -281,6 +274,33 @@ def _strewn(
     taken = seen & (torch.rand(batch, PER_OBJECT, generator=generator) < share)
     none = few & ~taken.any(1, keepdim=True)
     return path, seen, taken | (none & (torch.arange(PER_OBJECT) == 0) & seen)
+
+
+@dataclass(frozen=True)
+class _Press:
+    """A press near the middle of a thing: a circle of the grid's points is taken along."""
+
+    grabbed: Tensor
+    """bool [B, GRID^2]."""
+    rim: Tensor
+    """bool [B, GRID^2]: just outside of the circle."""
+    single: Tensor
+    """bool [B, PER_OBJECT]: the thing's own point that is moved where the circle holds none of the grid's."""
+
+
+def _pressed(
+    scene: Scene, number: int, path: Tensor, seen: Tensor, grid: Tensor, stamps: Tensor, generator: torch.Generator
+) -> _Press:
+    """A press on a thing whose points go along `path` [B, PER_OBJECT, T, 2]; nothing where none is in sight."""
+    thing = scene.things[number]
+    first, any_seen = seen.float().argmax(1), seen.any(1, keepdim=True)
+    place = path[torch.arange(scene.batch), first, 0] * 0.6 + pose_at(scene, thing, stamps[:, :1])["centre"][:, 0] * 0.4
+    radius = uniform(generator, (scene.batch, 1), 0.35, 1.35) * thing.half_size[:, None].clamp(min=scene.size / 20)
+    distance = (grid - place[:, None]).norm(dim=-1)
+    grabbed = any_seen & (distance < radius)
+    alone = any_seen & ~grabbed.any(1, keepdim=True)
+    single = torch.zeros_like(seen).scatter(1, first[:, None], True) & alone
+    return _Press(grabbed, (distance >= radius) & (distance < 1.4 * radius), single)
 
 
 @dataclass(frozen=True)
