@@ -28,6 +28,7 @@ ROUNDS = 3
 CUTS = 4  # for further places: a long stroke must not take seconds
 NEAR = 0.04  # of the picture: what was added so near to what is left out is left out too
 BETTER = 1.02  # by so much the second cut must be better
+LARGER = 0.08  # for e times the area: of two proposals that are as good, half a thing is the likelier mistake
 ROOM, GROWS, AS_GOOD = 0.35, 1.4, 0.8  # about it for what hangs on it: of its size, of its area, of its contrast
 LEAST, MOST, FAINT = 0.003, 0.35, 40.0  # of the picture; contrast of an edge: what is beyond is no thing
 MOST_POINTS = 48
@@ -108,7 +109,7 @@ class _Cutter:
         return mask | parts_at(by_colours, [pixel for pixel in map(self.pixel, add) if not mask[pixel]])
 
     def _by_layers(self, add: Sequence[Place], omit: Sequence[Place], by_colours: Mask) -> Mask | None:
-        """The best proposal of the layer network: of those that obey most places, by agreement and contrast."""
+        """The best proposal of the layer network: of those that obey most places, by agreement, contrast and size."""
         assert self.layers is not None
         height, width = self.picture.shape[:2]
         tried = self._resized(by_colours, width, height) if self.is_thing(by_colours) else None
@@ -118,7 +119,10 @@ class _Cutter:
             return None
         contrasts = [self._edge(mask) if LEAST <= mask.mean() <= MOST else 0.0 for mask in masks]
         most = max(contrasts) or 1.0
-        scores = [_agreement(mask, masks) + own / most for mask, own in zip(masks, contrasts, strict=True)]
+        scores = [
+            _agreement(mask, masks) + own / most + LARGER * math.log(mask.sum())
+            for mask, own in zip(masks, contrasts, strict=True)
+        ]
         obeyed = [
             sum(mask[self.pixel(one)] for one in add) - sum(mask[self.pixel(one)] for one in omit) for mask in masks
         ]
