@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from pathlib import Path
@@ -76,8 +77,9 @@ class FolderDirectory:
 
     def _take(self, path: Path) -> bytes | None:
         for old in self.folder.glob(f"*{SUFFIX}"):
-            if time.time() - old.stat().st_mtime > KEEP_SECONDS:
-                old.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # others take theirs meanwhile
+                if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+                    old.unlink()
         own = path.with_suffix(".taken")
         try:
             path.rename(own)  # only one of two who ask at the same time finds it

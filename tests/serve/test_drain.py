@@ -172,6 +172,14 @@ def test_only_one_of_two_finds_a_session(tmp_path: Path) -> None:
     assert sorted(found, key=str) == sorted([b"data", None], key=str)
 
 
+def test_session_that_another_server_takes_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    """A name that the folder still lists and whose file is gone: as it is between the two."""
+    directory = FolderDirectory(tmp_path)
+    (tmp_path / "listed.session").symlink_to(tmp_path / "gone")
+    asyncio.run(directory.save("a", "key", b"data"))
+    assert asyncio.run(directory.find("a", "key")) == b"data"
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a\0b", "a" * 64, ""])
 def test_name_of_a_session_is_never_a_path(tmp_path: Path, name: str) -> None:
     directory = FolderDirectory(tmp_path / "kept")
