@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ms_train.data.assets import Assets, load_assets
-from ms_train.data.layer_scenes import (
-    RING,
-    UNKNOWN,
-    assign,
-    cut_outs,
-    draw_layer_scenes,
-    own_outline,
-    page_tracks,
-    scene_config,
-)
+from ms_train.data.layer_scenes import assign, cut_outs, draw_layer_scenes, own_outline, page_tracks, scene_config
 from ms_train.data.render import object_points, render, render_layers
 from ms_train.data.scene import Scene, SceneConfig, draw_scene
 from ms_train.evaluate.regions import FEWEST, inpaint, laplacian, psnr_within, summarise
@@ -27,6 +18,7 @@ from ms_train.stages.layer_network import LayersConfig, LayerStage, mask_losses,
 
 from ms_infer.config import MOTION_TERMS, THINGS
 from ms_infer.model.layers import Layers, compose
+from ms_infer.serve.pictures.layered import AROUND, UNKNOWN
 
 from .test_train_data import write_assets
 
@@ -106,8 +98,8 @@ def test_clicks_on_a_thing_move_alike_and_nothing_near_them_rests(assets: Assets
     found = 0
     for row in range(64):
         starts = anchors[row, owner[row] >= 0]
-        ring = (starts[-RING:] - starts[:1]).norm(dim=-1)
-        if not RING < len(starts) <= RING + 4 or ring.max() - ring.min() > 1e-3:
+        ring = (starts[-AROUND:] - starts[:1]).norm(dim=-1)
+        if not AROUND < len(starts) <= AROUND + 4 or ring.max() - ring.min() > 1e-3:
             continue
         found += 1
         moved = (points[row] - anchors[row, :, None])[owner[row] >= 0]

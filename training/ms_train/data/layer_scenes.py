@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ms_infer.config import THINGS
 from ms_infer.model.layers import shared_motions
+from ms_infer.serve.pictures.layered import AROUND, UNKNOWN
 from ms_train.data.assets import Assets, opaque_points
 from ms_train.data.paths import chance, scaled, uniform
 from ms_train.data.render import cover, lift, object_points, pose_at, project, render_layers
@@ -20,8 +21,7 @@ from ms_train.data.scene import Scene, SceneConfig, draw_scene
 GRID = 10
 PER_OBJECT = 16
 SPAN = 11.0  # RGB frames between the two times at which tracks are looked at
-RING, FURTHER = 8, 3  # points about a click, and further clicks
-UNKNOWN = 0.11  # of the picture: so far beyond a ring, or from a further click, no point rests
+FURTHER = 3  # clicks at most after the first one
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,12 @@ def page_tracks(
         grid_owner = torch.where(grabbed, number, grid_owner)
         drift = torch.where(grabbed[..., None, None], travel.expand_as(drift), drift)
         taken = torch.where(page, press.single & moves, taken & (exact | moves))
-        clicks = _clicked(path, seen, travel, size, generator)
+        clicks = _clicked(path, seen, travel, grid, size, generator)
         picked = picking & moves & seen.any(1, keepdim=True)
         picking = picking & ~picked  # one thing a scene
         path = torch.where(picked[..., None, None], clicks.path, path)
         taken = torch.where(picked, clicks.taken, taken & ~picks)
-        near = ((grid[:, :, None] - clicks.places[:, None]).norm(dim=-1) < clicks.clear[:, None]).any(-1)
-        grid_used = grid_used & ~(picked & near)
+        grid_used = grid_used & ~(picked & clicks.near)
         object_paths.append(path)
         object_used.append(taken)
         object_owner.append(torch.full((batch, PER_OBJECT), number))
@@ -311,13 +310,13 @@ class _Clicks:
     """[B, PER_OBJECT, T, 2]; all points move alike."""
     taken: Tensor
     """bool [B, PER_OBJECT]."""
-    places: Tensor
-    """[B, FURTHER + 1, 2] of the clicks."""
-    clear: Tensor
-    """[B, FURTHER + 1]: pixels around a click where no point rests; 0 for clicks that are not taken."""
+    near: Tensor
+    """bool [B, GRID^2]: points of the grid so near to a click or its ring that they are left out."""
 
 
-def _clicked(path: Tensor, seen: Tensor, travel: Tensor, size: int, generator: torch.Generator) -> _Clicks:
+def _clicked(
+    path: Tensor, seen: Tensor, travel: Tensor, grid: Tensor, size: int, generator: torch.Generator
+) -> _Clicks:
     """One to four clicks in sight on the thing whose points go along `path` [B, PER_OBJECT, T, 2]."""
     batch = len(path)
     order = (seen.float() + torch.rand(seen.shape, generator=generator)).argsort(1, descending=True)[:, : 1 + FURTHER]
@@ -325,14 +324,15 @@ def _clicked(path: Tensor, seen: Tensor, travel: Tensor, size: int, generator: t
     clicks = torch.randint(1, 2 + FURTHER, (batch, 1), generator=generator)
     there = seen.gather(1, order) & (torch.arange(1 + FURTHER) < clicks)
     radius = uniform(generator, (batch, 1), 0.04, 0.09) * size
-    angles = torch.arange(RING) * (2 * torch.pi / RING)
+    angles = torch.arange(AROUND) * (2 * torch.pi / AROUND)
     ring = places[:, :1] + radius[..., None] * torch.stack([angles.cos(), angles.sin()], dim=-1)
     starts = torch.cat([places, ring], dim=1)
-    taken = torch.cat([there, there[:, :1].expand(-1, RING)], dim=1) & _inside(starts, size)
+    taken = torch.cat([there, there[:, :1].expand(-1, AROUND)], dim=1) & _inside(starts, size)
     left = PER_OBJECT - starts.shape[1]
     starts, taken = F.pad(starts, (0, 0, 0, left)), F.pad(taken, (0, left))
     reach = torch.cat([radius, torch.zeros(batch, FURTHER)], dim=1) + UNKNOWN * size
-    return _Clicks(starts[:, :, None] + travel, taken, places, torch.where(there, reach, 0.0))
+    near = (torch.cdist(grid, places) < torch.where(there, reach, 0.0)[:, None]).any(-1)
+    return _Clicks(starts[:, :, None] + travel, taken, near)
 
 
 def _inside(points: Tensor, size: int) -> Tensor:
